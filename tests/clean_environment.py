@@ -1,6 +1,6 @@
-"""What the caller's environment says decides nothing here.
+"""Remove the caller's settings from the environment.
 
-Imported by `conftest` before anything else: some libraries read their variables only once.
+`conftest` imports this before anything else: some libraries read their variables only once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from functools import partial
 
-# Variables that this program, or a library it uses, would heed; GIT_ and HOME because of git.
+# Variables of this program and of libraries that it uses; GIT_ and HOME because of git.
 FAMILIES = (
     *("COMPATBENCH_", "GIT_", "GITHUB_", "HF_", "HUGGING", "RAY_", "SLURM_", "TRANSFORMERS_"),
     *("XDG_", "COLUMNS", "LINES", "CLICOLOR", "FORCE_COLOR", "NO_COLOR", "TTY_", "LC_", "LANG"),

@@ -1,4 +1,4 @@
-"""The command line in the tests' own process."""
+"""Run commands in the process of the tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compatbench.data.dataset_folders import set_data_roots
 
 
 def invoke(*arguments: object, **environment: str) -> Result:
-    """Runs a command on a wide terminal; an error of ours is raised.
+    """Run a command on a wide terminal, and raise its ``CompatbenchError``.
 
     The first argument may be several words, such as ``store runs ls``.
     """
@@ -26,16 +26,16 @@ def invoke(*arguments: object, **environment: str) -> Result:
 
 
 def output_of(*arguments: object, **environment: str) -> str:
-    """What a command that ends well prints; not what it says beside on the other stream."""
+    """Return what a successful command prints, without its standard error."""
     result = invoke(*arguments, **environment)
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
 def invoke_in(folder: Path, *arguments: object, **environment: str) -> Result:
-    """Runs a command in a folder; what it remembers of files and options ends with it.
+    """Run a command in a folder, and forget its options and cached files afterwards.
 
-    A run has one worker unless told otherwise.
+    A run has one worker by default.
     """
     alone = arguments[0] == "run" and not {"--jobs", "--executor"} & {*arguments}
     with contextlib.chdir(folder), mock.patch.dict(os.environ):
@@ -49,14 +49,14 @@ def invoke_in(folder: Path, *arguments: object, **environment: str) -> Result:
 
 
 def output_in(folder: Path, *arguments: object, **environment: str) -> str:
-    """What a command that ends well prints in a folder."""
+    """Return what a successful command prints in a folder."""
     result = invoke_in(folder, *arguments, **environment)
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
 def forget_files() -> None:
-    """Empties what is remembered of files, where tests put others in their place."""
+    """Clear all caches of file contents, for tests that replace files."""
     for name, module in list(sys.modules.items()):
         if name.startswith("compatbench"):
             for value in list(vars(module).values()):

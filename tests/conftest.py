@@ -58,7 +58,8 @@ def _surroundings(cache: Path) -> Iterator[None]:
     """
 
     def check(self: CompatbenchError, *words: object) -> None:
-        assert not any("\n" in str(each) for each in words), words
+        for each in words:
+            assert "\n" not in str(each), words
 
     with pytest.MonkeyPatch.context() as patch, threadpool_limits(limits=1):
         patch.setenv("COMPATBENCH_CACHE", str(cache))
@@ -178,7 +179,8 @@ def make_data() -> MakeData:
             return FeatureSet(draw(), torch.stack([draw() for _ in range(views)]), targets)
 
         counts = [shots] * len(labels) if isinstance(shots, int) else shots
-        train, held_out = features(counts, views), features([val] * len(labels), 1)
+        train = features(counts, views)
+        held_out = features([val] * len(labels), 1)
         return FewShotData(labels, max(counts), train, held_out)
 
     return make

@@ -75,7 +75,8 @@ def compare(cls: type[Method], places: Places, limits: Mapping[str, float] = LIM
     moved = fit(places.backbone(subject.source), places.move(data))
     worst = 0.0
     for backbone in (subject.source, subject.target):
-        images, there = subject.inputs(backbone), places.backbone(backbone)
+        images = subject.inputs(backbone)
+        there = places.backbone(backbone)
         with torch.no_grad():
             try:
                 expected = method.attach(module, backbone, data.labels)(images)

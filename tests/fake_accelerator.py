@@ -149,7 +149,8 @@ def _tensor(data: Any, *args: Any, device: Any = None, **kwargs: Any) -> Tensor:
     return DeviceTensor(made) if on else made.to(device) if device is not None else made
 
 
-_make, _Generator = torch.tensor, torch.Generator
+_make = torch.tensor
+_Generator = torch.Generator
 
 
 class _KnowsGenerators(type):

@@ -1,4 +1,4 @@
-"""Both towers with deep prompts, through their own blocks over all tokens: no shortcut."""
+"""Both towers with deep prompts, through the model's blocks over all tokens: no shortcut."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ HIDDEN = ImageInput("hidden")
 
 
 def run_image_tower(visual: Any, images: Tensor, prompts: Sequence[Tensor]) -> Tensor:
-    """Prompts ``[n, d]`` appended before the first block, and replaced before those that follow.
+    """Return features with prompts ``[n, d]``: appended to the first block, replaced in the next.
 
-    They pass the norm before the first block with the image's tokens; a prompt's rotary
-    angle is zero.
+    Prompts pass the norm before the first block with the image's tokens. Their rotary angle is 0.
     """
     clip = hasattr(visual, "class_embedding")
     if clip:
@@ -28,16 +27,22 @@ def run_image_tower(visual: Any, images: Tensor, prompts: Sequence[Tensor]) -> T
         if visual.class_embedding is not None:
             x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1)
         x = x + visual.positional_embedding
-        norm, blocks, rope = visual.ln_pre, visual.transformer.resblocks, None
+        norm = visual.ln_pre
+        blocks = visual.transformer.resblocks
+        rope = None
     else:
-        placed = visual.trunk._pos_embed(visual.trunk.patch_embed(images))
-        x, rope = placed if isinstance(placed, tuple) else (placed, None)
-        norm, blocks = visual.trunk.norm_pre, visual.trunk.blocks
+        x = visual.trunk._pos_embed(visual.trunk.patch_embed(images))
+        rope = None
+        if isinstance(x, tuple):
+            x, rope = x
+        norm = visual.trunk.norm_pre
+        blocks = visual.trunk.blocks
     own = x.shape[1]
     for i, block in enumerate(blocks):
         if i < len(prompts):
             x = torch.cat([x[:, :own], prompts[i].expand(len(x), -1, -1)], dim=1)
-        x = norm(x) if i == 0 else x
+        if i == 0:
+            x = norm(x)
         if rope is None:
             x = block(x)
             continue
@@ -47,20 +52,22 @@ def run_image_tower(visual: Any, images: Tensor, prompts: Sequence[Tensor]) -> T
     x = x[:, :own]
     if clip:
         pooled = visual._pool(x)[0]
-        return pooled if visual.proj is None else pooled @ visual.proj
+        if visual.proj is not None:
+            pooled = pooled @ visual.proj
+        return pooled
     return visual.head(visual.trunk.forward_head(visual.trunk.norm(x)))
 
 
 def run_text_tower(
     backbone: Backbone, names: Sequence[str], words: str, prompts: Sequence[Tensor]
 ) -> Tensor:
-    """Words before the name, the first of which are ``prompts[0]``; replaced before each block."""
+    """Return features of texts with the first words replaced by prompts in each block."""
     texts = [f"{words} {name}." for name in names]
     return encode_texts(backbone, texts, prompts[0], dict(enumerate(prompts[1:], start=1)))
 
 
 def draw_images(backbone: Backbone, count: int, seed: int = 0) -> Tensor:
-    """Random images as a tower takes them, ``[count, 3, H, W]``."""
+    """Return random images of a backbone's size, ``[count, 3, H, W]``."""
     side = backbone.preprocess_settings["size"]
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(count, 3, side, side, generator=generator).to(backbone.dtype)
@@ -69,7 +76,7 @@ def draw_images(backbone: Backbone, count: int, seed: int = 0) -> Tensor:
 def few_shots(
     backbone: Backbone, labels: Labels, wanted: ImageInput = HIDDEN
 ) -> tuple[FewShotData, list[Tensor]]:
-    """Two shots of random images as a method wants them, and the images, both in two views."""
+    """Return two shots of random images as input of a method, and the images, in two views."""
     images = [draw_images(backbone, 2 * len(labels), seed) for seed in range(2)]
     features = torch.stack([backbone.encode_images(view) for view in images])
     tokens = [backbone.encode_images(view, wanted) for view in images]

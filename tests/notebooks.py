@@ -26,7 +26,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def write_photos(folder: Path) -> list[str]:
     """Class folders of drawings of the mini suite; the classes in the order of their labels."""
-    source, names = load_task("mini-food").source, load_task("mini-food").labels.names[:3]
+    source = load_task("mini-food").source
+    names = load_task("mini-food").labels.names[:3]
     for label, name in enumerate(names):
         place = folder / name
         place.mkdir(parents=True)
@@ -58,7 +59,8 @@ def run_notebook(name: str, folder: Path) -> NotebookNode:
 
     What libraries say on the stream of errors is no output.
     """
-    notebook, resources = read_notebook(name), {"metadata": {"path": str(folder)}}
+    notebook = read_notebook(name)
+    resources = {"metadata": {"path": str(folder)}}
     # On a machine that does much else a kernel takes more than a minute to start.
     NotebookClient(notebook, timeout=300, startup_timeout=300, resources=resources).execute()
     for cell in notebook.cells:
@@ -91,7 +93,8 @@ def without_times(text: str) -> str:
 
 def expect_outputs(notebook: NotebookNode, committed: NotebookNode) -> None:
     """They are those that were committed; on another processor, what each cell begins with is."""
-    now, before = texts_of(notebook), texts_of(committed)
+    now = texts_of(notebook)
+    before = texts_of(committed)
     assert all(before), "a cell of code shows nothing"
     if notebook.metadata["processor"] == committed.metadata["processor"]:
         assert now == before, "if that is right: python tests/notebooks.py"

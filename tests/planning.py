@@ -1,4 +1,4 @@
-"""The cells and the matrix of a request, as tests of planning and running need them."""
+"""The cells and the matrix of a request, for tests of planning and running."""
 
 from __future__ import annotations
 

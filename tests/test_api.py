@@ -34,7 +34,8 @@ def test_the_interface_is_what_the_page_lists_and_documented() -> None:
     public = {name for name in found if not name.startswith("_")}
     assert public == {*listed, "CompatbenchError", "Compute"}
     assert sorted(public) == dir(cb) == sorted(cb.__all__)
-    assert all(found[name].__doc__ for name in public)
+    for name in public:
+        assert found[name].__doc__
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         cb.nothing  # noqa: B018
 
@@ -130,7 +131,8 @@ def test_a_run_returns_its_results_and_goes_on_where_it_stopped(tmp_path: Path) 
 
     # A setting is tried beside the suite's, and leaves no row.
     before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.csv")}
-    config, new = {"alpha": 1.0, "recipe": {"lr": 0.5}}, "taskres+alpha-1.0+recipe.lr-0.5"
+    config = {"alpha": 1.0, "recipe": {"lr": 0.5}}
+    new = "taskres+alpha-1.0+recipe.lr-0.5"
     planned = cb.plan("smoke", "taskres", config=config, out=tmp_path)
     assert planned.frame.set_index("method")["to do"].to_dict() == {"taskres": 0, new: 1}
     tried = cb.run("smoke", "taskres", config=config, out=tmp_path, compute=cb.Compute(jobs=1))

@@ -37,7 +37,8 @@ def test_logits_of_every_method_are_those_of_a_processor(places: Places) -> None
 @pytest.mark.parametrize("wanted", [FEATURES, ImageInput("hidden", 3)])
 def test_features_are_those_of_a_processor_and_of_smaller_batches(wanted: ImageInput) -> None:
     task = load_task("mini-weather")
-    samples, found = task.split("test")[:100], []
+    samples = task.split("test")[:100]
+    found = []
     kinds = [("cpu", "fp32"), *(("cuda", precision) for precision in ("fp32", "bf16", "fp16"))]
     for device, precision in kinds:
         backbone = load_backbone("mini-eva-clip", device, precision)

@@ -90,7 +90,8 @@ def test_models_of_a_wheel_are_compressed_and_used_unpacked(
 def test_the_folder_above_a_clone_is_a_place_to_work(tmp_path: Path) -> None:
     """There the clone's folder bears the package's name, and would be found in its place."""
     (tmp_path / "compatbench").symlink_to(REPOSITORY)
-    site, wheels = tmp_path / "site", tmp_path / "wheels"
+    site = tmp_path / "site"
+    wheels = tmp_path / "wheels"
     wheels.mkdir()
     clone = ["setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE", "benchmark"]
     clone += ["methods", "transfers", "formats", "tasks", "results"]
@@ -130,7 +131,8 @@ HOME = "https://git.example/us/compatbench"
 
 def test_links_of_the_package_s_page_lead_to_the_repository() -> None:
     facts = SETUP["describe"](REPOSITORY, HOME)
-    page, release = facts["long_description"], compatbench.__version__
+    page = facts["long_description"]
+    release = compatbench.__version__
     for link in (
         f"[the results as a site]({HOME}/blob/v{release}/docs/report.md)",
         f"]({HOME}/raw/v{release}/results/figures/mini-scatter-1.svg)",

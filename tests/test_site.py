@@ -28,7 +28,8 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_every_link_leads_somewhere() -> None:
-    broken, seen = [], 0
+    broken = []
+    seen = 0
     for page in sorted({path for place in PLACES for path in REPOSITORY.glob(place)}):
         text = re.sub(r"(?ms)^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"))
         for target in re.findall(r"\]\(<?([^)>\s]+)>?\)", text):

@@ -31,7 +31,7 @@ def image_config(layers: int = 2) -> dict[str, object]:
 def tiny_clip(
     seed: int = 1, width: int = 32, embed_dim: int = 16, image_layers: int = 2, **text: object
 ) -> CLIP:
-    """A CLIP with QuickGELU, as OpenAI's."""
+    """Return a CLIP with QuickGELU, as OpenAI's."""
     image = image_config(image_layers)
     model = CLIP(embed_dim, image, text_config(width, **text), quick_gelu=True)  # type: ignore[arg-type]
     model.visual.preprocess_cfg = dict(size=24, mean=(0.5,) * 3, std=(0.25,) * 3)  # type: ignore[assignment]
@@ -39,7 +39,7 @@ def tiny_clip(
 
 
 def tiny_eva_clip(seed: int = 2, width: int = 32, embed_dim: int = 16) -> CustomTextCLIP:
-    """A CustomTextCLIP with exact GELU and the mini suite's EVA-02 image tower."""
+    """Return a CustomTextCLIP with exact GELU and the mini suite's EVA-02 image tower."""
     register_mini_towers(tasks_folder())
     image = dict(image_size=48, timm_model_name="eva02_mini_patch12_clip_48", timm_pool="token")
     image |= dict(timm_proj="linear", timm_model_pretrained=False)

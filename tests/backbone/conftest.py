@@ -13,7 +13,7 @@ from open_clip import pretrained
 
 @pytest.fixture(scope="session")
 def small_models(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Makes the architectures known to open_clip."""
+    """Add the architectures to those of open_clip."""
     folder = tmp_path_factory.mktemp("configs")
     for name, config in CONFIGS.items():
         (folder / f"{name}.json").write_text(json.dumps(config))
@@ -22,10 +22,11 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def no_weights_here(small_models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No weights of this machine, no network, and the made-up releases."""
+    """Hide the weights of this machine and the network, and add the made-up releases."""
     for model, tags in RELEASES.items():
         monkeypatch.setitem(pretrained._PRETRAINED, model, tags)
-    folders = {"HF_HOME": "hf", "HOME": "home", "COMPATBENCH_CACHE": "cache"}
-    for variable, folder in (folders | {"COMPATBENCH_WEIGHTS": "weights"}).items():
-        monkeypatch.setenv(variable, str(tmp_path / folder))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COMPATBENCH_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

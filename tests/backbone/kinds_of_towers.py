@@ -1,4 +1,4 @@
-"""Tiny models with every kind of text and image tower that is run, and some that are refused."""
+"""Tiny models with every supported kind of text and image tower, and some that are refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def coca(**text: object) -> nn.Module:
 
 
 def _with_part(name: str, part: object, model: nn.Module | None = None) -> nn.Module:
-    """A model, by default a CLIP, with another part at a dotted name."""
+    """Return a model, by default a CLIP, with another part at a dotted name."""
     model = model or tiny_clip()
     owner, _, last = name.rpartition(".")
     setattr(model.get_submodule(owner), last, part)
@@ -67,7 +67,7 @@ WHOLE: dict[str, Callable[[], nn.Module]] = {
     "norms everywhere": lambda: custom(
         scale_heads=True, scale_attn_inner=True, scale_attn=True, scale_fc=True, ls_init_value=0.7
     ),
-    # Features with a mask that is not there would be another model's.
+    # A missing mask must not be added: the features would be another model's.
     "without its mask": lambda: _with_part("attn_mask", None),
     "custom blocks, bidirectional": lambda: custom(block_type="custom", no_causal_mask=True),
 }
@@ -116,14 +116,15 @@ def clip_tower(quick_gelu: bool = True, **changes: Any) -> nn.Module:
 
 
 def timm_tower(kind: Any, **changes: Any) -> nn.Module:
-    """A tower of timm's where open_clip puts it."""
+    """Return a tower of timm's, wrapped as open_clip does."""
     visual: Any = copy.copy(EVA_SHELL)
     visual._modules = dict(visual._modules)
     settings: Any = dict(img_size=24, patch_size=12, embed_dim=32, depth=2, num_heads=2)
     settings |= dict(num_classes=16, global_pool="token") | changes
     for setting in settings.keys() - inspect.signature(kind).parameters.keys():
         pytest.skip(f"timm {timm.__version__} has no '{setting}'")
-    visual.trunk, visual.head = kind(**settings), nn.Sequential()
+    visual.trunk = kind(**settings)
+    visual.head = nn.Sequential()
     return randomise(visual, 4).double()
 
 
@@ -133,18 +134,18 @@ vit_tower = partial(timm_tower, VisionTransformer)
 
 
 def _convolved(patch_size: int, **sizes: Any) -> nn.Module:
-    """MobileCLIP's patches, which three convolutions make."""
+    """Return MobileCLIP's patch embedding: three convolutions."""
     stem = ConvStem(channels=(8, 8, 32), stride=(3, 2, 2), kernel_size=(3, 2, 2), act_layer=nn.GELU)
     return HybridEmbed(stem, proj=False, **sizes)
 
 
 def transformers_tower() -> nn.Module:
-    """SigLIP's of transformers, put together of open_clip's parts."""
+    """Return the tower of transformers' SigLIP, converted to open_clip's parts."""
     transformers = pytest.importorskip("transformers")
     sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
     config = transformers.SiglipVisionConfig(**sizes, image_size=24, patch_size=12)
     vision = transformers.SiglipVisionModel(config)
-    vision = getattr(vision, "vision_model", vision)  # which earlier versions of transformers have
+    vision = getattr(vision, "vision_model", vision)  # in earlier versions of transformers
     return randomise(convert_vision(vision, config, None), 4).double()
 
 
@@ -189,7 +190,7 @@ def resnet() -> nn.Module:
 
 GATE = "trunk.blocks.1.attn.gate"
 SHARED_KEYS = dict(attn_type="rope", qkv_fused=False, num_kv_heads=1)
-# What is said of it, and the tower.
+# The reason of the refusal, and the tower.
 UNKNOWN_IMAGE_TOWERS: list[tuple[str, Callable[[], Any]]] = [
     ("'ModifiedResNet' is not a transformer", lambda: resnet().visual),
     ("blocks are not EVA's or timm's", lambda: vit_tower(block_fn=ParallelThingsBlock)),
@@ -203,8 +204,10 @@ UNKNOWN_IMAGE_TOWERS: list[tuple[str, Callable[[], Any]]] = [
 
 
 def pixels(visual: Any, batch: int = 3) -> Tensor:
-    """Random images as a tower takes them, ``[batch, 3, H, W]``, in double precision."""
-    side = visual.image_size[0] if hasattr(visual, "class_embedding") else 0
-    side = side or visual.trunk.patch_embed.img_size[0]
+    """Return random images of the size of a tower, ``[batch, 3, H, W]``, in double precision."""
+    if hasattr(visual, "class_embedding"):
+        side = visual.image_size[0]
+    else:
+        side = visual.trunk.patch_embed.img_size[0]
     generator = torch.Generator().manual_seed(0)
     return torch.randn(batch, 3, side, side, generator=generator, dtype=torch.float64)

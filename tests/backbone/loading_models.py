@@ -42,26 +42,31 @@ RELEASES["Small-quickgelu"] = {"openai": RELEASES["Small"]["openai"]}
 
 
 def make(name: str, seed: int = 1) -> nn.Module:
-    """A model of random weights, as if it had been trained."""
+    """Return a model of random weights, as if it had been trained."""
     register_mini_towers(tasks_folder())
     return randomise(open_clip.create_model(name), seed)
 
 
 def publish(monkeypatch: pytest.MonkeyPatch, digest: str, by: str = "card") -> str:
-    """Has a card or an address know the hash of a file; returns its name."""
-    file = "Small.pt" if by == "card" else f"s-{digest[:8]}.pt"
-    url = "" if by == "card" else f"https://x/open_clip/releases/{file}"
+    """Publish the hash of a file on a card or in an address, and return the file's name."""
+    cards = {}
+    if by == "card":
+        file = "Small.pt"
+        url = ""
+        facts = dict(name="small", title="Small", config="Small-quickgelu", tag="openai")
+        facts |= dict(licence="MIT", files=(file,), hashes={file: digest})
+        cards["Small-quickgelu", "openai"] = BackboneCard.model_validate(facts)
+    else:
+        file = f"s-{digest[:8]}.pt"
+        url = f"https://x/open_clip/releases/{file}"
     release = dict(url=url, hf_hub="us/small.openai/", quick_gelu=True)
     monkeypatch.setitem(pretrained._PRETRAINED, "Small-quickgelu", {"openai": release})
-    facts = dict(name="small", title="Small", config="Small-quickgelu", tag="openai", licence="MIT")
-    facts |= dict(files=("Small.pt",), hashes={"Small.pt": digest})
-    cards = {("Small-quickgelu", "openai"): BackboneCard.model_validate(facts)}
-    monkeypatch.setattr(backbone_names, "cards_by_release", lambda _: cards if by == "card" else {})
+    monkeypatch.setattr(backbone_names, "cards_by_release", lambda _: cards)
     return file
 
 
 def put_in_hub_cache(root: Path, repository: str, file: str) -> Path:
-    """Where the hub's cache has a file; its folder is made."""
+    """Make the folder of a file in the hub's cache, and return the file's path."""
     folder = root / f"models--{repository.replace('/', '--')}"
     snapshot = folder / "snapshots" / ("0" * 40)
     snapshot.mkdir(parents=True, exist_ok=True)
@@ -71,20 +76,22 @@ def put_in_hub_cache(root: Path, repository: str, file: str) -> Path:
 
 
 def same_weights(found: nn.Module, expected: nn.Module) -> bool:
-    """Whether all tensors are equal."""
-    tensors, wanted = found.state_dict(), expected.state_dict()
-    same = all(torch.equal(wanted[name], tensor) for name, tensor in tensors.items())
-    return tensors.keys() == wanted.keys() and same
+    """Return True if all tensors are equal."""
+    tensors = found.state_dict()
+    wanted = expected.state_dict()
+    if tensors.keys() != wanted.keys():
+        return False
+    return all(torch.equal(wanted[name], tensor) for name, tensor in tensors.items())
 
 
-# Tokenizers of transformers know eight words.
+# The tokenizers of transformers know eight words.
 WORDS = ["a", "photo", "of", "dog", "tree", "red", "apple", "."]
 STARTS = {"siglip": ""}
 PADS = {"clip": "[SEP]", "siglip": "[MASK]"}
 
 
 def write_tokenizer(folder: Path, kind: str) -> None:
-    """The files of a tokenizer whose special tokens are those of a kind of model."""
+    """Write the files of a tokenizer with the special tokens of a kind of model."""
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 

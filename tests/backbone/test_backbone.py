@@ -1,4 +1,4 @@
-"""What a backbone derives from class names, and that it stays frozen."""
+"""Backbones turn class names into features, stay frozen, and compute in low precision."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
 
 
-def test_zero_shot_weights_are_normalised_features_and_their_ensemble_normalised_again(
-    backbone: Backbone, labels: Labels
-) -> None:
+def test_zero_shot_weights_and_ensembles_are_normalised(backbone: Backbone, labels: Labels) -> None:
     of_templates = []
     for template in labels.templates:
         texts = [template.format(name) for name in labels.names]
@@ -32,7 +30,7 @@ def test_zero_shot_weights_are_normalised_features_and_their_ensemble_normalised
     assert not ensemble.requires_grad
 
 
-def test_name_tokens_are_embeddings_of_the_names_alone(clip: Backbone, labels: Labels) -> None:
+def test_name_tokens_are_the_embeddings_of_the_names(clip: Backbone, labels: Labels) -> None:
     rows, lengths = clip.name_tokens(labels)
     assert lengths == (1, 7, 2, 4, 1)
     table = clip.model.token_embedding.weight  # type: ignore[union-attr]
@@ -40,12 +38,12 @@ def test_name_tokens_are_embeddings_of_the_names_alone(clip: Backbone, labels: L
         ids = clip.tokenizer.encode(name)
         assert torch.equal(rows[c, : len(ids)], table[ids])  # type: ignore[index]
         assert torch.equal(clip.embed_text(name), table[ids])  # type: ignore[index]
-        clip.embed_text(name).zero_()  # it is remembered, and each caller has a copy
+        clip.embed_text(name).zero_()  # the result is cached, and each caller gets a copy
         assert torch.equal(clip.embed_text(name), table[ids])  # type: ignore[index]
     assert not rows.requires_grad
 
 
-def test_a_wrong_number_of_contexts_and_an_unknown_precision_are_refused(
+def test_wrong_number_of_contexts_and_unknown_precision_are_refused(
     clip: Backbone, labels: Labels
 ) -> None:
     with pytest.raises(CompatbenchError, match="3 contexts were given for 5 classes"):
@@ -60,18 +58,22 @@ def pair(request: pytest.FixtureRequest) -> tuple[Backbone, Backbone]:
     return load_backbone(name), load_backbone(name, precision=precision)
 
 
-def test_what_leaves_the_towers_is_float32(pair: tuple[Backbone, Backbone]) -> None:
+def test_outputs_of_low_precision_towers_are_float32(pair: tuple[Backbone, Backbone]) -> None:
     full, low = pair
     labels = load_task("mini-weather").labels
     context = torch.zeros(4, low.token_width, requires_grad=True)
-    weights = {n: w.float().requires_grad_() for n, w in low.text.weights.items() if "bias" in n}
+    weights = {}
+    for name, weight in low.text.weights.items():
+        if "bias" in name:
+            weights[name] = weight.float().requires_grad_()
     features = low.encode_prompts(low.prompts(labels, context), weights)
     features.square().sum().backward()
-    assert bool(torch.isfinite(context.grad).all())
+    assert torch.isfinite(context.grad).all()
     for weight in weights.values():
         assert weight.grad.dtype == torch.float32
     black = torch.zeros(1, 3, 48, 48)
-    images, hidden = low.encode_images(black), low.encode_images(black, ImageInput("hidden"))
+    images = low.encode_images(black)
+    hidden = low.encode_images(black, ImageInput("hidden"))
     assert hidden.dtype == low.dtype
     prompt = torch.full((2, low.image.width), 0.1, requires_grad=True)
     prompted = low.image.encode(hidden, prompts=[low.image.enter(prompt)])
@@ -84,17 +86,21 @@ def test_what_leaves_the_towers_is_float32(pair: tuple[Backbone, Backbone]) -> N
 
 
 @pytest.mark.slow
-def test_features_and_accuracy_hardly_move(pair: tuple[Backbone, Backbone], tmp_path: Path) -> None:
+def test_low_precision_hardly_changes_features_and_accuracy(
+    pair: tuple[Backbone, Backbone], tmp_path: Path
+) -> None:
     task = load_task("mini-weather")
     samples = list(task.split("test"))
     targets = torch.tensor([sample.label for sample in samples])
     cache = FeatureCache(tmp_path)
-    images = [cache.features(backbone, task, samples) for backbone in pair]
-    texts = [backbone.zero_shot(task.labels) for backbone in pair]
-    cosines = [F.cosine_similarity(*both).min().item() for both in (images, texts)]
-    accuracies = [
-        100 * (image @ text.T).argmax(-1).eq(targets).float().mean().item()
-        for image, text in zip(images, texts, strict=True)
-    ]
-    assert min(cosines) > 0.99
+    images = []
+    texts = []
+    accuracies = []
+    for backbone in pair:
+        images.append(cache.features(backbone, task, samples))
+        texts.append(backbone.zero_shot(task.labels))
+        guesses = (images[-1] @ texts[-1].T).argmax(-1)
+        accuracies.append(100 * guesses.eq(targets).float().mean().item())
+    assert F.cosine_similarity(*images).min() > 0.99
+    assert F.cosine_similarity(*texts).min() > 0.99
     assert abs(accuracies[0] - accuracies[1]) < 2

@@ -1,4 +1,4 @@
-"""Towers with other weights, and with updates of their blocks, equal the model changed likewise."""
+"""Towers with other weights or with updates of their blocks equal a model changed likewise."""
 
 from __future__ import annotations
 
@@ -23,9 +23,12 @@ from compatbench.backbone.text.text_tower import TextTower
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import shift_weights
 
-TEXTS = tuple(
-    f"a photo of a {name}."
-    for name in ("xylophone", "dog", "a very old small blue boat", "fire engine", "tree")
+TEXTS = (
+    "a photo of a xylophone.",
+    "a photo of a dog.",
+    "a photo of a a very old small blue boat.",
+    "a photo of a fire engine.",
+    "a photo of a tree.",
 )
 PARTS = ("attn", "mlp", "block")
 TEXT_TOWERS: dict[str, Callable[[], nn.Module]] = {
@@ -41,13 +44,13 @@ TEXT_TOWERS: dict[str, Callable[[], nn.Module]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """A tower, and the model that it is of.
+    """A tower and its model.
 
     Attributes:
-        encode: features of fixed inputs, with ``weights`` and ``block_updates``.
-        blocks: the model's own.
-        own: features that the model itself computes, or another of its kind.
-        split: weights by common names to those by the model's own.
+        encode: computes features of fixed inputs, with ``weights`` and ``block_updates``.
+        blocks: the blocks of the model.
+        own: computes the same features by the forward of a model.
+        split: renames weights from the common names to the model's.
     """
 
     tower: TextTower | ImageTower
@@ -60,7 +63,8 @@ class Case:
 
 def case_of_texts(kind: str) -> Case:
     backbone = wrap(TEXT_TOWERS[kind]().double(), "tiny")
-    inner, prompts = text_tower(backbone), backbone.text_prompts(TEXTS)
+    inner = text_tower(backbone)
+    prompts = backbone.text_prompts(TEXTS)
     start = "" if inner is backbone.model else "text."
 
     def encode(weights: Any = None, block_updates: Any = None) -> Tensor:
@@ -78,7 +82,8 @@ def case_of_texts(kind: str) -> Case:
 
 def case_of_images(kind: str) -> Case:
     visual: Any = IMAGE_TOWERS[kind]()
-    tower, images = ImageTower(visual, "tiny"), pixels(visual)
+    tower = ImageTower(visual, "tiny")
+    images = pixels(visual)
 
     def encode(weights: Any = None, block_updates: Any = None) -> Tensor:
         return tower.encode(images, weights=weights, block_updates=block_updates)
@@ -99,12 +104,20 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def draw_updates(width: int, depth: int) -> tuple[BlockUpdates, list[Tensor]]:
-    """Updates that depend on both of their rows, of every part of the first and of the last block
-    and one between, and their parameters."""
-    places = [(block, part) for block in (0, depth - 1) for part in PARTS] + [(1, "mlp")]
-    updates, parameters = {}, []
-    for i, place in enumerate(dict.fromkeys(places)):
-        a, b = draw(width, width, seed=i), draw(width, width, seed=i + 100)
+    """Return updates of the first, the last and another block, and their parameters.
+
+    The updates depend on the output and on the input of what they change.
+    """
+    places = {}  # without duplicates, in this order
+    for block in (0, depth - 1):
+        for part in PARTS:
+            places[block, part] = True
+    places[1, "mlp"] = True
+    updates = {}
+    parameters = []
+    for i, place in enumerate(places):
+        a = draw(width, width, seed=i)
+        b = draw(width, width, seed=i + 100)
         updates[place] = lambda y, x, a=a, b=b: y * 1.5 + (x @ a).tanh() + y @ b
         parameters += [a, b]
     return updates, parameters  # type: ignore[return-value]
@@ -112,7 +125,7 @@ def draw_updates(width: int, depth: int) -> tuple[BlockUpdates, list[Tensor]]:
 
 @contextmanager
 def hooked(blocks: Any, updates: Mapping[Any, Any]) -> Iterator[None]:
-    """Forward hooks in place of updates."""
+    """Apply updates by forward hooks."""
 
     def change(update: Any) -> Any:
         def hook(module: nn.Module, given: Any, options: Any, output: Any) -> Any:
@@ -148,10 +161,11 @@ def hooked(blocks: Any, updates: Mapping[Any, Any]) -> Iterator[None]:
 
 def test_updates_equal_forward_hooks(case: Case) -> None:
     updates, parameters = draw_updates(case.tower.width, case.tower.depth)
-    plain, found = case.encode(), case.encode(block_updates=updates)
+    plain = case.encode()
+    found = case.encode(block_updates=updates)
     with hooked(case.blocks, updates):
         expected = case.own(case.model)
-    # A pooled class row leaves no gradient of what is changed in other rows of the last block.
+    # If the class row is pooled, changes of other rows in the last block have no gradient.
     assert_same(found, expected, parameters)
     with memory_budget(0):
         assert_same(case.encode(block_updates=updates), expected, parameters)
@@ -160,52 +174,65 @@ def test_updates_equal_forward_hooks(case: Case) -> None:
 
 
 @pytest.mark.parametrize("part", ["q", "k", "v"])
-def test_an_update_of_a_projection_equals_the_merged_weight(case: Case, part: Any) -> None:
-    name, width = "transformer.resblocks.1.attn.in_proj_weight", case.tower.width
-    down, up, place = draw(2, width, seed=1), draw(width, 2, seed=2), "qkv".index(part)
+def test_update_of_a_projection_equals_the_merged_weight(case: Case, part: Any) -> None:
+    name = "transformer.resblocks.1.attn.in_proj_weight"
+    width = case.tower.width
+    down = draw(2, width, seed=1)
+    up = draw(width, 2, seed=2)
+    place = "qkv".index(part)
     updates: BlockUpdates = {(1, part): lambda y, x: y + x @ down.T @ up.T}
     if isinstance(case.tower, TextTower) and not isinstance(case.tower._tower, CausalTower):
         with pytest.raises(NotTransferable, match=f"have no part '{part}'"):
             case.encode(block_updates=updates)
         return
-    delta = torch.cat([up @ down if i == place else torch.zeros(width, width) for i in range(3)])
+    deltas = [torch.zeros(width, width) for _ in range(3)]
+    deltas[place] = up @ down
+    delta = torch.cat(deltas)
     expected = case.encode(shift_weights(case.tower.weights, {name: delta}))
     assert_same(case.encode(block_updates=updates), expected, [down, up])
 
 
 def moved(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Other weights of the same sizes, of which gradients are wanted."""
-    return {
-        name: (weight + 0.05 * draw(*weight.shape, seed=seed + i)).detach().requires_grad_()
-        for i, (name, weight) in enumerate(weights.items())
-    }
+    """Return other weights of the same sizes that require gradients."""
+    others = {}
+    for i, (name, weight) in enumerate(weights.items()):
+        shift = 0.05 * draw(*weight.shape, seed=seed + i)
+        others[name] = (weight + shift).detach().requires_grad_()
+    return others
 
 
-def test_every_weight_that_is_replaced_counts_and_the_model_is_left(case: Case) -> None:
-    weights, before = moved(case.tower.weights, 0), copy.deepcopy(case.model.state_dict())
+def test_replaced_weights_all_count_and_leave_the_model_unchanged(case: Case) -> None:
+    weights = moved(case.tower.weights, 0)
+    before = copy.deepcopy(case.model.state_dict())
     changed = copy.deepcopy(case.model)
     parameters = dict(changed.named_parameters())
     for name, tensor in case.split(weights).items():
         parameters[name].data = tensor.detach()
         parameters[name].requires_grad_()
     with memory_budget(0):
-        found, expected = case.encode(weights), case.own(changed)
+        found = case.encode(weights)
+        expected = case.own(changed)
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
-        # Other weights in between must not be what is computed again.
+        # Recomputation must use the weights of this call, not those of a later one.
         case.encode(moved(weights, 1000))
         gradients = torch.autograd.grad(found.sin().sum(), list(weights.values()))
-    assert all(gradient.abs().max() > 0 for gradient in gradients)
+    for gradient in gradients:
+        assert gradient.abs().max() > 0
     own = case.split(dict(zip(weights, gradients, strict=True)))
-    wanted = torch.autograd.grad(expected.sin().sum(), [parameters[name] for name in own])
+    own_parameters = [parameters[name] for name in own]
+    wanted = torch.autograd.grad(expected.sin().sum(), own_parameters)
     torch.testing.assert_close([*own.values()], [*wanted], rtol=1e-8, atol=1e-8)
     after = case.model.state_dict()
-    assert all(torch.equal(before[name], tensor) for name, tensor in after.items())
-    assert all(parameter.grad is None for parameter in case.model.parameters())
+    for name, tensor in after.items():
+        assert torch.equal(before[name], tensor)
+    for parameter in case.model.parameters():
+        assert parameter.grad is None
 
 
-def test_eva_s_weights_are_where_clip_s_are() -> None:
+def test_eva_weights_have_the_names_of_clips() -> None:
     visual: Any = tiny_eva_clip().double().visual
-    weights, block = ImageTower(visual, "tiny").weights, visual.trunk.blocks[0]
+    weights = ImageTower(visual, "tiny").weights
+    block = visual.trunk.blocks[0]
     first = "transformer.resblocks.0."
     qkv = [getattr(block.attn, f"{part}_proj").weight for part in "qkv"]
     same = {
@@ -218,10 +245,11 @@ def test_eva_s_weights_are_where_clip_s_are() -> None:
         "class_embedding": visual.trunk.cls_token[0, 0],
         "proj": visual.head.proj.weight.T,
     }
-    assert all(torch.equal(weights[name], tensor) for name, tensor in same.items())
+    for name, tensor in same.items():
+        assert torch.equal(weights[name], tensor)
 
 
-def test_deep_prompts_and_other_weights_go_with_updates(clip64: Backbone) -> None:
+def test_updates_combine_with_deep_prompts_and_other_weights(clip64: Backbone) -> None:
     updates, parameters = draw_updates(clip64.token_width, clip64.text.depth)
     delta = {"ln_final.weight": draw(clip64.token_width, seed=77)}
     other = wrap(copy.deepcopy(clip64.model), "other")
@@ -234,22 +262,26 @@ def test_deep_prompts_and_other_weights_go_with_updates(clip64: Backbone) -> Non
     assert_same(found, expected, [deep, *parameters])
 
 
-def test_a_bfloat16_tower_shows_float32_and_has_one_copy_of_shifted_weights(
+def test_bfloat16_tower_passes_float32_to_updates_and_rounds_shifted_weights_once(
     clip: Backbone,
 ) -> None:
-    """Features are, bit for bit, those of sums that are rounded where they are used."""
-    low, seen = wrap(copy.deepcopy(clip.model).to(torch.bfloat16), "low"), []
+    """Features are, bit for bit, those of float32 sums that are rounded where they are used."""
+    low = wrap(copy.deepcopy(clip.model).to(torch.bfloat16), "low")
+    seen = []
 
     def update(output: Tensor, given: Tensor) -> Tensor:
         seen.append((output.dtype, given.dtype))
         return output + given
 
     where: BlockUpdates = {(1, "attn"): update, (1, "q"): update}
-    prompts, images = low.text_prompts(TEXTS), pixels(low.model.visual).bfloat16()
+    prompts = low.text_prompts(TEXTS)
+    images = pixels(low.model.visual).bfloat16()
     features = low.encode_prompts(prompts, block_updates=where)
     of_images = low.image.encode(images, block_updates=where)
-    kinds = {features.dtype, of_images.dtype, *(dtype for pair in seen for dtype in pair)}
-    assert kinds == {torch.float32}
+    assert features.dtype == torch.float32
+    assert of_images.dtype == torch.float32
+    for dtypes in seen:
+        assert dtypes == (torch.float32, torch.float32)
     for weights, encode in (
         (low.text.weights, lambda weights: low.encode_prompts(prompts, weights)),
         (low.image.weights, lambda weights: low.image.encode(images, weights=weights)),
@@ -265,7 +297,7 @@ def keep(output: Tensor, given: Tensor) -> Tensor:
     return output
 
 
-# What is given to the towers of a CLIP, and what is said.
+# Arguments for the towers of a CLIP, and the error.
 NO_PLACE: list[tuple[str, dict[str, Any], str]] = [
     ("text", dict(block_updates={(3, "mlp"): keep}), "block 3 of the text tower, which has 3"),
     ("image", dict(block_updates={(3, "mlp"): keep}), "block 3 of the image tower, which has 2"),
@@ -279,7 +311,7 @@ NO_PLACE: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("tower", "changes", "message"), NO_PLACE)
-def test_what_has_no_place_is_refused(
+def test_updates_and_weights_without_a_place_are_refused(
     clip: Backbone, tower: str, changes: dict[str, Any], message: str
 ) -> None:
     encode = partial(clip.encode_prompts, clip.text_prompts(TEXTS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +61,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "blip": dict(text_config=BERT | dict(is_decoder=True), vision_config=VISION)
     | dict(image_text_hidden_size=16),
 }
-OF_OPEN_CLIP = ("clip", "metaclip_2", "siglip")  # which are put together of its parts
+OF_OPEN_CLIP = ("clip", "metaclip_2", "siglip")  # converted to open_clip's parts
 
 
 def write_model(folder: Path, kind: str, **processor: Any) -> Any:
-    """A model of random weights in a folder as the hub has them; returns it."""
+    """Write a model of random weights into a folder like those of the hub, and return it."""
     torch.manual_seed(1)
     config = transformers.AutoConfig.for_model(kind, **CONFIGS[kind])
     model = getattr(transformers, FAMILIES[kind].model)(config)
@@ -91,25 +90,29 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def own_text_features(kind: str, backbone: Backbone, model: Any, texts: list[str]) -> Tensor:
-    """What transformers computes for padded texts, with the attention mask of its tokenizer."""
+    """Return transformers' features of padded texts, with the attention mask of its tokenizer."""
     inner: Any = backbone.tokenizer.tokenizer
     length = dict(padding="max_length", max_length=20, return_tensors="pt")
     found = inner(texts, **length)
-    # SigLIP was trained without a mask.
-    mask = {} if kind == "siglip" else {"attention_mask": found.attention_mask}
+    mask = {"attention_mask": found.attention_mask}
+    if kind == "siglip":  # it was trained without a mask
+        mask = {}
     if kind == "blip":
         rows = model.text_encoder(input_ids=found.input_ids, **mask).last_hidden_state
         return model.text_proj(rows[:, 0])
     features = model.get_text_features(input_ids=found.input_ids, **mask).pooler_output
-    return features[:, 0] if kind == "flava" else features
+    if kind == "flava":
+        return features[:, 0]
+    return features
 
 
 def close(kind: str) -> dict[str, float]:
-    """ALIGN computes its attention in float32 whatever the model is in."""
-    return dict(rtol=1e-5, atol=1e-5) if kind == "align" else dict(rtol=1e-9, atol=1e-9)
+    """Return the tolerances: ALIGN computes its attention in float32 in any precision."""
+    tolerance = 1e-5 if kind == "align" else 1e-9
+    return dict(rtol=tolerance, atol=tolerance)
 
 
-def test_texts_with_a_context_equal_transformers_own_forward(pair: Any) -> None:
+def test_texts_with_a_context_equal_the_forward_of_transformers(pair: Any) -> None:
     kind, backbone, model = pair
     first = len(backbone.text_tokens.start)
     context = torch.randn(2, 32, dtype=torch.float64, requires_grad=True)
@@ -120,16 +123,18 @@ def test_texts_with_a_context_equal_transformers_own_forward(pair: Any) -> None:
 
     text = model.text_encoder if kind == "blip" else model.text_model
     hook = text.get_input_embeddings().register_forward_hook(put_in)
-    expected = own_text_features(kind, backbone, model, [f"a a {name}." for name in LABELS.names])
+    texts = [f"a a {name}." for name in LABELS.names]
+    expected = own_text_features(kind, backbone, model, texts)
     hook.remove()
     found = backbone.encode_prompts(backbone.prompts(LABELS, context))
     torch.testing.assert_close(found, expected, **close(kind))
     weight = torch.randn_like(found)
-    gradients = [torch.autograd.grad((weight * x).sum(), context)[0] for x in (found, expected)]
-    torch.testing.assert_close(*gradients, **close(kind))
+    [gradient] = torch.autograd.grad((weight * found).sum(), context)
+    [expected_gradient] = torch.autograd.grad((weight * expected).sum(), context)
+    torch.testing.assert_close(gradient, expected_gradient, **close(kind))
 
 
-def test_images_the_scale_and_the_sizes_equal_transformers_own(pair: Any) -> None:
+def test_images_scale_and_sizes_equal_those_of_transformers(pair: Any) -> None:
     kind, backbone, model = pair
     image = Image.effect_mandelbrot((40, 30), (-2, -1.5, 1, 1.5), 50).convert("RGB")
     pixels = backbone.preprocess(image)[None].double()
@@ -139,7 +144,8 @@ def test_images_the_scale_and_the_sizes_equal_transformers_own(pair: Any) -> Non
     ids = torch.tensor([[1, 4, 3]])
     if kind == "blip":
         rows = model.vision_model(pixel_values=pixels).last_hidden_state
-        features, scale = model.vision_proj(rows[:, 0]), torch.tensor(2.6592).exp()
+        features = model.vision_proj(rows[:, 0])
+        scale = torch.tensor(2.6592).exp()
     elif kind == "flava":
         features = model.get_image_features(pixel_values=pixels).pooler_output[:, 0]
         scale = model.logit_scale.exp()
@@ -154,7 +160,7 @@ def test_images_the_scale_and_the_sizes_equal_transformers_own(pair: Any) -> Non
     if kind not in OF_OPEN_CLIP:
         with pytest.raises(NotTransferable):
             _ = backbone.image
-    report = inspect_backbone(backbone.name)  # which loads no weights
+    report = inspect_backbone(backbone.name)  # without loading weights
     assert (report.state, report.message, report.image_size) == ("found", "", 64)
     assert report.token_width == backbone.token_width == 32
     assert report.embed_dim == backbone.embed_dim
@@ -175,6 +181,14 @@ def test_code_in_the_folder_is_not_run(tmp_path: Path) -> None:
     assert not ran.exists()
 
 
+def write_architecture(folder: Path, settings: dict[str, Any]) -> None:
+    """Write a model's folder without weights, with other settings of its images."""
+    config = transformers.AutoConfig.for_model("clip", **CONFIGS["clip"])
+    config.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | settings))
+    (folder / "model.safetensors").touch()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -183,26 +197,26 @@ def test_code_in_the_folder_is_not_run(tmp_path: Path) -> None:
         (dict(do_resize=False), "keep their size"),
         (dict(resample=0), "interpolation 0"),
         (dict(size={}), "does not say"),
-        # An offset of pixels is part of mean and std.
-        (dict(rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False), None),
     ],
 )
-def test_a_transform_that_cannot_be_done_exactly_is_refused(
-    tmp_path: Path, settings: dict[str, Any], message: str | None
+def test_transform_that_cannot_be_reproduced_exactly_is_refused(
+    tmp_path: Path, settings: dict[str, Any], message: str
 ) -> None:
-    """The architecture in a folder, with other settings of its images."""
-    config = transformers.AutoConfig.for_model("clip", **CONFIGS["clip"])
-    config.save_pretrained(tmp_path)
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | settings))
-    (tmp_path / "model.safetensors").touch()
-    with pytest.raises(CompatbenchError, match=message) if message else nullcontext():
-        model: Any = build_architecture(read_backbone(f"hf:{tmp_path}"))
-        found = model.visual.preprocess_cfg
-        assert found["mean"] == found["std"] == pytest.approx((0.5,) * 3)
+    write_architecture(tmp_path, settings)
+    with pytest.raises(CompatbenchError, match=message):
+        build_architecture(read_backbone(f"hf:{tmp_path}"))
+
+
+def test_offset_of_pixels_becomes_part_of_mean_and_std(tmp_path: Path) -> None:
+    settings = dict(rescale_factor=1 / 127.5, rescale_offset=True, do_normalize=False)
+    write_architecture(tmp_path, settings)
+    model: Any = build_architecture(read_backbone(f"hf:{tmp_path}"))
+    found = model.visual.preprocess_cfg
+    assert found["mean"] == found["std"] == pytest.approx((0.5,) * 3)
 
 
 @pytest.mark.slow
-def test_weights_that_lack_tensors_and_a_folder_without_a_tokenizer_are_told(
+def test_missing_tensors_and_missing_tokenizer_are_reported(
     tmp_path: Path,
 ) -> None:
     write_model(tmp_path, "siglip")
@@ -243,7 +257,7 @@ def of_open_clip(request: pytest.FixtureRequest, tmp_path: Path) -> Backbone:
     return Backbone(found.card, found.model.double(), found.device)
 
 
-def test_prompts_that_spell_a_text_equal_that_text(of_open_clip: Backbone) -> None:
+def test_prompts_equal_the_text_that_they_spell(of_open_clip: Backbone) -> None:
     def same(found: Tensor, *texts: str) -> None:
         expected = encode_texts(of_open_clip, list(texts))
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
@@ -260,16 +274,14 @@ def test_prompts_that_spell_a_text_equal_that_text(of_open_clip: Backbone) -> No
         same(of_open_clip.encode_prompts(moved), *spelled)
 
 
-def test_a_tokenizer_whose_files_are_missing_is_told(
-    of_open_clip: Backbone, tmp_path: Path
-) -> None:
+def test_missing_tokenizer_files_are_refused(of_open_clip: Backbone, tmp_path: Path) -> None:
     for path in tmp_path.glob("token*"):
         path.unlink()
     with pytest.raises(CompatbenchError, match="tokenizer"):
         load_backbone(of_open_clip.name)
 
 
-def test_the_images_of_coca_equal_encode_image() -> None:
+def test_coca_images_equal_encode_image() -> None:
     model: Any = coca()
     model.visual.preprocess_cfg = dict(size=24, mean=(0.5,) * 3, std=(0.25,) * 3)
     backbone = wrap(model, "tiny-coca")

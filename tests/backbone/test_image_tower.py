@@ -1,4 +1,4 @@
-"""The image tower, run from any block on: equal to open_clip's and timm's own forward."""
+"""The image tower, started at any block, equals the forward of open_clip and timm."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def visual(request: pytest.FixtureRequest) -> Any:
     return IMAGE_TOWERS[request.param]()
 
 
-def test_from_any_block_it_equals_the_model_s_own_forward(visual: Any) -> None:
-    tower, images = ImageTower(visual, "tiny"), pixels(visual)
+def test_image_tower_from_any_block_equals_the_models_forward(visual: Any) -> None:
+    tower = ImageTower(visual, "tiny")
+    images = pixels(visual)
     expected = visual(images)
     for block in range(tower.depth):
         hidden = tower.embed(images, block)
@@ -35,23 +36,30 @@ def test_from_any_block_it_equals_the_model_s_own_forward(visual: Any) -> None:
     assert_same(tower.encode(images), expected)
 
 
-def test_prompts_equal_the_tower_s_own_blocks_over_all_tokens(visual: Any) -> None:
-    tower, images = ImageTower(visual, "tiny"), pixels(visual)
-    hidden, plain = tower.embed(images), visual(images)
+def test_image_prompts_equal_the_models_blocks_over_all_tokens(visual: Any) -> None:
+    tower = ImageTower(visual, "tiny")
+    images = pixels(visual)
+    hidden = tower.embed(images)
+    plain = visual(images)
     for counts in ([2], [1, 3]):
-        prompts = [draw(n, tower.width, seed=i + 1) for i, n in enumerate(counts)]
+        prompts = [draw(count, tower.width, seed=i) for i, count in enumerate(counts, start=1)]
         found = tower.encode(hidden, prompts=[tower.enter(prompts[0]), *prompts[1:]])
         assert_same(found, run_image_tower(visual, images, prompts), prompts)
         assert (found - plain).abs().max() > 1e-4
-    # Those of an inner block, of no rows, and of each image.
+    # Prompts of an inner block.
     inner = [draw(2, tower.width, seed=i) for i in range(tower.depth - 1)]
     found = tower.encode(tower.embed(images, 1), block=1, prompts=inner)
     assert_same(found, run_image_tower(visual, images, [draw(0, tower.width), *inner]))
+    # Prompts without rows.
     empty = [draw(0, tower.width)] * tower.depth
     assert_same(tower.encode(hidden, prompts=empty), plain)
-    own = [draw(3, 2, tower.width, seed=i) for i in range(2)]
-    alone = [tower.encode(hidden[i : i + 1], prompts=[p[i] for p in own]) for i in range(3)]
-    assert_same(tower.encode(hidden, prompts=own), torch.cat(alone))
+    # Separate prompts for each image.
+    first = draw(3, 2, tower.width, seed=0)
+    second = draw(3, 2, tower.width, seed=1)
+    alone = []
+    for i in range(3):
+        alone.append(tower.encode(hidden[i : i + 1], prompts=[first[i], second[i]]))
+    assert_same(tower.encode(hidden, prompts=[first, second]), torch.cat(alone))
     # Rows before the projection.
     pooled, rows = tower.encode_rows(hidden, prompts=prompts)
     assert_same(tower.project(pooled), tower.encode(hidden, prompts=prompts))
@@ -60,8 +68,9 @@ def test_prompts_equal_the_tower_s_own_blocks_over_all_tokens(visual: Any) -> No
         assert_same(rows[:, 0], pooled)
 
 
-def test_tokens_that_the_next_prompts_replace_are_not_computed(visual: Any) -> None:
-    tower, images = ImageTower(visual, "tiny"), pixels(visual)
+def test_tokens_replaced_by_later_prompts_are_not_computed(visual: Any) -> None:
+    tower = ImageTower(visual, "tiny")
+    images = pixels(visual)
     prompts = [draw(2, tower.width, seed=i) for i in range(2)]
     for count, rows in ((1, tower.tokens + 2), (2, tower.tokens)):
         seen: list[int] = []
@@ -75,10 +84,11 @@ def test_tokens_that_the_next_prompts_replace_are_not_computed(visual: Any) -> N
 
 
 @pytest.mark.parametrize("name", ["clip", "clip-average", "eva-mini", "eva-registers"])
-def test_dense_features_are_the_feature_and_every_patch_projected(name: str) -> None:
-    """They see prompts, and need a pooled row."""
+def test_dense_features_are_the_feature_and_the_projected_patches(name: str) -> None:
+    """They depend on prompts, and need a pooled row."""
     visual: Any = IMAGE_TOWERS[name]()
-    tower, images = ImageTower(visual, "tiny"), pixels(visual)
+    tower = ImageTower(visual, "tiny")
+    images = pixels(visual)
     hidden = tower.embed(images)
     found = tower.encode(hidden, dense=True)
     assert_same(found[:, 0], visual(images))
@@ -98,12 +108,15 @@ def test_dense_features_are_the_feature_and_every_patch_projected(name: str) -> 
         ImageTower(pooling, "tiny").encode(pixels(pooling), dense=True)
 
 
-def test_a_backbone_gives_what_is_wanted_and_makes_features_of_it(backbone64: Backbone) -> None:
+def test_backbone_finishes_every_kind_of_image_input_to_the_same_features(
+    backbone64: Backbone,
+) -> None:
     images = pixels(backbone64.model.visual)
     features = backbone64.encode_images(images)
     assert_same(features, backbone64.model.encode_image(images))  # type: ignore[operator]
     assert torch.equal(backbone64.encode_images(images, PIXELS), images)
-    pooled, weights = backbone64.encode_images(images, POOLED), backbone64.image.weights
+    pooled = backbone64.encode_images(images, POOLED)
+    weights = backbone64.image.weights
     assert_same(pooled @ weights["proj"] + weights.get("proj_bias", 0), features)
     dense = backbone64.encode_images(images, DENSE)
     assert dense.shape[1] == 1 + (images.shape[-1] // 12) ** 2
@@ -114,8 +127,9 @@ def test_a_backbone_gives_what_is_wanted_and_makes_features_of_it(backbone64: Ba
         assert_same(backbone64.finish_images(given, wanted), features)
 
 
-def test_a_resnet_gives_features_and_pixels_and_is_refused_the_rest(labels: Labels) -> None:
-    backbone, images = wrap(resnet(), "resnet"), torch.randn(2, 3, 32, 32)
+def test_resnet_gives_features_and_pixels_only(labels: Labels) -> None:
+    backbone = wrap(resnet(), "resnet")
+    images = torch.randn(2, 3, 32, 32)
     features = backbone.encode_images(images)
     assert torch.equal(features, backbone.model.encode_image(images))  # type: ignore[operator]
     assert torch.equal(backbone.encode_images(images, PIXELS), images)
@@ -129,12 +143,12 @@ def test_a_resnet_gives_features_and_pixels_and_is_refused_the_rest(labels: Labe
 
 
 @pytest.mark.parametrize(("reason", "build"), UNKNOWN_IMAGE_TOWERS)
-def test_a_tower_that_is_not_understood_is_refused(reason: str, build: Callable[[], Any]) -> None:
+def test_unknown_image_tower_is_refused(reason: str, build: Callable[[], Any]) -> None:
     with pytest.raises(NotTransferable, match=f"image tower of 'odd'.*{reason}"):
         ImageTower(build(), "odd")
 
 
-def test_prompts_without_a_place_are_refused(clip: Backbone) -> None:
+def test_image_prompts_of_wrong_size_are_refused(clip: Backbone) -> None:
     tower = clip.image
     with pytest.raises(NotTransferable, match="width 33, not 32"):
         tower.check_prompts([torch.zeros(2, 33)])

@@ -34,7 +34,8 @@ from compatbench.files.project_folders import tasks_folder
 
 pytestmark = pytest.mark.usefixtures("no_weights_here")
 
-FILE, TORCH_FILE = "open_clip_model.safetensors", "open_clip_pytorch_model.bin"
+FILE = "open_clip_model.safetensors"
+TORCH_FILE = "open_clip_pytorch_model.bin"
 HUB = f"models--us--small.plain/snapshots/{'0' * 40}"
 CARD = """\
 name: small
@@ -53,7 +54,7 @@ def write_card(folder: Path, more: str = "") -> str:
     return f"{folder}/small.yaml"
 
 
-# The architectures of all cards are built without memory, once.
+# Each architecture is built once, without memory for its weights.
 inspect_card = functools.cache(inspect_backbone)
 
 
@@ -65,7 +66,7 @@ def save(path: Path, name: str = "Small", seed: int = 1) -> Any:
 
 
 @pytest.mark.parametrize("name", backbone_cards.names())
-def test_every_card_is_of_a_release_with_the_right_activation(name: str) -> None:
+def test_every_card_names_a_release_with_the_right_activation(name: str) -> None:
     card = backbone_cards.read(name)
     report = inspect_card(name) if card.provider == "open_clip" else None
     assert report is None or report.state != "wrong", report
@@ -75,22 +76,22 @@ def test_every_card_is_of_a_release_with_the_right_activation(name: str) -> None
     if card.text_from is not None:
         first = inspect_card(card.text_from)
         assert report.token_width == first.token_width
-        # Two releases project the text tower that they began with to another size.
+        # Two releases project the text tower that they started from to another size.
         other_size = name in ("eva01-g14", "eva02-e14-plus")
         assert (report.embed_dim != first.embed_dim) == other_size
 
 
 @settings(max_examples=10)
 @given(st.text(max_size=20))
-def test_any_text_is_a_name_or_one_error(name: str) -> None:
+def test_any_text_is_a_backbone_name_or_a_compatbench_error(name: str) -> None:
     with contextlib.suppress(CompatbenchError):
         assert read_backbone(name).name == name
 
 
-def test_what_a_name_without_a_card_says_of_itself() -> None:
+def test_release_without_a_card_is_described_by_its_name() -> None:
     card = read_backbone("EVA02-B-16/merged2b_s8b_b131k")
     assert card.name == "EVA02-B-16/merged2b_s8b_b131k"
-    assert card.text_from == "vit-b16-openai"  # as the card of this release knows
+    assert card.text_from == "vit-b16-openai"  # from the card of this release
     report = inspect_backbone("ViT-B-16/openai")
     assert (report.state, report.activation, report.activation_right) == ("wrong", "GELU", False)
     assert report.fix == "use the model 'ViT-B-16-quickgelu'"
@@ -109,7 +110,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_weights_are_found_where_people_have_them(place: str, tmp_path: Path) -> None:
+def test_weights_are_found_in_the_usual_places(place: str, tmp_path: Path) -> None:
     # A card in a folder of cards is named like its file, not by its path.
     card = read_backbone(write_card(tmp_path)).model_copy(update={"name": "small"})
     path = tmp_path / PLACES[place]
@@ -122,7 +123,7 @@ def test_weights_are_found_where_people_have_them(place: str, tmp_path: Path) ->
         assert inspect_backbone("Small/plain").path == path
 
 
-def test_weights_of_an_own_card_lie_beside_it(
+def test_weights_of_an_own_card_are_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "other.safetensors"
@@ -153,7 +154,7 @@ def test_backbone_of_a_suite_that_has_to_be_made_says_how() -> None:
 
 
 @pytest.mark.parametrize("by", ["card", "address"])
-def test_clips_own_cache_is_used_and_its_hash_is_checked(
+def test_cache_of_clip_is_used_and_its_hash_is_checked(
     by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = publish(monkeypatch, sha256_bytes(b"12345"), by)
@@ -189,7 +190,7 @@ def test_openais_archives_are_recognised_without_their_addresses(
     assert backbone_names.recognise("0" * 64) is None
 
 
-def test_missing_weights_are_told_with_every_place_and_the_way_to_get_them(tmp_path: Path) -> None:
+def test_error_about_missing_weights_lists_places_and_a_download_command(tmp_path: Path) -> None:
     with pytest.raises(MissingWeights) as caught:
         load_backbone("Small/plain")
     text = str(caught.value)
@@ -207,9 +208,7 @@ def test_missing_weights_are_told_with_every_place_and_the_way_to_get_them(tmp_p
 
 
 @pytest.mark.parametrize("name", ["Small/plain", "hf:us/clip"])
-def test_a_hub_that_cannot_be_reached_is_asked_once(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_hub_means_missing_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -221,7 +220,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(
         weights_key(read_backbone(name))
 
 
-def test_what_is_not_here_is_fetched_into_the_hubs_cache(
+def test_missing_weights_are_downloaded_into_the_hub_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
@@ -260,7 +259,7 @@ def test_weights_are_located_without_a_download_on_request(
     assert path == tmp_path / "weights" / "Small-plain.safetensors"
 
 
-def test_preprocessing_is_that_of_the_release_or_what_all_releases_share(tmp_path: Path) -> None:
+def test_preprocessing_comes_from_the_release_or_from_all_releases(tmp_path: Path) -> None:
     save(tmp_path / "weights" / "Small-half.safetensors")
     settings = load_backbone("Small/half").preprocess_settings
     assert (settings["interpolation"], settings["size"]) == ("bilinear", (32, 32))
@@ -273,7 +272,7 @@ def test_preprocessing_is_that_of_the_release_or_what_all_releases_share(tmp_pat
         assert (named.preprocess_settings["mean"] == HALF) == equal
 
 
-def test_the_key_follows_the_file_the_preprocessing_and_nothing_else(tmp_path: Path) -> None:
+def test_weights_key_depends_only_on_content_and_preprocessing(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     copy = tmp_path / "copy.safetensors"
     save(path)
@@ -285,7 +284,7 @@ def test_the_key_follows_the_file_the_preprocessing_and_nothing_else(tmp_path: P
     assert load_backbone(f"Small/plain@{copy}").weights_key == keys["plain"]
 
 
-def test_a_hash_is_computed_once_and_again_when_the_file_changes(
+def test_hash_is_recomputed_only_when_the_file_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "w.bin"
@@ -300,7 +299,7 @@ def test_a_hash_is_computed_once_and_again_when_the_file_changes(
     assert hash_weights(path) == hash_file(path) != first
 
 
-def test_a_file_that_is_not_what_its_hash_says_is_refused(tmp_path: Path) -> None:
+def test_weights_with_another_hash_are_refused(tmp_path: Path) -> None:
     blob = tmp_path / "blobs" / ("a" * 64)
     blob.parent.mkdir()
     blob.write_bytes(b"x")
@@ -318,7 +317,7 @@ def test_a_file_that_is_not_what_its_hash_says_is_refused(tmp_path: Path) -> Non
         assert inspect_backbone(name).state == "wrong"
 
 
-def test_a_models_folder_brings_its_configuration(tmp_path: Path) -> None:
+def test_model_folder_contains_its_configuration(tmp_path: Path) -> None:
     name = f"local-dir:{tmp_path}"
     local = tmp_path / "open_clip_config.json"
     model = save(tmp_path / FILE)
@@ -333,7 +332,7 @@ def test_a_models_folder_brings_its_configuration(tmp_path: Path) -> None:
     assert weights_key(read_backbone(name)) != backbone.weights_key
 
 
-def test_weights_that_are_read_are_not_drawn_before() -> None:
+def test_loading_weights_draws_no_random_numbers() -> None:
     """Drawing takes longer than reading, and would change the caller's random numbers."""
     for name in ("mini-clip", "mini-eva-clip"):
         state = torch.get_rng_state()

@@ -1,6 +1,7 @@
-"""The memory budget changes what is kept for the backward pass, and nothing else.
+"""The memory budget only changes which activations are kept for the backward pass.
 
-The text tower's numbers are the same to the last bit, the image tower's within rounding.
+The results of the text tower stay the same to the last bit, those of the image tower within
+rounding.
 """
 
 from __future__ import annotations
@@ -27,13 +28,16 @@ LENGTHS = (3, 1, 9, 4, 4, 2, 7, 5) * 12
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks of 64 rows, the least there is: several for the classes above."""
+    """Use the smallest chunks, 64 rows: the classes above need several."""
     monkeypatch.setattr(causal_module, "CACHE", 1)
 
 
 def make_prompts(kind: str) -> tuple[Prompts, list[Tensor]]:
-    suffix, deep = draw(len(LENGTHS), 9, 32, seed=1), ()
-    prefix = draw(5, 32) if kind != "images" else draw(3, 5, 32)
+    suffix = draw(len(LENGTHS), 9, 32, seed=1)
+    deep = ()
+    prefix = draw(5, 32)
+    if kind == "images":
+        prefix = draw(3, 5, 32)
     if kind == "deep":
         deep = (draw(4, 32, seed=2), draw(2, 32, seed=3))
     return Prompts(prefix, suffix, LENGTHS, deep), [prefix, suffix, *deep]
@@ -45,7 +49,7 @@ def run(backbone: Backbone, kind: str, budget: int | None) -> list[Tensor]:
         features = backbone.encode_prompts(prompts)
         weight = draw(*features.shape, seed=4).detach()
         loss = (weight * features).sin().sum()
-        # ProGrad asks for the gradients of two losses over the same features.
+        # ProGrad computes the gradients of two losses over the same features.
         gradients = torch.autograd.grad(loss, inputs, retain_graph=True)
         return [features.detach(), *gradients, *torch.autograd.grad(loss, inputs)]
 
@@ -54,7 +58,7 @@ def run(backbone: Backbone, kind: str, budget: int | None) -> list[Tensor]:
 @pytest.mark.parametrize(
     ("kind", "whole"), [("shared", False), ("deep", False), ("images", False), ("deep", True)]
 )
-def test_a_tight_budget_gives_the_same_bits(kind: str, whole: bool) -> None:
+def test_tight_memory_budget_gives_the_same_bits(kind: str, whole: bool) -> None:
     backbone = wrap(tiny_clip(no_causal_mask=whole).double(), "tiny")
     everything = run(backbone, kind, 10**12)
     for budget in (0, 3_000_000):
@@ -62,7 +66,7 @@ def test_a_tight_budget_gives_the_same_bits(kind: str, whole: bool) -> None:
 
 
 def bytes_kept(encode: Callable[[], Tensor], backbone: Backbone) -> int:
-    """Bytes of the tensors that autograd holds, weights aside."""
+    """Return the bytes of the tensors that autograd holds, without weights."""
     weights = {p.untyped_storage().data_ptr() for p in backbone.model.parameters()}
     kept: dict[int, int] = {}
 
@@ -80,7 +84,7 @@ def bytes_kept(encode: Callable[[], Tensor], backbone: Backbone) -> int:
 
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("kind", ["shared", "images"])
-def test_the_estimate_is_close_to_what_is_kept_and_a_budget_of_zero_keeps_almost_nothing(
+def test_memory_estimate_is_close_and_a_budget_of_zero_keeps_almost_nothing(
     clip: Backbone, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = make_prompts(kind)[0].to(torch.float32)
@@ -99,22 +103,23 @@ def test_the_estimate_is_close_to_what_is_kept_and_a_budget_of_zero_keeps_almost
             assert bytes_kept(lambda: clip.encode_prompts(prompts), clip) < 0.1 * kept
 
 
-def test_which_pieces_keep_their_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_that_fit_the_budget_keep_their_activations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory_module, "ALWAYS", 10)
     monkeypatch.setattr(memory_module, "free_memory", lambda _: 50)
-    last = [False, False, True, True]  # these are needed first
-    # Without a backward pass nothing is computed again; without a budget it is half of the memory.
+    last = [False, False, True, True]  # the backward pass needs these first
+    # Without a backward pass nothing is recomputed; the default budget is half of the memory.
     for budget, learned, kept in ((25, True, last), (0, False, [True] * 4), (None, True, last)):
         with memory_budget(budget):
             assert SelectiveCheckpoint([10] * 4, torch.device("cpu"), learned).kept == kept
-    monkeypatch.setattr(memory_module, "free_memory", lambda _: pytest.fail("looked"))
-    SelectiveCheckpoint([5, 5], torch.device("cpu"), learned=True)  # too small a problem
+    monkeypatch.setattr(memory_module, "free_memory", lambda _: pytest.fail("memory was read"))
+    SelectiveCheckpoint([5, 5], torch.device("cpu"), learned=True)  # too small to need a budget
 
 
 def contrast(visual: Any, budget: int | None, calls: list[int] | None = None) -> list[Tensor]:
-    """A loss that compares all images of a batch, and its gradients in all that can be trained."""
-    tower, images = ImageTower(visual, "tiny"), pixels(visual, 7).requires_grad_()
-    weights = {n: w.detach().requires_grad_() for n, w in tower.weights.items()}
+    """Return features, and the gradients of a loss that compares all images of a batch."""
+    tower = ImageTower(visual, "tiny")
+    images = pixels(visual, 7).requires_grad_()
+    weights = {name: weight.detach().requires_grad_() for name, weight in tower.weights.items()}
     prompts = [draw(2, tower.width, seed=2), draw(7, 1, tower.width, seed=3)]
     scale = draw(tower.width, seed=4)
 
@@ -135,8 +140,9 @@ def contrast(visual: Any, budget: int | None, calls: list[int] | None = None) ->
 
 
 @pytest.mark.parametrize("kind", IMAGE_TOWERS)
-def test_micro_batches_of_images_give_one_batch_s_gradients_of_any_loss(kind: str) -> None:
-    visual, calls = IMAGE_TOWERS[kind](), list[int]()
+def test_micro_batches_of_images_give_the_gradients_of_one_batch(kind: str) -> None:
+    visual = IMAGE_TOWERS[kind]()
+    calls: list[int] = []
     whole = contrast(visual, 10**12, calls)
     assert calls == [7]
     calls.clear()
@@ -146,15 +152,18 @@ def test_micro_batches_of_images_give_one_batch_s_gradients_of_any_loss(kind: st
     # Three parts, the last of which is kept.
     calls.clear()
     tower = ImageTower(visual, "tiny")
-    sizes = tower.tokens + 2, tower.width, tower.depth
-    image = kept_numbers(*sizes, trained=True, gated="eva" in kind) * draw(1).itemsize
+    gated = "eva" in kind
+    numbers = kept_numbers(tower.tokens + 2, tower.width, tower.depth, trained=True, gated=gated)
+    image = numbers * draw(1).itemsize
     torch.testing.assert_close(contrast(visual, 3 * image, calls), whole)
     assert sorted(calls) == [2, 2, 2, 2, 3]
 
 
-def test_draws_of_updates_are_the_same_when_a_micro_batch_is_computed_again() -> None:
-    tower, rng = ImageTower(IMAGE_TOWERS["clip"](), "tiny"), torch.Generator().manual_seed(1)
-    hidden, scale = tower.embed(pixels(IMAGE_TOWERS["clip"](), 4)), draw(tower.width)
+def test_recomputed_micro_batches_draw_the_same_random_numbers() -> None:
+    tower = ImageTower(IMAGE_TOWERS["clip"](), "tiny")
+    rng = torch.Generator().manual_seed(1)
+    hidden = tower.embed(pixels(IMAGE_TOWERS["clip"](), 4))
+    scale = draw(tower.width)
     masks: list[Tensor] = []
 
     def update(output: Tensor, given: Tensor) -> Tensor:
@@ -163,23 +172,27 @@ def test_draws_of_updates_are_the_same_when_a_micro_batch_is_computed_again() ->
 
     with memory_budget(1):
         features = tower.encode(hidden, block_updates={(0, "mlp"): update}, rng=rng)
-        drawn, state = list(masks), rng.get_state()
+        drawn = list(masks)
+        state = rng.get_state()
         features.sum().backward()
     for mask, again in zip(drawn[::-1], masks[len(drawn) :], strict=True):
         assert torch.equal(mask, again)
     assert torch.equal(rng.get_state(), state)  # a later draw is not one of these
 
 
-def test_what_is_counted_of_an_image_is_what_its_backward_pass_keeps() -> None:
+def test_memory_counted_per_image_equals_what_backward_keeps() -> None:
     for trained in (False, True):
         kept = []
         for layers in (2, 4):  # the last block computes a row alone
             backbone = wrap(tiny_clip(image_layers=layers), "tiny")
-            weights = {n: w.detach().clone() for n, w in backbone.image.weights.items()}
-            taken = {name: weight.requires_grad_() for name, weight in weights.items() if trained}
-            images, given = torch.zeros(2, 3, 24, 24), dict(prompts=[draw(1, 32).float()])
-            encode = partial(backbone.image.encode, images, weights=taken, **given)
-            own = sum(weight.nbytes for weight in taken.values())
+            weights = {}
+            if trained:
+                for name, weight in backbone.image.weights.items():
+                    weights[name] = weight.detach().clone().requires_grad_()
+            images = torch.zeros(2, 3, 24, 24)
+            prompts = [draw(1, 32).float()]
+            encode = partial(backbone.image.encode, images, weights=weights, prompts=prompts)
+            own = sum(weight.nbytes for weight in weights.values())
             kept.append(bytes_kept(encode, backbone) - own)
         counted = 2 * 4 * kept_numbers(6, 32, 2, trained=trained, gated=False)
         assert 0.8 < (kept[1] - kept[0]) / counted < 1.15, trained

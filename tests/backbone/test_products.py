@@ -20,7 +20,7 @@ LAYOUTS = ("rows", "columns", "strided", "turned")
 
 
 def lay(rows: int, columns: int, layout: str) -> Tensor:
-    """Random numbers ``[rows, columns]`` that lie in memory so."""
+    """Return random numbers ``[rows, columns]`` in a memory layout."""
     wide = torch.randn(max(rows, columns), 2 * max(rows, columns) + 3)
     if layout == "columns":
         return torch.randn(columns, rows).t()
@@ -39,9 +39,11 @@ def assert_near(ours: Tensor, exact: Tensor) -> None:
 @pytest.mark.parametrize("of_b", LAYOUTS)
 @pytest.mark.parametrize("of_a", LAYOUTS)
 @pytest.mark.parametrize("shape", [(96, 128, 160), (8, 512, 512), (5, 3, 7)])
-def test_products_are_those_of_float64(shape: tuple[int, int, int], of_a: str, of_b: str) -> None:
+def test_products_agree_with_float64(shape: tuple[int, int, int], of_a: str, of_b: str) -> None:
     m, k, n = shape
-    a, b, bias = lay(m, k, of_a), lay(k, n, of_b), torch.randn(n)
+    a = lay(m, k, of_a)
+    b = lay(k, n, of_b)
+    bias = torch.randn(n)
     before = a.clone(), b.clone(), bias.clone()
     exact = a.double() @ b.double()
     assert_near(products._mm(a, b), exact)
@@ -57,8 +59,9 @@ def test_products_are_those_of_float64(shape: tuple[int, int, int], of_a: str, o
 
 
 @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
-def test_other_numbers_and_empty_matrices_are_left_to_pytorch(kind: torch.dtype) -> None:
-    a, b = torch.randn(128, 128, dtype=kind), torch.randn(128, 128, dtype=kind)
+def test_other_dtypes_and_empty_matrices_are_left_to_pytorch(kind: torch.dtype) -> None:
+    a = torch.randn(128, 128, dtype=kind)
+    b = torch.randn(128, 128, dtype=kind)
     assert torch.equal(products._mm(a, b), a @ b)
     assert products._mm(a[:0], b).shape == (0, 128)
     assert not products._mm(a[:, :0], b[:0]).any()
@@ -95,7 +98,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def test_products_outside_of_the_context_are_pytorchs(counted: list[int]) -> None:
-    a, b = torch.randn(128, 256), torch.randn(256, 128)
+    a = torch.randn(128, 256)
+    b = torch.randn(256, 128)
     stock = a @ b
     with fast_products():
         with fast_products():
@@ -110,7 +114,7 @@ def test_products_outside_of_the_context_are_pytorchs(counted: list[int]) -> Non
     assert len(counted) == 2
 
 
-def test_a_thread_that_ends_first_does_not_end_the_context_of_another(counted: list[int]) -> None:
+def test_thread_that_ends_first_leaves_the_context_of_another_open(counted: list[int]) -> None:
     a = torch.randn(128, 128)
     with fast_products():
         with ThreadPoolExecutor(1) as pool:
@@ -126,8 +130,8 @@ def test_backbones_compute_in_the_context(counted: list[int]) -> None:
 
 
 @pytest.mark.slow
-def test_linear_layers_and_their_gradients_go_through_it() -> None:
-    """Run in a process of its own, which shows warnings that PyTorch gives only once."""
+def test_linear_layers_and_their_gradients_use_the_products() -> None:
+    """A separate process shows warnings that PyTorch gives only once."""
     program = """
 import torch
 import torch.nn.functional as F

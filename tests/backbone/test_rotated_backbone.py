@@ -1,4 +1,4 @@
-"""Rotations that texts determine, and a turned backbone: other coordinates, the same model."""
+"""Rotations fitted on texts, and rotated backbones: the same model in other coordinates."""
 
 from __future__ import annotations
 
@@ -26,18 +26,21 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_all_features_are_turned_but_not_hidden_tokens_nor_the_backbone_itself(
+def test_rotated_backbone_rotates_features_but_not_hidden_tokens(
     backbone: Backbone, size: int
 ) -> None:
     rotation = orthonormal(size, EMBED_DIM, seed=1).float()
-    texts, images, hidden = LABELS.fill(), unseen_images(), ImageInput("hidden", 3)
-    before = backbone.text_features(texts), backbone.encode_images(images)
+    texts = LABELS.fill()
+    images = unseen_images()
+    hidden = ImageInput("hidden", 3)
+    before = backbone.text_features(texts)
+    images_before = backbone.encode_images(images)
     turned = RotatedBackbone(backbone, rotation)
     assert (turned.embed_dim, backbone.embed_dim) == (size, EMBED_DIM)
     for wanted in (FEATURES, DENSE):
         expected = backbone.encode_images(images, wanted) @ rotation.T
         assert torch.allclose(turned.encode_images(images, wanted), expected, atol=1e-5)
-    expected = before[0] @ rotation.T
+    expected = before @ rotation.T
     assert torch.allclose(turned.text_features(texts), expected, atol=1e-5)
     weights = torch.nn.functional.normalize(expected, dim=-1)
     assert torch.allclose(turned.zero_shot(LABELS), weights, atol=1e-5)
@@ -47,27 +50,34 @@ def test_all_features_are_turned_but_not_hidden_tokens_nor_the_backbone_itself(
         expected = backbone.image.encode(tokens, block=3, dense=dense) @ rotation.T
         found = turned.image.encode(tokens, block=3, dense=dense)
         assert torch.allclose(found, expected, atol=1e-5)
-    assert torch.equal(backbone.encode_images(images), before[1])
+    assert torch.equal(backbone.encode_images(images), images_before)
     assert turned.weights_key != backbone.weights_key
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", ["image", "text"])
-def test_a_projection_leads_to_the_turned_space(backbone: Backbone, kind: str, size: int) -> None:
+def test_projections_lead_to_the_rotated_space(backbone: Backbone, kind: str, size: int) -> None:
     rotation = orthonormal(size, EMBED_DIM, seed=1).float()
-    turned, images = RotatedBackbone(backbone, rotation), unseen_images()
+    turned = RotatedBackbone(backbone, rotation)
+    images = unseen_images()
     prompts = backbone.text_prompts(LABELS.fill())
     if kind == "image":
-        rows, name, norm = turned.encode_images(images, POOLED), "proj", "ln_post.bias"
+        rows = turned.encode_images(images, POOLED)
+        name = "proj"
+        norm = "ln_post.bias"
         assert torch.equal(rows, backbone.encode_images(images, POOLED))
-        encode, whole = partial(turned.image.encode, images), backbone.encode_images(images)
+        encode = partial(turned.image.encode, images)
+        whole = backbone.encode_images(images)
         assert torch.allclose(turned.image.project(rows), whole @ rotation.T, atol=1e-5)
     else:
         rows = backbone.text.project_by(torch.eye(backbone.token_width)).encode(prompts)
-        name, norm = "text_projection", "ln_final.bias"
-        encode, whole = partial(turned.encode_prompts, prompts), backbone.encode_prompts(prompts)
+        name = "text_projection"
+        norm = "ln_final.bias"
+        encode = partial(turned.encode_prompts, prompts)
+        whole = backbone.encode_prompts(prompts)
     tower = getattr(turned, kind)
-    projection, same = tower.weights[name], {norm: getattr(backbone, kind).weights[norm]}
+    projection = tower.weights[name]
+    same = {norm: getattr(backbone, kind).weights[norm]}
     assert torch.allclose(encode(weights=same), whole @ rotation.T, atol=1e-4)
     delta = 0.1 * torch.randn(projection.shape, generator=torch.Generator().manual_seed(2))
     expected = whole @ rotation.T + rows @ delta
@@ -82,10 +92,11 @@ seeds = st.integers(0, 10_000)
 
 
 @given(source=sizes, extra=st.integers(0, 5), seed=seeds)
-def test_a_turn_into_as_wide_or_a_wider_space_is_found_exactly(
+def test_rotation_into_an_equal_or_wider_space_is_found_exactly(
     source: int, extra: int, seed: int
 ) -> None:
-    features, shift = draw(40, source, seed=seed), draw(1, source + extra, seed=seed + 1)
+    features = draw(40, source, seed=seed)
+    shift = draw(1, source + extra, seed=seed + 1)
     turn = orthonormal(source, source + extra, seed + 2)
     found = fit_rotation(features, features @ turn + shift)
     assert torch.allclose(found.rotation, turn, atol=1e-6)
@@ -95,10 +106,11 @@ def test_a_turn_into_as_wide_or_a_wider_space_is_found_exactly(
 
 
 @given(source=sizes, target=sizes, seed=seeds)
-def test_the_rotation_is_semi_orthogonal_and_no_other_does_better(
+def test_fitted_rotation_is_semi_orthogonal_and_optimal(
     source: int, target: int, seed: int
 ) -> None:
-    a, b = draw(30, source, seed=seed), draw(30, target, seed=seed + 1)
+    a = draw(30, source, seed=seed)
+    b = draw(30, target, seed=seed + 1)
     r = fit_rotation(a, b).rotation
     gram = r @ r.T if source <= target else r.T @ r
     assert torch.allclose(gram, torch.eye(min(source, target)).double(), atol=1e-9)
@@ -113,15 +125,17 @@ def test_the_rotation_is_semi_orthogonal_and_no_other_does_better(
 
 @given(seed=seeds)
 def test_the_residual_is_scipys_disparity_and_a_narrower_side_counts_as_padded(seed: int) -> None:
-    a, b = draw(8, 3, seed=seed), draw(8, 3, seed=seed + 1)
+    a = draw(8, 3, seed=seed)
+    b = draw(8, 3, seed=seed + 1)
     assert fit_rotation(a, b).residual == pytest.approx(procrustes(a.numpy(), b.numpy())[2])
     padded = torch.nn.functional.pad(a, (0, 2))
     wider = draw(8, 5, seed=seed + 2)
     assert fit_rotation(a, wider).residual == pytest.approx(fit_rotation(padded, wider).residual)
 
 
-def test_too_few_texts_say_so_and_leave_the_same_rotation_or_are_refused() -> None:
-    a, b = draw(4, 6, seed=5), draw(4, 6, seed=6)
+def test_rotation_from_too_few_texts_is_repeatable_or_refused() -> None:
+    a = draw(4, 6, seed=5)
+    b = draw(4, 6, seed=6)
     found = fit_rotation(a, b)
     assert found.rank == 3
     assert torch.equal(found.rotation, fit_rotation(a, b).rotation)

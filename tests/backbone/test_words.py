@@ -32,11 +32,14 @@ def few_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("compatbench.backbone.words.load_words", lambda: SOME)
 
 
-def test_the_list_is_a_few_thousand_plain_words_in_order_under_licences() -> None:
+def test_word_list_is_sorted_plain_and_licensed() -> None:
     words = load_words()
     assert 2000 < len(words) < 10_000
     assert list(words) == sorted(set(words))
-    assert all(word.isascii() and word.isalpha() and word.islower() for word in words)
+    for word in words:
+        assert word.isascii()
+        assert word.isalpha()
+        assert word.islower()
     assert not UNKIND & set(words)
     path = Path(__file__).parents[2] / "benchmark/compatbench/backbone/words.txt"
     header = path.read_text().partition("\na")[0]
@@ -44,11 +47,14 @@ def test_the_list_is_a_few_thousand_plain_words_in_order_under_licences() -> Non
     assert "Princeton University" in header
 
 
-def test_the_list_is_made_of_common_words_whose_first_sense_is_a_thing(tmp_path: Path) -> None:
+def test_word_list_keeps_common_nouns_for_things(tmp_path: Path) -> None:
     lists = dict.fromkeys(product(("english", "american"), (10, 20, 35, 50)), "")
     lists["english", 10] = "cat\nidea\nox\nCat\ncat's\ncock\n"
-    lists |= {("american", 35): "sofa\n", ("english", 50): "chaise\n"}
-    files = {f"dict/scowl/{kind}-words.{level}": text for (kind, level), text in lists.items()}
+    lists["american", 35] = "sofa\n"
+    lists["english", 50] = "chaise\n"
+    files = {}
+    for (kind, level), text in lists.items():
+        files[f"dict/scowl/{kind}-words.{level}"] = text
     senses = "05 n 01 cat", "09 n 01 idea", "06 n 01 sofa"
     rows = [f"{number:08} {sense} 0 000" for number, sense in enumerate(senses, 1)]
     files["wordnet/data.noun"] = "\n".join(["  1 licence", *rows, ""])
@@ -64,13 +70,14 @@ def test_the_list_is_made_of_common_words_whose_first_sense_is_a_thing(tmp_path:
 
 
 @pytest.mark.usefixtures("few_words")
-def test_word_features_are_those_of_prompts_and_kept_until_they_are_damaged(tmp_path: Path) -> None:
+def test_word_features_equal_their_prompts_and_are_cached(tmp_path: Path) -> None:
     backbone = synthetic_models().source
     first = WordFeatures(tmp_path).of(backbone)
     plain = backbone.text_features(tuple(TEMPLATE.format(word) for word in SOME))
     assert torch.allclose(first, torch.nn.functional.normalize(plain, dim=-1), atol=1e-6)
     [entry] = tmp_path.rglob("*.safetensors")
-    before, content = entry.stat().st_mtime_ns, bytearray(entry.read_bytes())
+    before = entry.stat().st_mtime_ns
+    content = bytearray(entry.read_bytes())
     assert torch.equal(WordFeatures(tmp_path).of(backbone), first)
     assert entry.stat().st_mtime_ns == before
     assert torch.equal(WordFeatures(None).of(backbone), first)
@@ -80,12 +87,14 @@ def test_word_features_are_those_of_prompts_and_kept_until_they_are_damaged(tmp_
         assert torch.equal(WordFeatures(tmp_path).of(backbone), first)
 
 
-def test_carried_word_features_come_back_as_they_were_and_only_with_their_list(
+def test_saved_word_features_are_returned_only_for_their_word_list(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, features = synthetic_models().source, torch.randn(5, 3)
+    source = synthetic_models().source
+    features = torch.randn(5, 3)
     save_words(tmp_path, source, features)
-    module, before = tmp_path / "cell" / "module.safetensors", words_hash()
+    module = tmp_path / "cell" / "module.safetensors"
+    before = words_hash()
     found = find_words(module, source.name)
     assert torch.equal(found, features)
     assert find_words(module, "another") is None

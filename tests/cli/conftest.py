@@ -7,6 +7,6 @@ from compatbench.cli import output
 
 @pytest.fixture(autouse=True)
 def _consoles_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A console keeps the width that it finds when it is made, as in the workers of xdist."""
+    """Read the width anew: a console keeps the width that it found when it was created."""
     for console in (output.console, output.error_console):
         monkeypatch.setattr(console, "_width", None)

@@ -1,4 +1,4 @@
-"""The commands that only look: list, report, help; and the functions that commands call."""
+"""Commands that only read (list, report, help), and the functions that commands call."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_list_shows_every_name_on_80_columns(kind: str) -> None:
     assert set(NAMES[kind]()) <= shown  # no name is cut or wrapped
 
 
-def test_alone_it_says_what_a_reader_an_author_and_an_owner_may_want() -> None:
+def test_without_a_command_the_first_commands_are_shown() -> None:
     lines = output_of(COLUMNS="80").splitlines()
     commands = re.findall(r"^  compatbench (\S+)", "\n".join(lines), re.MULTILINE)
     assert commands == ["run", "new-method", "new-task"]
@@ -63,7 +63,10 @@ def commands_of(group: Any, words: str = "") -> dict[str, Any]:
 
 def flags_of(command: Any) -> set[str]:
     """Return the options of a command as they are written."""
-    return {flag for option in command.params for flag in option.opts}
+    flags: set[str] = set()
+    for option in command.params:
+        flags |= set(option.opts)
+    return flags
 
 
 ALL = commands_of(get_command(app))
@@ -84,7 +87,7 @@ def json_of(*words: object) -> Any:
 
 
 def commands_in_help(*words: str) -> list[str]:
-    """The commands that the help of some words shows, in its order."""
+    """Return the commands that a help page shows, in its order."""
     shown = output_of(*words, "--help", COLUMNS="80")
     assert max(map(len, shown.splitlines())) <= 80
     return re.findall(r"^│ ([a-z][a-z-]*) ", shown, re.MULTILINE)
@@ -96,21 +99,22 @@ def test_help_shows_commands_and_groups() -> None:
         assert sorted(commands_in_help(group)) == sorted(names)
 
 
-def test_help_names_the_first_command_and_says_what_every_option_is() -> None:
+def test_help_describes_every_command_and_option() -> None:
     assert "compatbench run --methods all" in output_of("--help")
     commands = [get_command(app)]
     for command in commands:
         commands += getattr(command, "commands", {}).values()
         assert command.help, command.name
-        assert [one.name for one in command.params if not getattr(one, "help", "")] == []
+        for option in command.params:
+            assert getattr(option, "help", ""), option.name
         named = re.findall(r"compatbench ([a-z-]+)", command.help)
         assert {*named} <= {*TEN, *GROUPS}, command.help
     assert len(commands) > 25
     assert "Nothing is fetched and nothing is written. Times follow" in output_of("plan", "--help")
 
 
-def test_one_word_names_one_thing_in_every_command() -> None:
-    """A model to move to is the target, however the function calls it."""
+def test_commands_use_the_same_words_for_options() -> None:
+    """The new model is the target in every command, even if the function calls it otherwise."""
     for name, command in ALL.items():
         flags = flags_of(command)
         assert not flags & {"--to", "--with", "--by", "--backbone", "--method"}, name
@@ -127,21 +131,21 @@ def test_every_command_that_prints_a_table_prints_json() -> None:
         assert ("--json" in flags) == (name not in NO_TABLE), name
 
 
-def test_what_is_printed_as_json_is_what_the_function_gives() -> None:
+def test_json_output_equals_return_value() -> None:
     assert [row["name"] for row in json_of("list", "methods", "coop,kg*")] == ["coop", "kgcoop"]
     planned = json_of("plan", "--tasks", "mini-food", "--methods", "taskres")
-    assert planned == compatbench.plan("mini", "taskres", tasks="mini-food").frame.to_dict(
-        "records"
-    )
+    plan = compatbench.plan("mini", "taskres", tasks="mini-food")
+    assert planned == plan.frame.to_dict("records")
     diagnosis = json_of("store doctor", "--tasks", "mini-food")
     assert [task["state"] for task in diagnosis["tasks"]] == ["found"]
     assert {row["name"] for row in json_of("module import")} >= {"coop", "clip_adapter"}
 
 
 @pytest.mark.slow
-def test_a_leaderboard_that_its_results_do_not_give_is_refused(tmp_path: Path) -> None:
-    """The committed one is compared by ``.ci/run``."""
-    (results := tmp_path / "results" / "mini").mkdir(parents=True)
+def test_report_check_refuses_a_leaderboard_edited_by_hand(tmp_path: Path) -> None:
+    """``.ci/run`` compares the committed one."""
+    results = tmp_path / "results" / "mini"
+    results.mkdir(parents=True)
     for path in (REPOSITORY / "results" / "mini").glob("zeroshot.*"):
         shutil.copy(path, results)
     output_of("report", "--out", tmp_path)
@@ -152,7 +156,7 @@ def test_a_leaderboard_that_its_results_do_not_give_is_refused(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("package", ["methods", "tasks"])
-def test_the_plug_in_folders_are_not_packages_of_their_own(package: str) -> None:
+def test_content_folders_cannot_be_imported_alone(package: str) -> None:
     result = subprocess.run(
         [sys.executable, "-c", f"import {package}"], cwd=REPOSITORY, capture_output=True, text=True
     )
@@ -183,14 +187,13 @@ FUNCTIONS = {
     "index map": "fit_index_map",
     "index port": "port_index",
 }
-# Parameters of functions that are no options, or have another name: a model to move to is the
-# target.
+# Parameters that are not options, or whose options have another name.
 NO_OPTIONS = {"progress", "tell", "on_start", "on_event", "compute"}
 RENAMED = {"backbone": "target"}
 
 
 @pytest.mark.parametrize("words", FUNCTIONS)
-def test_a_command_has_the_parameters_and_defaults_of_its_function(words: str) -> None:
+def test_command_has_the_parameters_and_defaults_of_its_function(words: str) -> None:
     options = {option.name: option for option in ALL[words].params}
     function = getattr(compatbench, FUNCTIONS[words])
     for name, parameter in inspect.signature(function).parameters.items():
@@ -202,24 +205,24 @@ def test_a_command_has_the_parameters_and_defaults_of_its_function(words: str) -
             assert str(option.default) == str(default), name
 
 
-def test_the_options_of_compute_have_its_defaults() -> None:
+def test_compute_options_have_the_defaults_of_the_class() -> None:
     options = {option.name: option.default for option in ALL["run"].params}
     for field in dataclasses.fields(compatbench.Compute):
         assert options[field.name] == field.default, field.name
 
 
-def test_the_stub_names_the_functions_of_the_core_and_where_they_are() -> None:
+def test_stub_lists_the_functions_of_the_core() -> None:
     stub = Path(compatbench.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
-    found = dict.fromkeys(sorted(set(compatbench.__all__) - set(offered("FUNCTIONS"))))
+    of_core = set(compatbench.__all__) - set(offered("FUNCTIONS"))
     imports = re.findall(r"^from (compatbench\S+) import (\w+) as (\w+)$", stub, re.MULTILINE)
-    assert [name for _, name, _ in sorted(imports, key=lambda each: each[1])] == list(found)
+    assert sorted(name for _, name, _ in imports) == sorted(of_core)
     for module, name, same_name in imports:
         assert name == same_name
         assert getattr(compatbench, name) is getattr(importlib.import_module(module), name)
 
 
 @pytest.mark.slow
-def test_a_function_is_not_hidden_by_the_folder_of_its_name() -> None:
+def test_function_is_not_hidden_by_the_folder_of_its_name() -> None:
     code = (
         "import compatbench as cb, compatbench.results.rows, compatbench.methods.coop as coop\n"
         "from compatbench.results import rows\n"
@@ -249,7 +252,7 @@ MISSPELT = [
 ]
 
 
-def test_a_misspelt_name_is_reported_before_pytorch_is_loaded() -> None:
+def test_misspelt_name_is_reported_before_pytorch_is_loaded() -> None:
     code = (
         "import sys\nfrom compatbench.cli import main\n"
         f"for words in {MISSPELT}:\n"
@@ -261,7 +264,8 @@ def test_a_misspelt_name_is_reported_before_pytorch_is_loaded() -> None:
     assert shown.stdout.splitlines() == [f"{words}: False" for words in MISSPELT]
     reports = shown.stderr.splitlines()
     assert len(reports) == len(MISSPELT)
-    assert all("did you mean" in report for report in reports)
+    for report in reports:
+        assert "did you mean" in report
 
 
 HEAVY = ("torch", "open_clip", "scipy", "vl_convert", "jinja2")
@@ -277,7 +281,7 @@ HEAVY = ("torch", "open_clip", "scipy", "vl_convert", "jinja2")
         ("list suites", HEAVY),
     ],
 )
-def test_a_command_imports_nothing_heavy_that_it_does_not_need(
+def test_command_imports_nothing_heavy_that_it_does_not_need(
     words: str, unwanted: tuple[str, ...]
 ) -> None:
     code = (
@@ -291,7 +295,7 @@ def test_a_command_imports_nothing_heavy_that_it_does_not_need(
 
 
 @pytest.mark.parametrize("kind", ["methods", "transfers"])
-def test_every_file_of_content_has_the_name_of_what_it_defines(kind: str) -> None:
+def test_every_content_file_has_the_name_of_what_it_defines(kind: str) -> None:
     """Completion and early errors know names by files, without loading them."""
     listed = getattr(compatbench, kind)()
     assert content_names(kind) == sorted(listed["name"])

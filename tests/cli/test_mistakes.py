@@ -1,4 +1,4 @@
-"""What a wrong command is told: one line that names the place and the fix, and exit code 2."""
+"""A mistaken command gets one line with the place and the fix, and exit code 2."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from compatbench.data.task import task_labels
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 
-MISTAKES = [
-    line.split("  =>  ")
-    for line in Path(__file__).with_name("mistakes.txt").read_text(encoding="utf-8").splitlines()
-    if not line.startswith("#")
-]
-# What typer finds in the words alone.
+MISTAKES = []
+for line in Path(__file__).with_name("mistakes.txt").read_text(encoding="utf-8").splitlines():
+    if not line.startswith("#"):
+        MISTAKES.append(line.split("  =>  "))
+# Mistakes that typer finds, before a command starts.
 WORDS = [
     ("evaluate module.safetensors", "Missing option '--target'"),
     ("list methodss", "'methodss' is not one of"),
@@ -29,7 +28,7 @@ WORDS = [
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a module, a checkpoint, a file in the way, and no results."""
+    """The current folder, with a module, a checkpoint, another file, and no results."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken.py").write_text("mine")
     (tmp_path / "results").mkdir()
@@ -42,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("command", "message"), MISTAKES)
-def test_a_mistake_is_told_in_a_line_and_nothing_is_written(
+def test_mistaken_command_is_one_line_and_writes_nothing(
     command: str, message: str, folder: Path
 ) -> None:
     with pytest.raises(CompatbenchError, match=message):
@@ -53,7 +52,7 @@ def test_a_mistake_is_told_in_a_line_and_nothing_is_written(
 
 
 @pytest.mark.parametrize(("command", "message"), WORDS)
-def test_a_word_that_does_not_fit_is_named(command: str, message: str, folder: Path) -> None:
+def test_usage_error_names_the_word(command: str, message: str, folder: Path) -> None:
     result = invoke(*command.split())
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())

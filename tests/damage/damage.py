@@ -146,7 +146,8 @@ class Good:
     @classmethod
     def make(cls, target: Target, folder: Path) -> Good:
         """Writes it, and reads it."""
-        content, work = target.good(folder), folder / "work"
+        content = target.good(folder)
+        work = folder / "work"
         work.mkdir()
         (work / target.name).write_bytes(content)
         return cls(target, content, target.read(work / target.name), work)

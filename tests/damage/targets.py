@@ -34,7 +34,8 @@ from compatbench.results.method_results import MethodResults
 from compatbench.results.result_files import read_method
 from compatbench.results.rows import Cost, Row, read_csv, to_frame
 
-KEY, DATA = "5" * 64, "d" * 64
+KEY = "5" * 64
+DATA = "d" * 64
 PUBLISHED = Path(__file__).parents[2] / "results" / "mini-ablation"  # with few rows
 
 

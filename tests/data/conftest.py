@@ -1,4 +1,4 @@
-"""All fifteen datasets, cards that count what is in them, and a folder to work in."""
+"""Small copies of all fifteen datasets, their cards, and a folder to work in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from compatbench.data.cards import task_cards
 
 @pytest.fixture(scope="session")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tree]:
-    """All datasets, which no test may change; beside them the cards, counting their images."""
+    """All datasets and their cards; no test may change them."""
     root = tmp_path_factory.mktemp("trees")
     written = {name: build_tree(task_cards.read(name), root / "data") for name in DATASETS}
     write_cards(root / "tasks", written.values())
@@ -21,7 +21,7 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tree]:
 
 @pytest.fixture
 def data(trees: dict[str, Tree], monkeypatch: pytest.MonkeyPatch) -> dict[str, Tree]:
-    """The trees, to which the environment points."""
+    """The same datasets, with the environment pointing to them."""
     root = trees["dtd"].folder.parents[1]
     monkeypatch.setenv("COMPATBENCH_TASKS", str(root / "tasks"))
     monkeypatch.setenv("COMPATBENCH_DATA", str(root / "data"))
@@ -30,7 +30,7 @@ def data(trees: dict[str, Tree], monkeypatch: pytest.MonkeyPatch) -> dict[str, T
 
 @pytest.fixture
 def set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetUp:
-    """Writes a dataset that the test may spoil, and points the environment to it."""
+    """Write a dataset that the test may change, and point the environment to it."""
 
     def set_up(name: str, pictures: bool = False, **sizes: int) -> Tree:
         tree = build_tree(task_cards.read(name), tmp_path / "data", **sizes, pictures=pictures)
@@ -44,7 +44,8 @@ def set_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SetUp:
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty current folder, in which nothing is known of earlier tasks."""
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "work"
+    """An empty current folder."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder

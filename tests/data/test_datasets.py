@@ -25,10 +25,13 @@ ROWS = dict(re.findall(r"^\| `(\w+)` \|.*\| (.* / .* / .*) \|$", PAGE.read_text(
 
 
 @pytest.mark.parametrize("name", sorted({*DATASETS, *ROWS, *CLASSES}))
-def test_the_card_counts_the_real_dataset(name: str) -> None:
+def test_card_counts_equal_the_published_ones(name: str) -> None:
     card = task_cards.read(name)
-    counts = (card.counts.get(split, 0) for split in ("train", "val", "test"))
-    assert " / ".join(f"{count:,}" if count else "–" for count in counts) == ROWS[name]
+    shown = []
+    for split in ("train", "val", "test"):
+        count = card.counts.get(split, 0)
+        shown.append(f"{count:,}" if count else "–")
+    assert " / ".join(shown) == ROWS[name]
     assert len(card.classes) == CLASSES.get(name, 0)
     assert len(card.subset) in (0, 200)
     assert [*card.subset] == sorted(card.subset)  # as labels of ImageNet's variants are numbered
@@ -38,36 +41,40 @@ def test_the_card_counts_the_real_dataset(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_whole_dataset_is_found_and_read(name: str, data: dict[str, Tree]) -> None:
+def test_complete_dataset_is_found_and_read(name: str, data: dict[str, Tree]) -> None:
     report = inspect_task(name)
     assert (report.state, report.message) == ("found", "")
     assert report.found == report.expected == data[name].counts
     assert report.class_order is True
     assert report.folder == data[name].folder
     task = load_task(name)
-    for split, samples in task.source.samples.items():  # in the order of the split file
-        assert [(s.id, s.label) for s in samples] == data[name].rows.get(split, [])
+    for split, samples in task.source.samples.items():
+        read = [(sample.id, sample.label) for sample in samples]
+        assert read == data[name].rows.get(split, [])  # in the order of the split file
     image = task.source.image(task.split("test")[-1])
     assert (image.mode, image.size) == ("RGB", (16, 12))
     assert np.asarray(image).std() > 0
-    assert not any("_" in prompt for prompt in task.labels.fill())
+    for prompt in task.labels.fill():
+        assert "_" not in prompt
     for label, there in enumerate(task.parent_labels or ()):
         assert task.labels.names[label] == IMAGENET.names[there]
         assert (task.card.subset or IMAGENET.folders)[label] == IMAGENET.folders[there]
 
 
-def test_imagenet_s_validation_images_are_spare_training_images(data: dict[str, Tree]) -> None:
-    task, rows = load_task("imagenet"), data["imagenet"].rows["train"]
+def test_imagenet_validates_on_spare_training_images(data: dict[str, Tree]) -> None:
+    task = load_task("imagenet")
+    rows = data["imagenet"].rows["train"]
     assert rows == sorted(rows)
     draw = draw_shots(task, 2, 1)
-    left = set(rows) - {(s.id, s.label) for s in draw.train}
-    assert {(s.id, s.label) for s in draw.val} == left  # of three images one is left
-    assert [s.label for s in draw.val] == list(range(1000))
+    drawn = {(sample.id, sample.label) for sample in draw.train}
+    held_out = [(sample.id, sample.label) for sample in draw.val]
+    assert set(held_out) == set(rows) - drawn  # of three images one is left
+    assert [label for _, label in held_out] == list(range(1000))
     assert (task.max_shots, load_task("imagenet_a").max_shots) == (3, 0)
 
 
-def test_a_dataset_may_lie_elsewhere_or_nowhere(data: dict[str, Tree], tmp_path: Path) -> None:
-    """As variables say, or the option, which sets the root and exceptions from it."""
+def test_dataset_folder_follows_variables_and_option(data: dict[str, Tree], tmp_path: Path) -> None:
+    """The option sets the root of all datasets, and the folders of single ones."""
     os.environ |= {
         "COMPATBENCH_DATA": f"{tmp_path}",
         "COMPATBENCH_DATA_DTD": f"{data['dtd'].folder}",
@@ -90,7 +97,7 @@ def test_a_dataset_may_lie_elsewhere_or_nowhere(data: dict[str, Tree], tmp_path:
 
 
 @pytest.mark.parametrize("change", ["size", "label", "path", "order", "other image", "place"])
-def test_what_changes_an_image_in_use_or_its_label_changes_the_fingerprint(
+def test_fingerprint_changes_only_with_used_images_and_labels(
     change: str, set_up: SetUp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tree = set_up("eurosat", pictures=True)

@@ -12,21 +12,25 @@ from compatbench.method.registry import builtin_transfers, find_transfer
 
 
 @pytest.mark.parametrize("name", builtin_transfers().names())
-def test_a_file_says_what_its_class_says(name: str) -> None:
+def test_declared_needs_equal_those_of_the_class(name: str) -> None:
     cls = builtin_transfers().get(name)
     number = ["4"] if "shots" in cls.Config.model_fields else []
     for settings in ([], list(cls.card.settings)[:1]):
-        way = find_transfer(label := "+".join([name, *settings, *number]))
+        label = "+".join([name, *settings, *number])
+        transfer = find_transfer(label)
         needs = declared_needs(label)
         assert needs is not None
-        assert needs == (way.card.access, getattr(way.config, "shots", 0))
-    # Of a label that is not of a file only the class can tell.
+        assert needs == (transfer.card.access, getattr(transfer.config, "shots", 0))
+
+
+def test_labels_without_a_file_have_no_declared_needs() -> None:
+    """Only their classes know them."""
     for label in ("nothing", "copied+raw", "words+4", "retrained", "retrained+x"):
         assert declared_needs(label) is None
 
 
 @pytest.mark.slow
-def test_all_pages_are_made_without_pytorch_and_the_statistics_of_scipy() -> None:
+def test_pages_are_made_without_pytorch_and_scipy_stats() -> None:
     code = (
         "import sys; from compatbench.tables.pages.leaderboard import render_pages as render;"
         "from compatbench.tables.suite_page import published_pages as read;"

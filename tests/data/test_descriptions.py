@@ -1,4 +1,4 @@
-"""Texts per class: read from a card's file, part of the keys of methods that need them, encoded."""
+"""Descriptions of classes: read from a card's file, part of keys, and encoded."""
 
 from __future__ import annotations
 
@@ -39,10 +39,11 @@ def write(path: Path, values: object) -> Path:
         ([1], "texts.json: "),
     ],
 )
-def test_texts_are_in_the_order_of_the_classes_and_a_file_that_lacks_some_is_refused(
+def test_descriptions_follow_class_order_and_must_be_complete(
     tmp_path: Path, values: object, reason: str
 ) -> None:
-    names, texts = ("owl", "red fox"), {"Red_fox": ["b", " a  c ", "", "b"], "owl": ["x"], "a": []}
+    names = ("owl", "red fox")
+    texts = {"Red_fox": ["b", " a  c ", "", "b"], "owl": ["x"], "a": []}
     path = tmp_path / "texts.json"
     assert read_descriptions(write(path, texts), names) == (("x",), ("b", "a c"))
     with pytest.raises(CompatbenchError, match=reason):
@@ -50,19 +51,21 @@ def test_texts_are_in_the_order_of_the_classes_and_a_file_that_lacks_some_is_ref
 
 
 @pytest.mark.parametrize("name", list(task_cards.names()))
-def test_every_shipped_file_has_texts_of_every_class(name: str) -> None:
+def test_shipped_descriptions_cover_every_class(name: str) -> None:
     card = task_cards.read(name)
     if card.descriptions is None:
         assert card.parent or name == "imagenet"
         return
     texts = read_descriptions(tasks_folder() / card.descriptions.file, card.names)
-    assert all(len(own) >= 3 for own in texts)
-    assert all(text.isprintable() for own in texts for text in own)
+    for class_texts in texts:
+        assert len(class_texts) >= 3
+        for text in class_texts:
+            assert text.isprintable()
     licences = (tasks_folder() / "descriptions" / "LICENCES.md").read_text(encoding="utf-8")
     assert card.descriptions.licence in licences
 
 
-def test_only_a_method_that_needs_them_is_given_them_and_has_them_in_its_key(
+def test_only_methods_that_need_descriptions_get_them_and_have_them_in_their_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = load_task("mini-food")
@@ -72,7 +75,7 @@ def test_only_a_method_that_needs_them_is_given_them_and_has_them_in_its_key(
     assert dataclasses.replace(described, descriptions=()) == task.labels
     assert len(described.descriptions) == len(task.labels)
 
-    variant = load_task("mini-objects-mono")  # has its parent's
+    variant = load_task("mini-objects-mono")  # a variant has the descriptions of its parent
     parent = load_task("mini-objects")
     assert variant.labels_for(READER.needs) == parent.labels_for(READER.needs)
 
@@ -92,8 +95,8 @@ def test_only_a_method_that_needs_them_is_given_them_and_has_them_in_its_key(
     assert identify("plain.1", PLAIN, "mini-food") == "plain.1"
 
 
-def test_committed_rows_of_other_classes_are_of_these_texts() -> None:
-    """With others, measure mini-base-to-new anew: no key of a test set has them."""
+def test_descriptions_equal_those_of_the_committed_rows() -> None:
+    """No key of a test set covers them: measure mini-base-to-new again when they change."""
     found = sha256_bytes((tasks_folder() / "descriptions" / "mini.json").read_bytes())
     assert found == "ce1497f419f4e5829a638155ac4744d5d94adc740d0aae23d6e39f76fc6eb23a"
 
@@ -104,7 +107,7 @@ LABELS = Labels(
 
 
 @pytest.mark.parametrize("part", [2, 1000])
-def test_features_of_descriptions_are_those_of_the_texts(
+def test_description_features_equal_the_encoded_texts(
     clip64: Backbone, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if there are so many that they are encoded in parts."""
@@ -117,10 +120,12 @@ def test_features_of_descriptions_are_those_of_the_texts(
         clip64.describe(dataclasses.replace(LABELS, descriptions=()))
 
 
-def test_long_texts_end_at_a_sentence_or_a_word(clip: Backbone) -> None:
+def test_long_texts_are_cut_at_a_sentence_or_word(clip: Backbone) -> None:
     room = clip.text.context_length - 2
-    fits, sentence = "a short text.", "one two three. "
-    sentences, words = sentence * 20, "word " * 60 + "end"
+    fits = "a short text."
+    sentence = "one two three. "
+    sentences = sentence * 20
+    words = "word " * 60 + "end"
     with pytest.warns(CompatbenchWarning, match="2 of 3 texts are longer"):
         found = clip.shorten([fits, sentences.strip(), words])
     assert found[0] == fits

@@ -60,7 +60,9 @@ class FakeBackbone:
             self.refuse(images)
         self.encoded += len(images)
         features = images.mean((-1, -2))
-        return features if wanted == FEATURES else features[:, None] + images.flatten(2).mT
+        if wanted == FEATURES:
+            return features
+        return features[:, None] + images.flatten(2).mT
 
 
 class FakeTask(Task):
@@ -82,15 +84,19 @@ class FakeTask(Task):
         return Image.fromarray(pixels)
 
 
-def test_features_are_those_of_the_images_in_order_and_computed_once(tmp_path: Path) -> None:
-    backbone, task = FakeBackbone(), FakeTask(count=BATCH * 2 + 3)
+def test_features_are_in_image_order_and_computed_once(tmp_path: Path) -> None:
+    backbone = FakeBackbone()
+    task = FakeTask(count=BATCH * 2 + 3)
     told: list[tuple[int, int]] = []
     cache = FeatureCache(tmp_path, lambda *progress: told.append(progress))
     features = cache.features(backbone, task, task.samples)
     assert cache.features(backbone, task, [], split=[]).shape == (0, 3)
     count = len(task.samples)
-    assert told == [(n, count) for n in (BATCH, 2 * BATCH, count)]
-    expected = [np.asarray(task.image(s), dtype=np.float64).mean((0, 1)) for s in task.samples]
+    assert told == [(BATCH, count), (2 * BATCH, count), (count, count)]
+    expected = []
+    for sample in task.samples:
+        pixels = np.asarray(task.image(sample), dtype=np.float64)
+        expected.append(pixels.mean((0, 1)))
     np.testing.assert_allclose(features.numpy(), expected, rtol=1e-6)
     other = FakeBackbone()
     again = FeatureCache(tmp_path).features(other, task, task.samples)
@@ -98,9 +104,10 @@ def test_features_are_those_of_the_images_in_order_and_computed_once(tmp_path: P
     assert torch.equal(again, features)
 
 
-def test_the_name_of_a_feature_is_as_ever_and_has_whatever_decides_it() -> None:
+def test_feature_key_is_stable_and_covers_every_input() -> None:
     def key(number: int = 0, count: int = 5, images: str = "one", **changes: Any) -> str:
-        backbone, task = FakeBackbone(), FakeTask(count)
+        backbone = FakeBackbone()
+        task = FakeTask(count)
         task.images = images
         vars(backbone).update(changes)
         return Images(backbone, task, task.samples, View(number)).key
@@ -108,7 +115,8 @@ def test_the_name_of_a_feature_is_as_ever_and_has_whatever_decides_it() -> None:
     values: list[Any] = ["a" * 64, "fake", {"size": (8, 8)}, "torch.float32"]
     values += [FakeTask().fingerprint(FakeTask().samples), [0], ["features", 0], ENGINE_VERSION]
     assert key() == sha256_json(values)
-    cuda, half = torch.device("cuda"), torch.float16
+    cuda = torch.device("cuda")
+    half = torch.float16
     names = {key(), key(number=1), key(count=4), key(images="two"), key(weights_key="b" * 64)}
     names |= {key(preprocess_settings={"size": (9, 9)}), key(dtype=torch.bfloat16)}
     names |= {key(device=cuda), key(device=cuda, dtype=half), key(device=torch.device("mps"))}
@@ -120,8 +128,9 @@ def test_the_name_of_a_feature_is_as_ever_and_has_whatever_decides_it() -> None:
     assert key(device=cuda) in names
 
 
-def test_a_damaged_entry_is_computed_again_with_one_warning(tmp_path: Path) -> None:
-    backbone, task = FakeBackbone(), FakeTask()
+def test_damaged_entry_is_recomputed_with_a_warning(tmp_path: Path) -> None:
+    backbone = FakeBackbone()
+    task = FakeTask()
     before = FeatureCache(tmp_path).features(backbone, task, task.samples)
     [entry] = list_entries(tmp_path)
     entry.path.write_bytes(entry.path.read_bytes()[:-1] + b"\x7f")
@@ -132,8 +141,9 @@ def test_a_damaged_entry_is_computed_again_with_one_warning(tmp_path: Path) -> N
     assert read_entry(entry.path) is not None
 
 
-def test_tokens_are_handed_out_row_by_row_and_in_batches(tmp_path: Path) -> None:
-    backbone, task = FakeBackbone(), FakeTask(count=PART + BATCH + 3)
+def test_tokens_are_read_by_row_and_by_batch(tmp_path: Path) -> None:
+    backbone = FakeBackbone()
+    task = FakeTask(count=PART + BATCH + 3)
     wanted = ImageInput("hidden", 1)
     [tokens] = FeatureCache(tmp_path).tokens(backbone, task, task.samples, wanted)
     images = torch.stack([backbone.preprocess(task.image(sample)) for sample in task.samples])
@@ -150,27 +160,32 @@ def test_tokens_are_handed_out_row_by_row_and_in_batches(tmp_path: Path) -> None
     assert max(len(batch) for batch in batches) == BATCH
 
 
-def test_test_views_stand_behind_the_plain_image(tmp_path: Path) -> None:
-    cache, backbone, task = FeatureCache(tmp_path), FakeBackbone(), FakeTask()
-    wanted, several = ImageInput("hidden", 1), ImageInput("hidden", 1, views=2)
+def test_test_views_follow_the_plain_image(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path)
+    backbone = FakeBackbone()
+    task = FakeTask()
+    wanted = ImageInput("hidden", 1)
+    several = ImageInput("hidden", 1, views=2)
     [found] = cache.tokens(backbone, task, task.samples, several, [View(5)])
     rows = torch.tensor([3, 0])
-    each = [
-        cache.tokens(backbone, task, task.samples, wanted, [View(i)])[0][rows] for i in range(3)
-    ]
-    assert torch.equal(found[rows], torch.stack(each, dim=1))
-    assert not torch.equal(each[1], each[2])
+    views = []
+    for number in range(3):
+        [tokens] = cache.tokens(backbone, task, task.samples, wanted, [View(number)])
+        views.append(tokens[rows])
+    assert torch.equal(found[rows], torch.stack(views, dim=1))
+    assert not torch.equal(views[1], views[2])
     assert torch.cat([*found.batches()]).shape[:2] == (5, 3)
     assert backbone.encoded == 3 * 5
 
 
 @pytest.mark.parametrize(("drawn", "encoded"), [(4, 8), (5, 10), (10, 10)])
-def test_draws_that_cover_half_a_split_share_what_is_encoded(
-    tmp_path: Path, drawn: int, encoded: int
-) -> None:
-    task, cache, wanted = FakeTask(count=10), FeatureCache(tmp_path), ImageInput("hidden")
+def test_large_draws_share_the_encoded_split(tmp_path: Path, drawn: int, encoded: int) -> None:
+    task = FakeTask(count=10)
+    cache = FeatureCache(tmp_path)
+    wanted = ImageInput("hidden")
     draws = [task.samples[:drawn], task.samples[::-1][:drawn]]
-    backbone, plain = FakeBackbone(), FakeBackbone()
+    backbone = FakeBackbone()
+    plain = FakeBackbone()
     features = [cache.features(backbone, task, d, split=task.samples) for d in draws]
     assert backbone.encoded == encoded
     alone = FeatureCache(tmp_path / "alone")
@@ -182,7 +197,7 @@ def test_draws_that_cover_half_a_split_share_what_is_encoded(
         assert torch.equal(torch.cat(list(tokens.batches())), torch.cat(list(expected.batches())))
 
 
-def test_tokens_that_were_read_keep_their_precision_and_are_mapped(tmp_path: Path) -> None:
+def test_stored_tokens_keep_their_precision_and_are_memory_mapped(tmp_path: Path) -> None:
     """Mapped files take room in the page cache, not in the memory of the process."""
     path = tmp_path / "entry.safetensors"
     tokens = torch.arange(2.0**23).reshape(4, -1).bfloat16()
@@ -199,9 +214,10 @@ def test_tokens_that_were_read_keep_their_precision_and_are_mapped(tmp_path: Pat
         assert str(path) in mapped.read_text()
 
 
-def test_several_that_want_the_same_features_compute_them_once(tmp_path: Path) -> None:
+def test_concurrent_readers_compute_features_once(tmp_path: Path) -> None:
     """Locks are files, so they work between processes as between these threads."""
-    task, backbone = FakeTask(count=300), FakeBackbone()
+    task = FakeTask(count=300)
+    backbone = FakeBackbone()
 
     def compute(_: int) -> torch.Tensor:
         return FeatureCache(tmp_path).features(backbone, task, task.samples)
@@ -209,11 +225,13 @@ def test_several_that_want_the_same_features_compute_them_once(tmp_path: Path) -
     with ThreadPoolExecutor(3) as threads:
         first, *others = threads.map(compute, range(3))
     assert backbone.encoded == 300
-    assert all(torch.equal(first, other) for other in others)
+    for other in others:
+        assert torch.equal(first, other)
 
 
-def test_under_a_limit_the_longest_unused_makes_way(tmp_path: Path) -> None:
-    task, backbone = FakeTask(3), FakeBackbone()
+def test_cache_limit_evicts_the_least_recently_used(tmp_path: Path) -> None:
+    task = FakeTask(3)
+    backbone = FakeBackbone()
     cache = FeatureCache(tmp_path, limit=10**9)
 
     def features(which: int) -> int:
@@ -236,17 +254,21 @@ class Rounding(FakeBackbone):
 
 
 @pytest.mark.parametrize("views", [0, 2])
-def test_tokens_that_are_encoded_when_read_have_the_bytes_of_stored_ones(
-    tmp_path: Path, views: int
-) -> None:
-    task, wanted = FakeTask(count=PART + BATCH + 10), ImageInput("hidden", 1, views=views)
+def test_tokens_encoded_on_demand_equal_stored_ones(tmp_path: Path, views: int) -> None:
+    task = FakeTask(count=PART + BATCH + 10)
+    wanted = ImageInput("hidden", 1, views=views)
     last = len(task.samples) - 1
 
     def see(cache: FeatureCache, backbone: Any) -> StoredRows:
         # In another order than they are stored in.
-        return cache.tokens(backbone, task, task.samples[::-1], wanted, split=task.samples)[0]
+        backwards = task.samples[::-1]
+        [tokens] = cache.tokens(backbone, task, backwards, wanted, split=task.samples)
+        return tokens
 
-    for backbone in (Rounding(), *([] if views else [load_backbone("mini-clip")])):
+    backbones: list[Any] = [Rounding()]
+    if views == 0:
+        backbones.append(load_backbone("mini-clip"))
+    for backbone in backbones:
         stored = see(FeatureCache(tmp_path / "all"), backbone)
         fresh = see(FeatureCache(tmp_path / "few", limit=1), backbone)
         assert (type(stored), type(fresh)) == (StoredRows, FreshRows)
@@ -256,7 +278,7 @@ def test_tokens_that_are_encoded_when_read_have_the_bytes_of_stored_ones(
         assert list_entries(tmp_path / "few") == []
 
 
-def test_rows_are_read_ahead_for_an_accelerator(
+def test_rows_are_prefetched_for_accelerators(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = FakeTask(count=3 * BATCH)
@@ -277,7 +299,7 @@ def test_rows_are_read_ahead_for_an_accelerator(
     assert torch.equal(rows[parts[2]], expected[2])  # what was not foreseen
 
 
-def test_all_sets_together_take_half_of_the_disk_s_room(
+def test_token_sets_together_use_half_of_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If each set took half of the room that is left, they would fill the disk."""
@@ -292,7 +314,9 @@ def test_all_sets_together_take_half_of_the_disk_s_room(
     monkeypatch.setattr(feature_cache.shutil, "disk_usage", free)
 
     def see(block: int) -> StoredRows:
-        return cache.tokens(FakeBackbone(), task, task.samples, ImageInput("hidden", block))[0]
+        wanted = ImageInput("hidden", block)
+        [tokens] = cache.tokens(FakeBackbone(), task, task.samples, wanted)
+        return tokens
 
     assert type(see(0)) is StoredRows
     room = 5 * sum(entry.size for entry in list_entries(tmp_path))  # two sets and a half
@@ -300,7 +324,7 @@ def test_all_sets_together_take_half_of_the_disk_s_room(
     assert kinds == [StoredRows, FreshRows, StoredRows]
 
 
-def test_entries_are_listed_and_the_oldest_are_pruned_first(tmp_path: Path) -> None:
+def test_pruning_deletes_the_oldest_entries_first(tmp_path: Path) -> None:
     for number, age in enumerate([50, 300, 100, 200]):
         path = tmp_path / "features" / "00" / f"{number}.safetensors"
         write_entry(path, torch.zeros(10, 10), {"backbone": "b", "task": "t"})
@@ -324,7 +348,7 @@ def test_entries_are_listed_and_the_oldest_are_pruned_first(tmp_path: Path) -> N
 
 
 @given(st.integers(0, 2**50))
-def test_sizes_are_read_as_they_are_written(size: int) -> None:
+def test_parsed_size_equals_the_formatted_one(size: int) -> None:
     assert parse_bytes(format_bytes(size)) == pytest.approx(size, rel=0.06, abs=1)
 
 
@@ -332,17 +356,19 @@ VIEWS = [View(), View(1), View(2), View(mirror=True)]
 
 
 @pytest.mark.parametrize("wanted", [FEATURES, ImageInput("hidden", 1)])
-def test_an_image_is_decoded_once_for_all_views_with_the_same_bytes(
-    tmp_path: Path, wanted: ImageInput
-) -> None:
+def test_image_is_decoded_once_for_all_views(tmp_path: Path, wanted: ImageInput) -> None:
     count = 2 * BATCH + 3
-    task, backbone = FakeTask(count), FakeBackbone()
+    task = FakeTask(count)
+    backbone = FakeBackbone()
 
     def see(cache: FeatureCache, views: list[View]) -> list[torch.Tensor]:
-        asked = (backbone, task, task.samples)
         if wanted == FEATURES:
-            return cache.features_of_views(*asked, views)
-        return [torch.cat(list(one.batches())) for one in cache.tokens(*asked, wanted, views)]
+            return cache.features_of_views(backbone, task, task.samples, views)
+        tokens = cache.tokens(backbone, task, task.samples, wanted, views)
+        return [torch.cat(list(rows.batches())) for rows in tokens]
+
+    def stored_names(folder: Path) -> set[str]:
+        return {entry.path.name for entry in list_entries(folder)}
 
     alone = FeatureCache(tmp_path / "alone")
     expected = [see(alone, [view])[0] for view in VIEWS]
@@ -350,13 +376,13 @@ def test_an_image_is_decoded_once_for_all_views_with_the_same_bytes(
     task.decoded = 0
     found = see(FeatureCache(tmp_path / "together"), [*VIEWS, VIEWS[1]])
     # The size of an image's tokens is not known before one view has been computed.
-    assert task.decoded == count * (1 if wanted == FEATURES else 2)
+    decodings = 1 if wanted == FEATURES else 2
+    assert task.decoded == count * decodings
     assert all(map(torch.equal, found, [*expected, expected[1]]))
-    names = [{one.path.name for one in list_entries(tmp_path / at)} for at in ("alone", "together")]
-    assert names[0] == names[1]
+    assert stored_names(tmp_path / "alone") == stored_names(tmp_path / "together")
 
 
-def test_batches_that_do_not_fit_are_halved(tmp_path: Path) -> None:
+def test_batches_too_large_for_memory_are_halved(tmp_path: Path) -> None:
     def refuse(images: torch.Tensor) -> None:
         if len(images) > fits:
             raise torch.cuda.OutOfMemoryError
@@ -374,15 +400,13 @@ def test_batches_that_do_not_fit_are_halved(tmp_path: Path) -> None:
         FeatureCache(tmp_path / "none").features(backbone, task, task.samples)
 
 
-def test_as_many_images_as_fit_are_a_power_of_two() -> None:
+def test_batch_size_is_the_largest_power_of_two_that_fits() -> None:
     each = 1000 * torch.float32.itemsize
     for room, expected in ((0.5, 1), (1.5, 1), (7.9, 4), (8.1, 8), (10 * MAX_IMAGES, MAX_IMAGES)):
         assert fit_batch(lambda n: torch.zeros(n, 1000), room * each) == expected
 
 
-def test_a_run_that_was_stopped_goes_on_where_it_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_encoding_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(_: torch.Tensor) -> None:
         if stopped.encoded == 2 * 2 * BATCH:  # of two views
             raise KeyboardInterrupt
@@ -399,10 +423,11 @@ def test_a_run_that_was_stopped_goes_on_where_it_stopped(
     cache = FeatureCache(tmp_path, lambda *progress: told.append(progress))
     with pytest.raises(KeyboardInterrupt):
         cache.features_of_views(stopped, task, task.samples, views)
-    # The last part of one view is torn: both go on from the one before.
-    torn = [one.path for one in list_entries(tmp_path) if one.path.stem == f"{BATCH:09}"]
-    assert len(torn) == 2
-    torn[0].write_bytes(torn[0].read_bytes()[:-1])
+    # The last part of one view is damaged: both views resume from the part before.
+    last_parts = [one.path for one in list_entries(tmp_path) if one.path.stem == f"{BATCH:09}"]
+    assert len(last_parts) == 2
+    torn = last_parts[0]
+    torn.write_bytes(torn.read_bytes()[:-1])
     after = FakeBackbone()
     found = cache.features_of_views(after, task, task.samples, views)
     assert after.encoded == 2 * (2 * BATCH + 7)
@@ -422,13 +447,15 @@ class Folder(FakeTask):
 
 
 @pytest.mark.slow
-def test_processes_decode_in_order_and_an_error_among_them_or_their_death_is_told(
+def test_decoding_processes_keep_order_and_report_errors_and_deaths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("torch.multiprocessing.get_context", lambda _: CONTEXT)
     monkeypatch.setattr(encoding, "MANY", 10)
     monkeypatch.setattr(encoding, "PIECE", 4)
-    task, backbone, views = Folder(tmp_path, 25), FakeBackbone(), tuple(VIEWS[:2])
+    task = Folder(tmp_path, 25)
+    backbone = FakeBackbone()
+    views = tuple(VIEWS[:2])
     (tmp_path / task.samples[21].id).write_bytes(b"no image")
     decoder = encoding.Decoder(task.source, views, backbone.preprocess, 8, torch.float32)
     expected = torch.stack([decoder.decode(one) for one in task.samples[:20]], dim=1)

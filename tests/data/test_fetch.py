@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import itertools
 import json
 import re
 import tarfile
@@ -27,12 +28,9 @@ from compatbench.data.cards import task_cards
 from compatbench.data.fetch_datasets import DRIVE_FILE, DRIVE_PAGE, Fetched
 from compatbench.errors import CompatbenchError
 
-IMAGES = {
-    f"{split}/{name}/{number}.jpg": f"{split} {name} {number}".encode() * 2000
-    for split in ("train", "test")
-    for name in ("circle", "square")
-    for number in range(2)
-}
+IMAGES: dict[str, bytes] = {}
+for split, name, number in itertools.product(("train", "test"), ("circle", "square"), range(2)):
+    IMAGES[f"{split}/{name}/{number}.jpg"] = f"{split} {name} {number}".encode() * 2000
 CARD = {
     "name": "shapes",
     "title": "Shapes",
@@ -105,7 +103,8 @@ class Server(LocalServer):
         card = CARD | {"downloads": [about | fields]}
         (self.folder / "shapes.yaml").write_text(yaml.safe_dump(card, sort_keys=False))
         (found,) = cb.fetch_data("shapes")
-        assert all("\n" not in problem for problem in found.problems)
+        for problem in found.problems:
+            assert "\n" not in problem
         assert found.ready or found.problems
         return found
 
@@ -126,7 +125,7 @@ def lies_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in files if path.name != ".fetching"}
 
 
-def test_what_broke_off_is_resumed_and_a_second_run_does_nothing(server: Server) -> None:
+def test_interrupted_download_resumes_and_second_run_does_nothing(server: Server) -> None:
     content = server.files["shapes.zip"] = make_zip(IMAGES)
     server.breaks = [5000, 7000]
     found = server.fetch()
@@ -134,14 +133,17 @@ def test_what_broke_off_is_resumed_and_a_second_run_does_nothing(server: Server)
     assert found.files == ("shapes.zip",)
     assert server.asked == ["", "bytes=5000-", "bytes=12000-"]
     assert lies_in(server.data) == {*IMAGES, "downloads.json"}
-    assert {n: (server.data / n).read_bytes() for n in IMAGES} == IMAGES
+    for name, image in IMAGES.items():
+        assert (server.data / name).read_bytes() == image
     lock = json.loads((server.data / "downloads.json").read_text())["shapes.zip"]
     assert (lock["bytes"], lock["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
     again = server.fetch()
-    assert (again.ready, again.files, len(server.asked)) == (True, (), 3)
+    assert again.ready
+    assert again.files == ()
+    assert len(server.asked) == 3
 
 
-def test_a_later_run_goes_on_unless_the_server_has_another_file(
+def test_later_run_resumes_unless_the_file_changed(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(downloads, "TRIES", 1)
@@ -160,7 +162,7 @@ def test_a_later_run_goes_on_unless_the_server_has_another_file(
     assert (server.data / "train/circle/0.jpg").read_bytes() == b"new"
 
 
-def test_a_file_of_another_hash_is_deleted(server: Server) -> None:
+def test_download_with_wrong_hash_is_deleted(server: Server) -> None:
     content = server.files["shapes.zip"] = make_zip(IMAGES)
     for wrong in (f"md5:{32 * '0'}", f"sha256:{64 * '0'}"):
         (problem,) = server.fetch(hash=wrong).problems
@@ -181,7 +183,8 @@ def test_a_file_of_another_hash_is_deleted(server: Server) -> None:
 
 def make_member(name: str, kind: bytes, to: str = "") -> tarfile.TarInfo:
     member = tarfile.TarInfo(name)
-    member.type, member.linkname = kind, to
+    member.type = kind
+    member.linkname = to
     return member
 
 
@@ -204,7 +207,7 @@ EVIL = r"shapes.zip is not unpacked.*evil"
         (make_zip({"train/circle/0.jpg": b"x"}), "holds no 'top/test'"),
     ],
 )
-def test_an_archive_that_is_damaged_or_leads_out_of_its_folder_gives_nothing(
+def test_damaged_or_escaping_archive_is_not_unpacked(
     server: Server, content: bytes, line: str
 ) -> None:
     server.files["shapes.zip"] = content
@@ -216,7 +219,7 @@ def test_an_archive_that_is_damaged_or_leads_out_of_its_folder_gives_nothing(
     assert server.fetch().ready  # the hash of the damaged archive was not recorded
 
 
-def test_an_archive_in_an_archive_and_one_brought_by_hand(server: Server) -> None:
+def test_nested_and_manually_downloaded_archives_are_unpacked(server: Server) -> None:
     server.files["shapes.zip"] = make_zip({"inner.tar.gz": make_tar(IMAGES)})
     assert server.fetch(inner="top/inner.tar.gz").ready
     assert lies_in(server.data) == {*IMAGES, "downloads.json"}
@@ -238,7 +241,7 @@ def test_an_archive_in_an_archive_and_one_brought_by_hand(server: Server) -> Non
         ("image", {"shapes.zip"}),
     ],
 )
-def test_a_full_disk_leaves_nothing_half_written(
+def test_full_disk_leaves_no_partial_files(
     server: Server, monkeypatch: pytest.MonkeyPatch, at: str, kept: set[str]
 ) -> None:
     server.files["shapes.zip"] = make_zip(IMAGES)
@@ -260,7 +263,7 @@ def test_a_full_disk_leaves_nothing_half_written(
     assert len(server.asked) == (1 if at == "image" else 2)
 
 
-def test_a_licence_is_shown_and_agreed_to_before_anything_is_asked(server: Server) -> None:
+def test_licence_must_be_accepted_before_download(server: Server) -> None:
     server.files["shapes.zip"] = make_zip(IMAGES)
     (problem,) = server.fetch(agree=True).problems
     assert "must be agreed to: for friends only" in problem
@@ -275,10 +278,11 @@ def test_a_licence_is_shown_and_agreed_to_before_anything_is_asked(server: Serve
     assert "train 4, test 4" in shown
 
 
-def test_an_address_without_the_file_says_how_to_get_it_by_hand(server: Server) -> None:
+def test_unavailable_download_explains_manual_steps(server: Server) -> None:
     (problem,) = server.fetch().problems
     assert "answers with 404" in problem
-    server.files["shapes.zip"], server.kind = b"<html>Are you sure?</html>", "text/html"
+    server.files["shapes.zip"] = b"<html>Are you sure?</html>"
+    server.kind = "text/html"
     (problem,) = server.fetch().problems
     assert "answers with a web page" in problem
     assert f"save it as {server.data / 'shapes.zip'}" in problem
@@ -292,21 +296,28 @@ def test_an_address_without_the_file_says_how_to_get_it_by_hand(server: Server) 
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_every_card_says_where_all_that_its_loader_reads_comes_from(name: str) -> None:
+def test_every_card_lists_downloads_of_all_its_files(name: str) -> None:
     card = task_cards.read(name)
     source: Any = card.source
-    targets = {target for one in card.downloads for target in one.targets}
-    assert all(one.hash and (one.licence or card.licence) for one in card.downloads)
+    targets: set[str] = set()
+    for download in card.downloads:
+        assert download.hash
+        assert download.licence or card.licence
+        targets |= set(download.targets)
     if name == "imagenet":  # behind an account, and unpacked by torchvision
-        assert all(one.page and one.agree for one in card.downloads)
+        for download in card.downloads:
+            assert download.page
+            assert download.agree
         return
-    needed = {source.split, source.images} if source.kind == "coop-split" else {"images"}
-    if source.kind == "class-folders":
+    needed = {"images"}
+    if source.kind == "coop-split":
+        needed = {source.split, source.images}
+    elif source.kind == "class-folders":
         needed = {source.test}
     assert needed - {"."} <= targets
 
 
-def test_weights_that_are_here_are_not_fetched_and_others_say_what_to_do(
+def test_present_weights_are_not_fetched_and_missing_ones_give_advice(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

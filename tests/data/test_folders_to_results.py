@@ -1,4 +1,4 @@
-"""What is broken in folders on a disk: the doctor, the plan and a run."""
+"""Broken images in folders: the doctor, the plan and a run report them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def write_suite(folder: Path, *tasks: str, shots: int = 1) -> str:
-    """A suite of two steps."""
+    """Write a suite that trains for two steps, and return its path."""
     suite = {"name": "whole", "title": "Whole", "tasks": list(tasks)}
     suite |= {"shots": [shots], "seeds": [1]}
     suite |= {"upgrades": [["mini-clip", "mini-eva-clip"]], "training": {"max_steps": 2}}
@@ -45,7 +45,7 @@ licence: none
 
 
 @pytest.mark.slow
-def test_what_is_broken_costs_its_dataset_and_what_was_measured_stays(
+def test_broken_images_cost_only_their_dataset_and_measured_rows_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A truncated image to learn from, a class folder that is gone, and an empty test image."""
@@ -54,12 +54,15 @@ def test_what_is_broken_costs_its_dataset_and_what_was_measured_stays(
         (tmp_path / f"{name}.yaml").write_text(CARD.format(name=name))
         write_folders(write_folders(tmp_path / name, 4, "train"), 2, "test")
     monkeypatch.setenv("COMPATBENCH_CARDS", str(tmp_path))
-    cut, empty = tmp_path / "cut/train/Alpine_Ibex/2.png", tmp_path / "empty/test/redFox/1.png"
+    cut = tmp_path / "cut/train/Alpine_Ibex/2.png"
+    empty = tmp_path / "empty/test/redFox/1.png"
     cut.write_bytes(cut.read_bytes()[:200])
     empty.write_bytes(b"")
     shutil.rmtree(tmp_path / "bare/test/redFox")
-    # Where nothing can be measured, nothing is begun.
-    out, sound, allowed = tmp_path / "out", tmp_path / "sound", os.access
+    # A run that can measure nothing does not start.
+    out = tmp_path / "out"
+    sound = tmp_path / "sound"
+    allowed = os.access
     alone = ["--suite", write_suite(tmp_path, "sound"), "--methods", METHODS]
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda p, mode: Path(p) != sound and allowed(p, mode))
@@ -70,23 +73,27 @@ def test_what_is_broken_costs_its_dataset_and_what_was_measured_stays(
         invoke("run", *alone, "--out", out)
     assert not out.exists()
     doctor = invoke("store doctor", *alone[:2])
-    assert (doctor.exit_code, "wrong bare" in doctor.output) == (1, True)
+    assert doctor.exit_code == 1
+    assert "wrong bare" in doctor.output
     assert "fix: " in doctor.output
     assert "broken images of bare" in invoke("plan", *alone, "--out", out).output
     run = ["run", "--suite", write_suite(tmp_path, *tasks, shots=4), "--methods", METHODS, *ONE]
     result = invoke(*run, "--out", tmp_path)
     assert result.exit_code == 1
     named = [line for line in result.output.splitlines() if line.startswith("broken ")]
-    assert [line.split(": ")[0] for line in named] == [
-        f"broken images of {name}" for name in ("bare", "cut", "empty")
-    ]
-    assert "has no folder 'redFox'" in named[0]
-    assert f"{cut} cannot be decoded" in named[1]
-    assert f"{empty} is empty" in named[2]
+    expected = {
+        "bare": "has no folder 'redFox'",
+        "cut": f"{cut} cannot be decoded",
+        "empty": f"{empty} is empty",
+    }
+    for line, (name, reason) in zip(named, expected.items(), strict=True):
+        assert line.startswith(f"broken images of {name}: ")
+        assert reason in line
     assert "6 of 8 cells failed" in result.output
     methods = read_results(tmp_path / "results" / "whole").methods
     for method in methods.values():
-        rows, done = method.rows, method.rows["status"] == "ok"
+        rows = method.rows
+        done = method.rows["status"] == "ok"
         assert len(rows) == 2 * len(tasks)  # on two backbones
         assert set(rows["task"][done]) == {"sound"}
         assert rows["reason"][~done].str.startswith("BrokenImages: ").all()
@@ -94,9 +101,10 @@ def test_what_is_broken_costs_its_dataset_and_what_was_measured_stays(
     doctor = invoke("store doctor", "--suite", run[2], "--deep")
     assert doctor.exit_code == 1
     assert doctor.output.count("1 of 12 images cannot be used") == 2
-    assert all(doctor.output.count(str(path)) == 1 for path in (cut, empty))
+    for path in (cut, empty):
+        assert doctor.output.count(str(path)) == 1
 
-    # What is mended is measured, and what breaks afterwards keeps its rows.
+    # Repaired tasks are measured, and those that break afterwards keep their rows.
     cut.write_bytes(picture(0, 2, "PNG"))
     shutil.copytree(tmp_path / "sound/test/redFox", tmp_path / "bare/test/redFox")
     forget_files()

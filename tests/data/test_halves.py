@@ -1,4 +1,4 @@
-"""Base and new classes: CoCoOp's halves, drawn from the whole task, as tasks of their own."""
+"""Base and new classes: CoCoOp's halves are tasks that are drawn from the whole task."""
 
 from __future__ import annotations
 
@@ -34,60 +34,71 @@ PUBLISHED = {
 
 
 def subsample(samples: list[Sample], half: str) -> list[tuple[str, int]]:
-    """CoCoOp's rule, written anew: sorted labels, the first ⌈n/2⌉, numbered from 0."""
-    labels = sorted({one.label for one in samples})
+    """Apply CoCoOp's rule: sort the labels, keep the first ⌈n/2⌉ or the rest, count from 0."""
+    labels = sorted({sample.label for sample in samples})
     middle = math.ceil(len(labels) / 2)
     kept = labels[:middle] if half == "base" else labels[middle:]
-    return [(one.id, kept.index(one.label)) for one in samples if one.label in kept]
+    rows = []
+    for sample in samples:
+        if sample.label in kept:
+            rows.append((sample.id, kept.index(sample.label)))
+    return rows
 
 
-def test_the_eleven_datasets_have_the_published_halves() -> None:
+def test_base_and_new_classes_equal_the_published_counts() -> None:
     suite = suite_cards.read("base-to-new")
     found = {}
     for task in suite_tasks(suite):
         [new] = suite_variants(suite)[task]
-        cards = task_cards.read(task), task_cards.read(new)
+        base_card = task_cards.read(task)
+        new_card = task_cards.read(new)
         whole = task_cards.read(task.removesuffix(".base"))
-        assert cards[0].classes + cards[1].classes == whole.classes
-        assert cards[0].folders + cards[1].folders == whole.folders
-        found[whole.name] = tuple(len(card.classes) for card in cards)
+        assert base_card.classes + new_card.classes == whole.classes
+        assert base_card.folders + new_card.folders == whole.folders
+        found[whole.name] = (len(base_card.classes), len(new_card.classes))
     assert found == PUBLISHED
 
 
 @pytest.mark.parametrize("name", ["oxford_pets", "flowers102"])
-def test_halves_draw_their_part_of_the_whole_task(name: str, set_up: SetUp) -> None:
+def test_halves_draw_from_the_whole_task(name: str, set_up: SetUp) -> None:
     tree = set_up(name, train=6, val=3, test=2)
-    rows = {split: [Sample(*row) for row in rows] for split, rows in tree.rows.items()}
+    rows: dict[str, list[Sample]] = {}
+    for split, listed in tree.rows.items():
+        rows[split] = [Sample(*row) for row in listed]
     few, held_out = dassl_draw(rows["train"], rows["val"], 4, seed=3)
     for half in ("base", "new"):
         task = load_task(f"{name}.{half}")
         draw = draw_shots(task, 4, seed=3)
-        for mine, theirs in (
+        for samples, whole in (
             (draw.train, few),
             (draw.val, held_out),
             (task.split("test"), rows["test"]),
         ):
-            assert [(one.id, one.label) for one in mine] == subsample(theirs, half)
+            assert [(sample.id, sample.label) for sample in samples] == subsample(whole, half)
         assert task.card.counts == {split: len(task.split(split)) for split in rows}
 
 
-def test_what_a_suite_says_of_a_task_holds_for_its_halves() -> None:
+def test_task_settings_of_a_suite_apply_to_its_halves() -> None:
     suite = suite_cards.read("base-to-new")
     method = builtin_methods().get("promptsrc")
-    for task, attributes in (("dtd.base", (0.75, 0.05)), ("ucf101.base", (0.75, 0.05))):
+    for task in ("dtd.base", "ucf101.base"):
         config = resolve_settings(method, suite, "promptsrc", task).config
-        assert (config["average_mean"], config["average_std"]) == attributes
+        assert config["average_mean"] == 0.75
+        assert config["average_std"] == 0.05
         assert config["recipe"]["epochs"] == 20
     tcp = resolve_settings(builtin_methods().get("tcp"), suite, "tcp", "dtd.base")
     assert tcp.config["template"] == "{} texture."
 
 
-def test_halves_are_tasks_with_keys_of_their_own() -> None:
-    names = ("mini-food", "mini-food.base", "mini-food.new")
-    draws = [(name, 4, 1) for name in names]
-    made = {module_key("coop.1", {}, "mini-clip", draw, TrainingCard()) for draw in draws}
-    assert len(made) == 3
-    assert len({data_key("mini-clip", name) for name in names}) == 3
+def test_halves_have_separate_keys() -> None:
+    module_keys = set()
+    data_keys = set()
+    for name in ("mini-food", "mini-food.base", "mini-food.new"):
+        draw = (name, 4, 1)
+        module_keys.add(module_key("coop.1", {}, "mini-clip", draw, TrainingCard()))
+        data_keys.add(data_key("mini-clip", name))
+    assert len(module_keys) == 3
+    assert len(data_keys) == 3
     suite = suite_cards.read("mini-base-to-new")
     matrix = matrix_of(suite, ["coop"], tasks="mini-food")
     assert matrix.request.tasks == ("mini-food.base",)
@@ -109,7 +120,7 @@ def test_halves_are_tasks_with_keys_of_their_own() -> None:
         ({"parent": "mini-food", "classes": ()}, "it is a variant; name its parent, 'mini-food'"),
     ],
 )
-def test_a_task_without_halves_is_one_line(
+def test_task_that_cannot_be_halved_is_refused(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
 ) -> None:
     card = task_cards.read("mini-food").model_copy(update=changes)

@@ -46,7 +46,7 @@ BACKBONE = MINI_CLIP.replace("name: mini-clip\n", "name: house-clip\n")
 
 @pytest.fixture
 def cards(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a task, its images, a suite and a backbone, beside the one where one works."""
+    """A folder with a task, its images, a suite and a backbone, beside the current folder."""
     folder = tmp_path / "cards"
     write_folders(write_folders(folder / "my pets", 4, "train"), 2, "test")
     (folder / "suites").mkdir()
@@ -60,22 +60,22 @@ def cards(work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def found(cards: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same, whose cards are found by their names."""
+    """The same folder, with its cards found by name."""
     monkeypatch.setenv("COMPATBENCH_CARDS", str(cards))
     return cards
 
 
-@pytest.mark.parametrize("way", ["variable", "option", "folder", "python"])
-def test_own_cards_are_found_besides_the_built_in_ones(
-    cards: Path, monkeypatch: pytest.MonkeyPatch, way: str
+@pytest.mark.parametrize("place", ["variable", "option", "folder", "python"])
+def test_own_cards_are_found_beside_built_in_ones(
+    cards: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     before = set(task_cards.names())
     assert "pets" not in before
-    if way == "variable":
+    if place == "variable":
         monkeypatch.setenv("COMPATBENCH_CARDS", f"{cards}{os.pathsep}{cards}")
-    elif way == "folder":
+    elif place == "folder":
         monkeypatch.chdir(cards)
-    elif way == "option":
+    elif place == "option":
         monkeypatch.chdir(cards.parent)
         for kind, name in (("tasks", "pets"), ("backbones", "house-clip"), ("suites", "mine")):
             shown = output_of("list", kind, "--cards", cards.name)
@@ -98,27 +98,30 @@ def test_own_cards_are_found_besides_the_built_in_ones(
     assert inspect_task("pets").folder == cards / "my pets"
 
 
-def test_own_descriptions_are_in_the_key_of_a_test_set(found: Path) -> None:
-    """A module of another task may be given them, whose key knows nothing of them."""
+def test_own_descriptions_change_the_test_set_key(found: Path) -> None:
+    """A module of another task may be tested with them, and its key does not cover them."""
 
     def key(texts: dict[str, list[str]] | None) -> str:
-        described = "descriptions: {file: texts.json, source: us, licence: none}\n"
-        (found / "pets.yaml").write_text(TASK + described * (texts is not None))
+        card = TASK
+        if texts is not None:
+            card += "descriptions: {file: texts.json, source: us, licence: none}\n"
+        (found / "pets.yaml").write_text(card)
         (found / "texts.json").write_text(json.dumps(texts))
-        for known in (task_module._load, keys._hash_test_set):
-            known.cache_clear()
+        task_module._load.cache_clear()
+        keys._hash_test_set.cache_clear()
         return keys.data_key("mini-clip", "pets")
 
     texts = {"cat": ["it purrs"], "dog": ["it barks"]}
     plain = key(None)
-    assert plain == key({"cat": ["it purrs"]})  # of no use, as a method that needs them says
+    assert plain == key({"cat": ["it purrs"]})  # incomplete, so they are not used
     assert len({plain, key(texts), key(texts | {"dog": ["it howls"]})}) == 3
     assert key(texts) == key(texts | {"elk": ["it bells"]})
 
 
 @pytest.mark.slow
-def test_a_path_serves_wherever_a_name_does(cards: Path, tmp_path: Path) -> None:
-    task, backbone = cards / "pets.yaml", cards / "house-clip.yaml"
+def test_path_works_wherever_a_name_does(cards: Path, tmp_path: Path) -> None:
+    task = cards / "pets.yaml"
+    backbone = cards / "house-clip.yaml"
     assert load_task(str(task)).name == "pets"
     assert len(task_cards.names()) == len(task_cards.builtin_names()) + 1
     module = cb.fit("taskres", task=str(task), source=str(backbone), shots=2)
@@ -131,11 +134,12 @@ def test_a_path_serves_wherever_a_name_does(cards: Path, tmp_path: Path) -> None
     card = suite_cards.read(str(suite))
     assert (card.tasks, card.upgrades) == (("pets",), (("house-clip", "mini-clip"),))
     arguments = ("--suite", suite, "--tasks", task, "--methods", "zeroshot", "--out", tmp_path)
-    assert "Mine" in output_of("run", *arguments) or (tmp_path / "results" / "mine").is_dir()
+    output_of("run", *arguments)
+    assert (tmp_path / "results" / "mine").is_dir()
     assert "found pets" in invoke("store doctor", "--tasks", task).output
 
 
-def test_a_suite_names_cards_in_its_own_folder(cards: Path, tmp_path: Path) -> None:
+def test_suite_may_name_only_cards_in_its_folder(cards: Path, tmp_path: Path) -> None:
     for given in ("../outside.yaml", str(tmp_path / "outside.yaml"), "link.yaml"):
         (tmp_path / "outside.yaml").write_text(TASK)
         (cards / "link.yaml").unlink(missing_ok=True)
@@ -146,7 +150,7 @@ def test_a_suite_names_cards_in_its_own_folder(cards: Path, tmp_path: Path) -> N
                 suite_cards.read(str(cards / "own.yaml"))
 
 
-def test_two_cards_of_one_name_are_one_line_with_both_files(
+def test_duplicate_card_name_error_names_both_files(
     found: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (found / "again.yml").write_text(TASK)
@@ -158,7 +162,7 @@ def test_two_cards_of_one_name_are_one_line_with_both_files(
     with pytest.raises(CompatbenchError, match=r"/cards/food.yaml and .*/tasks/mini-food.yaml;"):
         invoke("run", "--suite", "mini", "--methods", "zeroshot", "--tasks", "mini-food")
     assert task_cards.read("mini-travel").name == "mini-travel"  # the others are as before
-    # One that is found in two ways is one.
+    # A card that is found twice counts once.
     (found / "again.yml").unlink()
     (found / "food.yaml").unlink()
     (found.parent / "work" / "link.yaml").symlink_to(found / "pets.yaml")
@@ -168,7 +172,7 @@ def test_two_cards_of_one_name_are_one_line_with_both_files(
     assert task_cards.own().keys() == {"pets"}
 
 
-def test_what_is_no_card_is_told(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_not_cards_are_refused(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (cards / "notes.yaml").write_text("a: b\n")
     for given, message in (
         (cards / "none", "there is no folder or file"),
@@ -189,20 +193,20 @@ def test_what_is_no_card_is_told(cards: Path, monkeypatch: pytest.MonkeyPatch) -
         suite_cards.read(str(cards / "own.yaml"))
 
 
-def test_a_broken_card_of_one_s_own_concerns_only_who_asks_for_it(found: Path) -> None:
+def test_broken_own_card_does_not_affect_other_cards(found: Path) -> None:
     (found / "broken.yaml").write_text("name: broken\ntitle: Broken\nsource: [\n")
     os.mkfifo(found / "pipe.yaml")
     assert suite_tasks(suite_cards.read("mine")) == ("pets",)
     with pytest.raises(CompatbenchError, match=r"broken.yaml:\d: not valid YAML"):
         task_cards.read("broken")
-    # Nor may a task have the name of a half.
+    # A task must not be named like a half.
     (found / "pets.yaml").write_text(TASK.replace("name: pets", "name: pets.new"))
     for read in (task_cards.read, load_task):
         with pytest.raises(CompatbenchError, match=r"pets.yaml:1: field 'name'.* new classes "):
             read("pets.new")
 
 
-def test_images_lie_beside_the_card_or_where_one_says(
+def test_images_are_beside_the_card_or_at_data_root(
     found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COMPATBENCH_DATA", str(tmp_path / "nowhere"))
@@ -217,8 +221,8 @@ def test_images_lie_beside_the_card_or_where_one_says(
     assert len(load_task("pets").split("test")) == 4
 
 
-def test_own_cards_do_not_ship(found: Path) -> None:
-    """The audit takes what does not ship for what the user has to bring."""
+def test_own_cards_do_not_count_as_shipped(found: Path) -> None:
+    """The audit expects the user to have whatever the project does not contain."""
     suite = f"{SUITE}upgrades: [[mini-clip, house-clip]]\n".replace("mine", "own")
     (found / "own.yaml").write_text(suite)
     assert backbone_cards.read("house-clip").weights

@@ -1,7 +1,7 @@
-"""Small datasets, laid out as the real ones in each layout that a card can name.
+"""Small datasets in each layout that a card can name.
 
-All classes are there, with a few tiny images each; :func:`write_cards` copies the cards with the
-counts of what was written.
+They have all classes of the real datasets, with a few tiny images each. :func:`write_cards` copies
+the cards with the numbers of images that were written.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from compatbench.files.project_folders import tasks_folder
 CLASSES = ("Alpine_Ibex", "redFox")  # folders of a dataset of two classes, ``pets``
 NAMES = ("Alpine Ibex", "red Fox")
 COUNTS = {"train": 10, "test": 4}  # images of both classes
-# What a card of each layout says of ``pets``.
+# The source of ``pets`` in a card of each layout.
 LAYOUTS: dict[str, dict[str, str]] = {
     "class-folders": {"train": "train", "test": "test"},
     "coop-split": {"split": "split.json", "images": "images"},
@@ -58,17 +58,17 @@ class Tree:
         return {split: len(rows) for split, rows in self.rows.items() if rows}
 
 
-# Writes a dataset anew, and points to it.
+# Writes a dataset, and points the environment to it.
 SetUp = Callable[..., Tree]
 
 
 def load_again() -> None:
-    """Forgets the tasks that were loaded."""
+    """Forget the tasks that were loaded."""
     task._load.cache_clear()
 
 
 def picture(label: int, number: int, kind: str = "JPEG") -> bytes:
-    """An image of 16 × 12 pixels: a colour for each of many classes, and noise."""
+    """Return an image of 16 × 12 pixels: a colour for each of many classes, and noise."""
     return _paint(label % 64, number % 8, kind)
 
 
@@ -83,7 +83,9 @@ def _paint(colour: int, noise: int, kind: str) -> bytes:
 
 def write(path: Path, content: bytes | str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    if isinstance(content, str):
+        content = content.encode()
+    path.write_bytes(content)
     return path
 
 
@@ -99,7 +101,7 @@ def content(name: str, text: str | bytes) -> Spoil:
 
 
 def write_folders(folder: Path, count: int = 8, around: str = "") -> Path:
-    """``[around/]class/0.png`` and so on, of ``pets``."""
+    """Write the images ``[around/]class/0.png`` and so on of ``pets``."""
     for label, name in enumerate(CLASSES):
         for number in range(count):
             write(folder / around / name / f"{number}.png", picture(label, number, "PNG"))
@@ -107,7 +109,7 @@ def write_folders(folder: Path, count: int = 8, around: str = "") -> Path:
 
 
 def write_members(path: Path, *members: tuple[str, bytes]) -> Path:
-    """A tar shard of these files."""
+    """Write a tar shard of these files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for name, content in members:
@@ -118,12 +120,13 @@ def write_members(path: Path, *members: tuple[str, bytes]) -> Path:
 
 
 def shard_members(labels: Iterable[int], first: int = 0) -> list[tuple[str, bytes]]:
-    """``s0000000.cls``, ``s0000000.webp`` and so on."""
+    """Return the files ``s0000000.cls``, ``s0000000.webp`` and so on, with their contents."""
+    formats = (("webp", "WEBP"), ("png", "PNG"), ("jpg", "JPEG"))
     members = []
     for number, label in enumerate(labels, start=first):
-        kind = ("webp", "png", "jpg")[number % 3]
-        content = picture(label, number, {"jpg": "JPEG"}.get(kind, kind.upper()))
-        members += [(f"s{number:07}.cls", str(label).encode()), (f"s{number:07}.{kind}", content)]
+        ending, kind = formats[number % 3]
+        members.append((f"s{number:07}.cls", str(label).encode()))
+        members.append((f"s{number:07}.{ending}", picture(label, number, kind)))
     return members
 
 
@@ -151,18 +154,20 @@ def write_rows(path: Path, labels: list[int], names: bool = True) -> None:
 def build_tree(  # noqa: C901  (a branch for every kind of source)
     card: TaskCard, root: Path, train: int = 3, val: int = 2, test: int = 1, pictures: bool = True
 ) -> Tree:
-    """Writes a dataset under a data root, in the place where its card looks for it.
+    """Write a dataset under a data root, in the place where its card looks for it.
 
-    Every class has so many images in each split; without ``pictures`` the files are empty.
+    Every class has this many images in each split; without ``pictures`` the files are empty.
     """
     sizes = dict(train=train, val=val, test=test)
     source: Any = card.source
-    folder, kind = root / source.folder, source.kind
+    folder = root / source.folder
+    kind = source.kind
     classes = card.subset or card.folders or card.classes or IMAGENET.folders
     rows: dict[str, list[tuple[str, int]]] = {split: [] for split in card.counts}
     images = folder / getattr(source, "images", ".")
     for label, name in enumerate(classes):
-        number, slug = 0, re.sub(r"\W", "_", name)
+        number = 0
+        slug = re.sub(r"\W", "_", name)
         for split in rows:
             for place in range(sizes[split]):
                 number += 1
@@ -178,7 +183,9 @@ def build_tree(  # noqa: C901  (a branch for every kind of source)
     if card.name in ("stanford_cars", "flowers102", "fgvc_aircraft"):
         for seed, listed in enumerate(rows.values()):
             random.Random(seed).shuffle(listed)
-    labels = {split: [label for _, label in listed] for split, listed in rows.items()}
+    labels: dict[str, list[int]] = {}
+    for split, listed in rows.items():
+        labels[split] = [label for _, label in listed]
     if kind == "webdataset":
         for split, listed in labels.items():
             half = len(listed) // 2
@@ -192,7 +199,8 @@ def build_tree(  # noqa: C901  (a branch for every kind of source)
     else:
         for listed in rows.values():
             for number, (path, label) in enumerate(listed):
-                write(images / path, picture(label, number) if pictures else b"")
+                image = picture(label, number) if pictures else b""
+                write(images / path, image)
     if kind == "class-folders":
         for listed in rows.values():
             listed.sort(key=lambda row: (row[1], row[0]))
@@ -211,8 +219,10 @@ def build_tree(  # noqa: C901  (a branch for every kind of source)
             split_file[split] = [[path, label, card.classes[label]] for path, label in listed]
         write(folder / source.split, json.dumps(split_file))
     elif kind == "table":
-        lines = (f"{p},{classes[label]},{split}\n" for split in rows for p, label in rows[split])
-        write(root / source.file, "path,label,split\n" + "".join(lines))
+        table = ["path,label,split"]
+        for split, listed in rows.items():
+            table += [f"{path},{classes[label]},{split}" for path, label in listed]
+        write(root / source.file, "\n".join([*table, ""]))
     return Tree(card.name, folder, rows)
 
 
@@ -230,7 +240,7 @@ def copy_tasks(folder: Path) -> None:
 
 
 def write_cards(folder: Path, trees: Iterable[Tree] = ()) -> Path:
-    """A folder of all cards for ``COMPATBENCH_TASKS``, with the counts of what was written."""
+    """Copy all cards for ``COMPATBENCH_TASKS``, with the numbers of images that were written."""
     copy_tasks(folder)
     for tree in trees:
         path = folder / f"{tree.name}.yaml"
@@ -244,12 +254,15 @@ def write_cards(folder: Path, trees: Iterable[Tree] = ()) -> Path:
 def dassl_draw(
     train: list[Sample], val: list[Sample], shots: int, seed: int
 ) -> tuple[list[Sample], ...]:
-    """With a generator of Python's, as Dassl: training images first, then validation."""
-    generator, results = random.Random(seed), []
+    """Draw as Dassl, with a generator of Python's: training images first, then validation."""
+    generator = random.Random(seed)
+    results = []
     for items, wanted in ((train, shots), (val, min(shots, 4))):
         drawn = []
         for label in dict.fromkeys(item.label for item in items):
             of_class = [item for item in items if item.label == label]
-            drawn += generator.sample(of_class, wanted) if len(of_class) >= wanted else of_class
+            if len(of_class) >= wanted:
+                of_class = generator.sample(of_class, wanted)
+            drawn += of_class
         results.append(drawn)
     return tuple(results)

@@ -1,4 +1,4 @@
-"""Hashes, and writes that are seen whole or not at all."""
+"""Hashes, and atomic writes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FULL = OSError(28, "No space left on device")
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), FULL])
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_write_that_breaks_leaves_the_old_file_and_no_other(
+def test_failed_write_leaves_only_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
 ) -> None:
     write_atomic(tmp_path / "a", b"old")
@@ -32,30 +32,37 @@ def test_a_write_that_breaks_leaves_the_old_file_and_no_other(
         raise error
 
     monkeypatch.setattr(os, step, fail)
-    expected = CompatbenchError if error is FULL else type(error)
-    with pytest.raises(expected, match="no room for" if error is FULL else None):
-        write_atomic(tmp_path / "a", b"new")
+    if error is FULL:
+        with pytest.raises(CompatbenchError, match="no room for"):
+            write_atomic(tmp_path / "a", b"new")
+    else:
+        with pytest.raises(type(error)):
+            write_atomic(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize("sync", [True, False])
-def test_content_is_on_the_disk_before_its_name_and_its_name_before_the_end(
+def test_content_is_synced_before_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool
 ) -> None:
     seen = []
 
     def fsync(handle: int, real: Callable[[int], None] = os.fsync) -> None:
         mode = os.fstat(handle).st_mode
-        seen.append(("folder" if stat.S_ISDIR(mode) else "file", (tmp_path / "a").exists()))
+        kind = "folder" if stat.S_ISDIR(mode) else "file"
+        seen.append((kind, (tmp_path / "a").exists()))
         real(handle)
 
     monkeypatch.setattr(os, "fsync", fsync)
     write_atomic(tmp_path / "a", b"one", sync=sync)
-    assert seen == ([("file", False), ("folder", True)] if sync else [])
+    expected = [("file", False), ("folder", True)]
+    if not sync:
+        expected = []
+    assert seen == expected
 
 
-def test_a_file_or_a_folder_in_the_way_is_an_error_of_ours(tmp_path: Path) -> None:
+def test_file_or_folder_in_the_way_is_a_compatbench_error(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "file").write_bytes(b"")
     for path in (tmp_path / "a", tmp_path / "file" / "a"):
@@ -68,13 +75,13 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_atomic(tmp_path / "a", b"one")
-        assert os.umask(0o027) == 0o027  # left as it was
+        assert os.umask(0o027) == 0o027  # unchanged
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
-def test_a_reader_sees_one_whole_file_or_the_other(tmp_path: Path) -> None:
+def test_reader_sees_only_whole_files(tmp_path: Path) -> None:
     path = tmp_path / "a"
     contents = [bytes([n]) * 200_000 for n in range(4)]
     write_atomic(path, contents[0])
@@ -95,7 +102,7 @@ def test_a_reader_sees_one_whole_file_or_the_other(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1])
-def test_a_hash_is_that_of_the_bytes_in_a_row(tmp_path: Path, size: int) -> None:
+def test_hash_of_parts_equals_hash_of_the_whole(tmp_path: Path, size: int) -> None:
     content = (bytes(range(256)) * (size // 256 + 1))[:size]
     (tmp_path / "a").write_bytes(content)
     parts = content[: size // 3], content[size // 3 :]
@@ -110,7 +117,7 @@ JSON = st.recursive(
 
 
 @given(st.dictionaries(st.text(), JSON, max_size=5))
-def test_canonical_json_is_json_in_which_the_order_of_keys_does_not_matter(
+def test_canonical_json_ignores_the_order_of_keys(
     value: dict[str, object],
 ) -> None:
     text = canonical_json(value)
@@ -119,7 +126,7 @@ def test_canonical_json_is_json_in_which_the_order_of_keys_does_not_matter(
     assert canonical_json({"b": [1, "ä"], "a": None}) == '{"a":null,"b":[1,"ä"]}'
 
 
-def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_remains_of_killed_writers_are_removed(tmp_path: Path) -> None:
     kept = [".gitignore", ".mine.tmp", "a.csv", ".a.csv.tmp"]
     for name in (*kept, ".a.csv.0123456789ab.tmp"):
         (tmp_path / name).touch()

@@ -18,7 +18,7 @@ from compatbench.files import scratch
 from compatbench.files.scratch import LOCK, PREFIX, remove_left_over, scratch_folder
 
 HARNESS = Path(__file__).parents[2] / "benchmark" / "compatbench"
-# Makes a folder with a file, says where, and waits for a line.
+# Makes a folder with a file, prints its path, and waits for a line.
 HOLDER = """
 import sys
 from compatbench.files.scratch import scratch_folder
@@ -28,7 +28,7 @@ with scratch_folder() as folder:
     print(folder, flush=True)
     sys.stdin.readline()
 """
-# Makes folders, one after the other, and looks whether another process takes its own away.
+# Makes folders, one after the other, and checks that no other process removes them.
 CROWD = """
 from compatbench.files.scratch import scratch_folder
 print(flush=True)
@@ -58,17 +58,19 @@ def start(temporary: Path) -> Start:
     return start
 
 
-def test_a_folder_is_removed_at_its_end_and_when_its_process_was_killed(
+def test_scratch_folder_is_removed_at_its_end_or_after_a_kill(
     start: Start, temporary: Path
 ) -> None:
-    killed, alive = start(HOLDER), start(HOLDER)
+    killed = start(HOLDER)
+    alive = start(HOLDER)
     folders = []
     for process in (killed, alive):
         assert process.stdout
         folders.append(Path(process.stdout.readline().strip()))
     killed.kill()
     killed.communicate()
-    assert all((folder / "inner" / "file").exists() for folder in folders)
+    for folder in folders:
+        assert (folder / "inner" / "file").exists()
     with scratch_folder() as own:
         assert {*temporary.iterdir()} == {own, folders[1]}
         assert [path.name for path in own.iterdir()] == [LOCK]
@@ -80,7 +82,7 @@ def test_a_folder_is_removed_at_its_end_and_when_its_process_was_killed(
 
 
 @pytest.mark.slow
-def test_nobody_takes_the_folder_of_a_living_process_away(start: Start, temporary: Path) -> None:
+def test_scratch_folder_of_a_living_process_stays(start: Start, temporary: Path) -> None:
     crowd = [start(CROWD) for _ in range(6)]
     for process in crowd:
         assert process.stdout
@@ -99,11 +101,12 @@ def test_nobody_takes_the_folder_of_a_living_process_away(start: Start, temporar
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="there are no users")
-def test_what_is_not_a_folder_of_ours_stays(
+def test_links_and_folders_of_other_users_stay(
     temporary: Path, tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither what a link leads to, nor what another user has."""
-    elsewhere, me = tmp_path_factory.mktemp("elsewhere"), os.getuid()
+    """Neither the target of a link nor the folder of another user is removed."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    me = os.getuid()
     (elsewhere / "mine").touch()
     (temporary / f"{PREFIX}12345678").symlink_to(elsewhere)
     (temporary / f"{PREFIX}abcdefgh").touch()
@@ -113,21 +116,22 @@ def test_what_is_not_a_folder_of_ours_stays(
         pass
     assert {*temporary.iterdir()} == before
     assert [path.name for path in elsewhere.iterdir()] == ["mine"]
-    (other := temporary / f"{PREFIX}hgfedcba").mkdir()
+    other = temporary / f"{PREFIX}hgfedcba"
+    other.mkdir()
     with monkeypatch.context() as patch:
         patch.setattr(os, "getuid", lambda: me + 1)
         remove_left_over()
     assert {*temporary.iterdir()} == before | {other}
 
 
-def test_a_folder_for_sockets_has_a_short_path(temporary: Path) -> None:
+def test_scratch_folder_for_sockets_has_a_short_path(temporary: Path) -> None:
     with scratch_folder(for_sockets=True) as folder:
         assert len(str(folder)) <= 40
     assert not folder.exists()
     assert len(str(temporary)) > 14
 
 
-def test_a_temporary_folder_that_cannot_be_written_is_an_error_of_ours(
+def test_unwritable_temporary_folder_is_a_compatbench_error(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scratch.tempfile, "gettempdir", lambda: str(temporary / "nowhere"))
@@ -138,11 +142,11 @@ def test_a_temporary_folder_that_cannot_be_written_is_an_error_of_ours(
         pass
 
 
-def test_the_harness_makes_temporary_folders_in_one_place() -> None:
-    found = {
-        str(path.relative_to(HARNESS))
-        for path in HARNESS.rglob("*.py")
-        if re.search(r"\b(mkd?s?temp|TemporaryDirectory|NamedTemporaryFile)\b", path.read_text())
-    }
-    # It runs in processes that have a folder of their own, which is removed with them.
+def test_harness_makes_temporary_folders_in_one_place() -> None:
+    makes_folders = re.compile(r"\b(mkd?s?temp|TemporaryDirectory|NamedTemporaryFile)\b")
+    found = set()
+    for path in HARNESS.rglob("*.py"):
+        if makes_folders.search(path.read_text()):
+            found.add(str(path.relative_to(HARNESS)))
+    # The second runs in processes with a separate folder, which is removed with them.
     assert found == {"files/scratch.py", "extras/check/fit_rules.py"}

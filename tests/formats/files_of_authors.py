@@ -1,4 +1,4 @@
-"""Files as authors' code writes them, from random numbers."""
+"""Write files as the authors' code does, with random numbers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORDS = "a photo of a"
 
 
 def save_dassl(folder: Path, state: State) -> Path:
-    """What ``save_checkpoint`` leaves of a registered model, its live scheduler included."""
+    """Write a model as Dassl's ``save_checkpoint``, with its optimizer and live scheduler."""
     parameter = torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([parameter], lr=2e-3, momentum=0.9)
     parameter.sum().backward()
@@ -38,7 +38,7 @@ def save_dassl(folder: Path, state: State) -> Path:
 
 
 def drawer(seed: int = 0, dtype: torch.dtype = torch.float16) -> Callable[..., Tensor]:
-    """Random tensors as trainers save them."""
+    """Return a function that draws random tensors of the dtype that trainers save."""
     generator = torch.Generator().manual_seed(seed)
     return lambda *shape: (0.3 * torch.randn(shape, generator=generator)).to(dtype)
 
@@ -51,7 +51,7 @@ def buffers(
     prefix: str = "",
     dtype: torch.dtype = torch.float16,
 ) -> State:
-    """Embeddings of start-of-text, and of all that stands behind the context, in the whole text."""
+    """Return the embeddings of start-of-text, and of everything after the context."""
     words = words or " ".join(["X"] * vectors)
     ids = backbone.tokenizer([f"{words} {name}." for name in names])
     rows = text_tower(backbone).token_embedding(ids).detach().to(dtype)
@@ -59,7 +59,7 @@ def buffers(
 
 
 def save_coop(folder: Path, backbone: Backbone, names: Sequence[str]) -> Path:
-    """A context of four random vectors, for prompts of these classes."""
+    """Write a context of four random vectors, for prompts of these classes."""
     state = {"ctx": drawer()(4, backbone.token_width)}
     return save_dassl(folder, state | buffers(backbone, tuple(names), 4))
 
@@ -68,17 +68,22 @@ Rows = dict[str, tuple[int, ...]]  # keys of a state dict, and shapes
 
 
 def network(hidden: int, outputs: int) -> dict[str, Rows]:
-    shapes = dict(down=("1.weight", (hidden, 16)), down_bias=("1.bias", (hidden,)))
-    shapes |= dict(up=("2.weight", (outputs, hidden)), up_bias=("2.bias", (outputs,)))
-    return {name: {f"meta_net.linear{key}": shape} for name, (key, shape) in shapes.items()}
+    return {
+        "down": {"meta_net.linear1.weight": (hidden, 16)},
+        "down_bias": {"meta_net.linear1.bias": (hidden,)},
+        "up": {"meta_net.linear2.weight": (outputs, hidden)},
+        "up_bias": {"meta_net.linear2.bias": (outputs,)},
+    }
 
 
 CONTEXT: dict[str, Rows] = {"context": {"ctx": (4, 32)}}
 SHALLOW = "transformer.resblocks.{}.VPT_shallow"
 IMAGES = {"image_encoder.VPT": (2, 32), f"image_encoder.{SHALLOW.format(1)}": (2, 32)}
-FIRST, COUPLED = "prompt_learner.ctx", "prompt_learner.compound_prompt"
-TEXTS = dict.fromkeys([FIRST, *(f"text_encoder.{SHALLOW.format(i)}" for i in (1, 2))], (2, 32))
-# What Dassl's trainers have learned: by our name of a tensor its key, or those that are stacked.
+FIRST = "prompt_learner.ctx"
+COUPLED = "prompt_learner.compound_prompt"
+TEXTS = {FIRST: (2, 32)}
+TEXTS |= {f"text_encoder.{SHALLOW.format(block)}": (2, 32) for block in (1, 2)}
+# The tensors that Dassl's trainers learn: our name, and its key, or the keys that are stacked.
 LEARNED: dict[str, dict[str, Rows]] = {
     "coop": CONTEXT,
     "prograd": CONTEXT,
@@ -119,14 +124,18 @@ SINGLE = ("dept", "vpt", "clip_adapter", "taskres")  # the others are saved in h
 def dassl(
     kind: str, backbone: Backbone, labels: Labels, templates: slice = slice(1), own: bool = False
 ) -> State:
-    """What a trainer saves: what it has learned, and what stands beside that in the file.
+    """Return all tensors that a trainer saves, learned or not.
 
     Args:
-        templates: of TaskRes's text features, whose mean is saved.
-        own: each class has a context of its own.
+        templates: those of TaskRes's text features, whose mean is saved.
+        own: each class has a separate context.
     """
-    draw, names = drawer(dtype=torch.float32 if kind in SINGLE else torch.float16), labels.names
-    state = {key: draw(*shape) for rows in LEARNED[kind].values() for key, shape in rows.items()}
+    draw = drawer(dtype=torch.float32 if kind in SINGLE else torch.float16)
+    names = labels.names
+    state = {}
+    for rows in LEARNED[kind].values():
+        for key, shape in rows.items():
+            state[key] = draw(*shape)
     if own:
         state["ctx"] = draw(len(labels), 4, 32)
     if kind == "atprompt":  # the vectors of a third attribute, which is not used
@@ -138,16 +147,18 @@ def dassl(
     elif "ctx" in state:
         ending = ", a type of thing" if kind == "tcp" else ""
         state |= buffers(backbone, tuple(f"{name}{ending}" for name in names), 4)
-    elif FIRST in state:  # words of a first prompt that are left behind it stay
-        words, vectors = ("", 4) if kind == "dept" else (WORDS, 2)
-        state |= buffers(backbone, names, vectors, words, "prompt_learner.")
+    elif kind == "dept":
+        state |= buffers(backbone, names, 4, "", "prompt_learner.")
+    elif FIRST in state:  # the words of the first prompt stay after the context
+        state |= buffers(backbone, names, 2, WORDS, "prompt_learner.")
     if kind == "kgcoop":  # never trained
         state |= {"bias_vectors": draw(1, 32), "meta_net.linear1.weight": draw(16, 16)}
     if kind == "promptsrc":
         state["prompt_learner.ZS_image_encoder.ln_post.weight"] = torch.ones(32)
     if kind in ("dept", "maple", "ivlp", "promptsrc", "vpt"):  # trainers that save the whole model
         model: Any = backbone.model
-        state |= {f"image_encoder.{n}": t.half() for n, t in model.visual.state_dict().items()}
+        for name, tensor in model.visual.state_dict().items():
+            state[f"image_encoder.{name}"] = tensor.half()
         state["logit_scale"] = model.logit_scale.detach().half()
     if kind == "taskres":
         with torch.no_grad():
@@ -156,7 +167,8 @@ def dassl(
     return state
 
 
-WEIGHT, BIAS = drawer(7, torch.float32)(5, 16), drawer(8, torch.float32)(5)
+WEIGHT = drawer(7, torch.float32)(5, 16)
+BIAS = drawer(8, torch.float32)(5)
 # Places of low-rank updates: tower, block, projection and rank.
 Place = tuple[str, int, str, int]
 EVERYWHERE = [(tower, i, part, 4) for tower in ("text", "image") for i in (0, 1) for part in "qkv"]
@@ -170,7 +182,7 @@ def save(path: Path, content: Any) -> Path:
 
 
 def save_cache(folder: Path, classes: int = 5) -> tuple[Tensor, Tensor, Tensor]:
-    """Two shots of Tip-Adapter, as its script saves them: keys transposed, all in halves."""
+    """Write two shots as Tip-Adapter's script: keys transposed, all in half precision."""
     keys = F.normalize(drawer(1, torch.float32)(2 * classes, 16), dim=-1).half()
     values = F.one_hot(torch.arange(classes).repeat_interleave(2)).half()
     trained = torch.nn.Parameter(keys + drawer(2)(2 * classes, 16))
@@ -181,21 +193,26 @@ def save_cache(folder: Path, classes: int = 5) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def low_rank(encoder: str, parts: str = "qkv", layers: int = 0, **said: Any) -> dict[str, Any]:
-    """What CLIP-LoRA saves for text towers of 3 blocks and image towers of 2, of width 32."""
-    draw, weights = drawer(5, torch.float32), {}
-    for i in range(layers or {"both": 5, "text": 3, "vision": 2}[encoder]):
-        names = ["proj" if part == "o" else f"{part}_proj" for part in parts]
-        weights[f"layer_{i}"] = {
-            name: {"w_lora_A": draw(2, 32), "w_lora_B": draw(32, 2)} for name in names
-        }
+    """Return CLIP-LoRA's file for text towers of 3 blocks and image towers of 2, of width 32."""
+    draw = drawer(5, torch.float32)
+    layers = layers or {"both": 5, "text": 3, "vision": 2}[encoder]
+    weights = {}
+    for number in range(layers):
+        layer = {}
+        for part in parts:
+            name = "proj" if part == "o" else f"{part}_proj"
+            layer[name] = {"w_lora_A": draw(2, 32), "w_lora_B": draw(32, 2)}
+        weights[f"layer_{number}"] = layer
     metadata = {"r": 2, "alpha": 1, "encoder": encoder, "params": [*parts], "position": "all"}
     return {"weights": weights, "metadata": metadata | said}
 
 
 def save_peft(folder: Path, places: list[Place], **settings: Any) -> dict[Place, list[Tensor]]:
-    """An adapter in PEFT's two files; A and B of each place."""
+    """Write an adapter as PEFT's two files, and return A and B of each place."""
     folder.mkdir(parents=True, exist_ok=True)
-    draw, tensors, pairs = drawer(6, torch.float32), {}, {}
+    draw = drawer(6, torch.float32)
+    tensors = {}
+    pairs = {}
     for tower, block, part, rank in places:
         name = f"base_model.model.{HF[tower]}.encoder.layers.{block}.self_attn.{part}_proj"
         pairs[tower, block, part, rank] = [draw(rank, 32), draw(32, rank)]
@@ -209,7 +226,7 @@ def save_peft(folder: Path, places: list[Place], **settings: Any) -> dict[Place,
 
 
 def save_head(path: Path, **arrays: Any) -> Path:
-    """A linear head; scikit-learn's names, with ``classes``, in an npz."""
+    """Write a linear head; an npz has scikit-learn's names."""
     if path.suffix == ".npz":
         np.savez(path, **{name: np.asarray(value) for name, value in arrays.items()})
     elif path.suffix == ".safetensors":

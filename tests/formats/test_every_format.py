@@ -1,4 +1,4 @@
-"""Every format: a file becomes the module that it holds and is exported whole, or is refused."""
+"""Every format: a file is imported as its module and exported again, or it is refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from compatbench.method.registry import builtin_formats, builtin_methods
 from . import files_of_authors as files
 from .files_of_authors import BIAS, EVERYWHERE, LEARNED, WEIGHT, save_dassl
 
-CONFIRMED, GIVEN = "confirmed by the file", "as given"
+CONFIRMED = "confirmed by the file"
+GIVEN = "as given"
 OF_THE_FILE = ("templates", "class_specific")  # settings that are read from the file
 
 STACKED = ("attribute_context", "coupling_bias", "coupling_weight", "image_prompts", "text_prompts")
@@ -53,7 +54,7 @@ class Desk:
 
 @pytest.fixture
 def desk(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: Labels) -> Desk:
-    """Sources are tiny, and no card is read."""
+    """A desk with tiny sources; no card is read."""
     monkeypatch.setattr(convert, "load_backbone", lambda name, _: request.getfixturevalue(name))
     monkeypatch.setattr(convert, "task_labels", lambda name: labels)
     return Desk(tmp_path, request.getfixturevalue("clip64"), labels)
@@ -68,11 +69,13 @@ Write = Callable[[Desk], tuple[Path, Held]]
 
 def held_by(module: Module) -> Held:
     """Return the tensors of a module, in the precision in which they were computed."""
-    towers = [name[:-2] for name in module.trained if name in ("text_a", "image_a")]
-    if not towers:
-        return module.tensors
-    scale = module.about["config"]["alpha"] / math.sqrt(module.about["config"]["rank"])
-    return {tower: scale * module[f"{tower}_b"] @ module[f"{tower}_a"] for tower in towers}
+    held = {}
+    for tower in ("text", "image"):
+        if f"{tower}_a" in module.trained:
+            config = module.about["config"]
+            scale = config["alpha"] / math.sqrt(config["rank"])
+            held[tower] = scale * module[f"{tower}_b"] @ module[f"{tower}_a"]
+    return held or module.tensors
 
 
 def of_dassl(kind: str, *names: str, **how: Any) -> Write:
@@ -192,12 +195,12 @@ PAIR = dict(weight=WEIGHT, bias=BIAS)
 OF_WISE_FT = {f"classification_head.{name}": tensor for name, tensor in PAIR.items()}
 CASES = {
     **{kind: Case(kind, of_dassl(kind), **DASSL) for kind in LEARNED},
-    **{
-        f"coop, own contexts, names {place}": Case(
-            "coop", of_dassl("coop", own=True), dict(position=place, class_specific=True), **DASSL
-        )
-        for place in ("middle", "front")
-    },
+    "coop, own contexts, names middle": Case(
+        "coop", of_dassl("coop", own=True), dict(position="middle", class_specific=True), **DASSL
+    ),
+    "coop, own contexts, names front": Case(
+        "coop", of_dassl("coop", own=True), dict(position="front", class_specific=True), **DASSL
+    ),
     "prograd": Case("prograd", of_dassl("prograd"), recognised=False, **DASSL),
     "vpt": Case("vpt", of_dassl("vpt"), draw=(16, 2)),
     "clip_adapter": Case("clip_adapter", of_dassl("clip_adapter"), {"ratio": 0.6}, draw=(16, 2)),
@@ -244,12 +247,16 @@ def test_every_format_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_file_becomes_the_module_that_it_holds_and_goes_back_whole(name: str, desk: Desk) -> None:
+def test_imported_module_has_the_tensors_of_the_file_and_exports_them(
+    name: str, desk: Desk
+) -> None:
     case = CASES[name]
     saved, wanted = case.write(desk)
     wanted = {name: tensor.double() for name, tensor in wanted.items()}
     assert (recognise(read_checkpoint(saved)) == [case.kind]) == case.recognised
-    asked = {name: value for name, value in case.settings.items() if name not in OF_THE_FILE}
+    asked = dict(case.settings)
+    for setting in OF_THE_FILE:
+        asked.pop(setting, None)
     module = desk.import_file(case.kind, saved, **asked)
     torch.testing.assert_close({**held_by(module)}, wanted, rtol=1e-9, atol=1e-9)
     about = module.about
@@ -277,13 +284,14 @@ def test_a_file_becomes_the_module_that_it_holds_and_goes_back_whole(name: str, 
     torch.testing.assert_close({**held_by(again)}, wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_classes_of_a_linear_head(desk: Desk) -> None:
-    path, names = desk.folder / "head.npz", desk.labels.names
+def test_linear_head_follows_its_class_names(desk: Desk) -> None:
+    path = desk.folder / "head.npz"
+    names = desk.labels.names
     three = dict(coef=WEIGHT[:3], intercept=BIAS[:3])
     module = desk.import_file("linear", files.save_head(path, **three, classes=[4, 0, 2]))
     assert torch.equal(module["weight"][[4, 0, 2]].float(), WEIGHT[:3])
     assert module["bias"][1] < -1000
-    by_name = files.save_head(path, **three, classes=[names[label] for label in (4, 0, 2)])
+    by_name = files.save_head(path, **three, classes=[names[4], names[0], names[2]])
     assert desk.import_file("linear", by_name).fingerprint == module.fingerprint
     # As scikit-learn keeps two classes.
     two = files.save_head(path, coef=WEIGHT[:1], intercept=BIAS[:1])
@@ -307,21 +315,25 @@ def tuned(backbone: Backbone) -> Any:
     ("source", "start"),
     [("clip64", "module."), ("clip64", "model."), ("clip64", ""), ("eva64", "model.")],
 )
-def test_a_clip_that_was_fine_tuned_whole(source: str, start: str, desk: Desk) -> None:
+def test_fully_fine_tuned_clip_gives_its_own_logits(source: str, start: str, desk: Desk) -> None:
     """The module computes the logits of the tuned model: towers, embeddings and scale."""
     backbone = convert.load_backbone(source, "cpu")
     model = tuned(backbone)
-    content = {"epoch": 5, "state_dict": {f"{start}{n}": t for n, t in model.state_dict().items()}}
-    path = files.save(desk.folder / "epoch_5.pt", content)
+    renamed = {f"{start}{name}": tensor for name, tensor in model.state_dict().items()}
+    path = files.save(desk.folder / "epoch_5.pt", {"epoch": 5, "state_dict": renamed})
     module = desk.import_file("auto", path, source)
     assert module.about["method"] == "flyp"
     method = builtin_methods().get("flyp")()
     images = draw_images(backbone, 3)
     with torch.no_grad():
         found = method.attach(module, backbone, desk.labels)(images)
-        texts = [desk.labels.fill(template) for template in desk.labels.templates]
-        tokens = backbone.tokenizer([text for each in texts for text in each])
-        weights = F.normalize(model.encode_text(tokens), dim=-1).unflatten(0, (len(texts), -1))
+        templates = desk.labels.templates
+        texts = []
+        for template in templates:
+            texts += desk.labels.fill(template)
+        tokens = backbone.tokenizer(texts)
+        weights = F.normalize(model.encode_text(tokens), dim=-1)
+        weights = weights.unflatten(0, (len(templates), -1))
         weights = F.normalize(weights.mean(0), dim=-1)
         wanted = F.normalize(model.encode_image(images), dim=-1) @ weights.T
         apart = desk.import_file("wise_ft_weights", path, source)
@@ -337,7 +349,7 @@ def test_a_clip_that_was_fine_tuned_whole(source: str, start: str, desk: Desk) -
         desk.import_file("clip", files.save(path, state), source)
 
 
-def test_an_adapter_of_every_linear_layer(desk: Desk) -> None:
+def test_peft_adapter_of_every_linear_layer_gives_its_own_logits(desk: Desk) -> None:
     """PEFT names the layers of transformers' CLIPModel; each update is added to its weight."""
     source = convert.load_backbone("clip64", "cpu")
     generator = torch.Generator().manual_seed(5)
@@ -380,9 +392,11 @@ def test_an_adapter_of_every_linear_layer(desk: Desk) -> None:
     )
 
 
-def test_image_tower_and_head_of_wise_ft(desk: Desk) -> None:
+def test_image_tower_and_head_of_wise_ft_give_their_own_logits(desk: Desk) -> None:
     model = tuned(desk.backbone)
-    visual = {f"image_encoder.model.visual.{n}": t for n, t in model.visual.state_dict().items()}
+    visual = {}
+    for name, tensor in model.visual.state_dict().items():
+        visual[f"image_encoder.model.visual.{name}"] = tensor
     path = files.save(desk.folder / "checkpoint.pt", visual | OF_WISE_FT)
     module = desk.import_file("auto", path)
     method = builtin_methods().get(module.about["method"])()
@@ -393,7 +407,7 @@ def test_image_tower_and_head_of_wise_ft(desk: Desk) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_a_probe_of_scikit_learn_on_normalised_embeddings(desk: Desk) -> None:
+def test_scikit_learn_probe_gives_its_own_logits(desk: Desk) -> None:
     features = torch.randn(40, 16, generator=torch.Generator().manual_seed(3))
     stored = (features / features.norm(dim=1, keepdim=True)).double().numpy()
     probe = LogisticRegression(C=50.0).fit(stored, np.arange(40) % 5)
@@ -412,7 +426,7 @@ def test_a_probe_of_scikit_learn_on_normalised_embeddings(desk: Desk) -> None:
         export_module("linear", module, desk.folder / "back.npz")
 
 
-def test_prompts_of_half_the_classes_and_of_other_words(desk: Desk) -> None:
+def test_prompts_of_half_the_classes_or_other_words_are_imported(desk: Desk) -> None:
     names = desk.labels.names
     path, _ = of_dassl("coop", *names[:3])(desk)
     assert desk.import_file("coop", path, classes="base").about["classes"] == [0, 1, 2]
@@ -422,15 +436,16 @@ def test_prompts_of_half_the_classes_and_of_other_words(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
-def test_a_mean_over_epochs_of_everything_in_the_file(dtype: torch.dtype, desk: Desk) -> None:
-    """PromptSRC's last file: its buffers are means too, which differ by rounding."""
+def test_averaged_checkpoint_is_recognised_despite_rounding(dtype: torch.dtype, desk: Desk) -> None:
+    """PromptSRC's last file also has the means of buffers, which differ by rounding."""
     weights = np.exp(-((np.arange(1, 21) - 15) ** 2) / 2)
+    shares = weights / weights.sum()
     state = files.dassl("promptsrc", desk.backbone, desk.labels)
     words = (2, files.WORDS, "prompt_learner.", dtype)
     state |= files.buffers(desk.backbone, desk.labels.names, *words)
 
     def average(rows: Tensor) -> Tensor:
-        return functools.reduce(torch.add, (rows.to(dtype) * w for w in weights / weights.sum()))
+        return functools.reduce(torch.add, [rows.to(dtype) * share for share in shares])
 
     def save(change: float = 0.0) -> Path:
         mean = {key: average(rows) for key, rows in state.items()}
@@ -565,7 +580,7 @@ REFUSED: list[tuple[str, Write, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("kind", "write", "how", "message"), REFUSED)
-def test_what_does_not_fit_is_told_in_a_line_that_names_the_file(
+def test_unfit_file_is_refused_with_its_path(
     kind: str,
     write: Write,
     how: dict[str, Any],

@@ -1,4 +1,4 @@
-"""``import``, ``export`` and ``evaluate`` with checkpoints, and formats of one's own."""
+"""``import``, ``export`` and ``evaluate`` with checkpoints."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ PLACE = ("--task", "mini-food", "--source", "mini-clip")
 
 
 @pytest.mark.slow
-def test_a_checkpoint_becomes_a_module_and_is_evaluated_on_the_way(
+def test_checkpoint_can_be_imported_evaluated_and_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of prompts for the base half of a mini task."""
+    """The checkpoint has prompts for the base half of a mini task."""
     names = task_labels("mini-food").names[:10]
     checkpoint = save_coop(tmp_path, load_backbone("mini-clip"), names)
     monkeypatch.chdir(tmp_path)
     shown = output_of("module import", "--inspect", checkpoint)
-    assert all(text in shown for text in (f"{checkpoint}: format coop", "ctx", "float16"))
+    for text in (f"{checkpoint}: format coop", "ctx", "float16"):
+        assert text in shown
     shown = output_of("module import", "auto", checkpoint, *PLACE, "--classes", "base")
     assert "wrote coop-mini-food.safetensors: <Module coop / mini-food / mini-clip" in shown
     assert "classes and source: confirmed by the file" in shown

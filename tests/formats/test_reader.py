@@ -1,4 +1,4 @@
-"""What is read of a file, and what is refused; nothing in a file is run."""
+"""Checkpoints: what is read, what is refused, and that nothing in a file is run."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("kind", REFUSED)
-def test_a_file_that_cannot_be_read_is_told_in_one_line(kind: str, tmp_path: Path) -> None:
+def test_unreadable_checkpoint_is_refused_with_its_path(kind: str, tmp_path: Path) -> None:
     content, message = REFUSED[kind]
     path = tmp_path / "w.pt"
     path.write_bytes(content)
@@ -112,15 +112,16 @@ def test_a_file_that_cannot_be_read_is_told_in_one_line(kind: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("place", ["weights", "optimizer", "scheduler"])
-def test_nothing_is_run_wherever_it_stands(place: str, tmp_path: Path) -> None:
-    target, path = tmp_path / "touched", tmp_path / "w.pt"
+def test_pickled_code_is_never_run(place: str, tmp_path: Path) -> None:
+    target = tmp_path / "touched"
+    path = tmp_path / "w.pt"
     path.write_bytes(saved({"state_dict": {**WEIGHTS}, place: Evil(target)}))
     with pytest.raises(CompatbenchError, match=r"asks for .*(getattr|Path)"):
         read_checkpoint(path)
     assert not target.exists()
 
 
-def test_what_trainers_keep_beside_the_weights_is_passed_over(tmp_path: Path) -> None:
+def test_optimizers_and_other_training_state_are_skipped(tmp_path: Path) -> None:
     parameter = torch.nn.Parameter(torch.ones(2))
     optimizer = torch.optim.AdamW([parameter])
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
@@ -136,7 +137,7 @@ def test_what_trainers_keep_beside_the_weights_is_passed_over(tmp_path: Path) ->
     assert torch.equal(found.tensors["p"], torch.ones(2))
 
 
-def test_tensors_that_share_their_numbers_and_nested_ones(tmp_path: Path) -> None:
+def test_nested_tensors_and_views_are_read(tmp_path: Path) -> None:
     both = torch.arange(10)
     content = {"a": {"b": both[2:5], "c": {0: both[::3]}}, "empty": torch.zeros(0, 3)}
     (tmp_path / "w.pt").write_bytes(saved(content))
@@ -146,12 +147,13 @@ def test_tensors_that_share_their_numbers_and_nested_ones(tmp_path: Path) -> Non
     assert found["empty"].shape == (0, 3)
 
 
-def test_a_tensor_alone_and_other_containers(tmp_path: Path) -> None:
+def test_single_tensors_and_other_containers_are_read(tmp_path: Path) -> None:
     (tmp_path / "w.pt").write_bytes(saved(torch.ones(2, dtype=torch.bfloat16)))
     assert read_checkpoint(tmp_path / "w.pt").tensors[""].dtype == torch.bfloat16
     (tmp_path / "w.npz").write_bytes(arrays(a=np.ones(2, np.float32), names=np.array(["x"])))
     found = read_checkpoint(tmp_path / "w.npz")
-    assert ([*found.tensors], found.values) == (["a"], {"names": ["x"]})
+    assert [*found.tensors] == ["a"]
+    assert found.values == {"names": ["x"]}
     save_file(WEIGHTS, tmp_path / "w.safetensors")
     assert torch.equal(read_checkpoint(tmp_path / "w.safetensors").tensors["w"], WEIGHTS["w"])
     Module(WEIGHTS).save(tmp_path / "ours.safetensors")
@@ -159,14 +161,14 @@ def test_a_tensor_alone_and_other_containers(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "ours.safetensors")
 
 
-def test_a_folder(tmp_path: Path) -> None:
+def test_folder_without_a_single_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CompatbenchError, match="holds no checkpoint of a known kind"):
         read_checkpoint(tmp_path)
     for name in ("keys_1shots.pt", "keys_16shots.pt"):
         (tmp_path / name).write_bytes(saved(torch.ones(2)))
     with pytest.raises(CompatbenchError, match=r"give one of keys_16shots.pt, keys_1shots.pt"):
         read_checkpoint(tmp_path)
-    # The text that names the last file leads nowhere else.
+    # The file that names the last checkpoint cannot lead out of its folder.
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "checkpoint").write_text("../keys_1shots.pt\n")
     with pytest.raises(CompatbenchError, match=r"model/keys_1shots.pt"):

@@ -75,7 +75,8 @@ def double_precision() -> Iterator[None]:
 @cache
 def synthetic_pair() -> tuple[Backbone, Backbone]:
     """A CLIP and an EVA-CLIP of the same widths, in double precision."""
-    source, target = build_clip("source", seed=1), build_eva_clip("target", seed=2)
+    source = build_clip("source", seed=1)
+    target = build_eva_clip("target", seed=2)
     return wrap(source.model.double(), "source"), wrap(target.model.double(), "target")
 
 
@@ -103,7 +104,8 @@ def few_shots(method: Method, backbone: Backbone) -> FewShotData:
 
 def feature_set(method: Method, source: Backbone, shots: int, views: int, seed: int) -> FeatureSet:
     """So many images of each class under some views, as a method is given them on a backbone."""
-    wanted, targets = method.image_input(source), torch.arange(5).repeat_interleave(shots)
+    wanted = method.image_input(source)
+    targets = torch.arange(5).repeat_interleave(shots)
     plain, *images = (paint(targets, seed + view) for view in range(1 + views))
     return FeatureSet(
         source.encode_images(plain),
@@ -174,7 +176,8 @@ def measures() -> Output:
     generator = torch.Generator().manual_seed(5)
     before, after = torch.randn(2, 200, 4, generator=generator)
     targets = torch.randint(4, (200,), generator=generator)
-    plain, sharp = predict(before), predict(3 * after)
+    plain = predict(before)
+    sharp = predict(3 * after)
     scores = score(Answers(predict(after), plain, plain, targets))
     error = torch.tensor([score(Answers(sharp, None, plain, targets))["ece"]])
     flips = [scores[kind] for kind in ("negative_flips", "positive_flips", "inconsistent_errors")]
@@ -210,7 +213,8 @@ def moved(kept: Output, found: Output) -> bool:
 
 
 def _differ(kept: Any, found: Any) -> bool:
-    before, now = np.array(kept), np.array(found)
+    before = np.array(kept)
+    now = np.array(found)
     if before.shape != now.shape or before.dtype.kind == "U" or now.dtype.kind == "U":
         return kept != found
     return bool(np.abs(now - before).max() > TOLERANCE * np.abs(before).max())
@@ -222,7 +226,8 @@ def renew(name: str, kept: Entry | None) -> Entry:
     Raises:
         ValueError: its numbers moved and its version did not.
     """
-    found, version = OUTPUTS[name](), version_of(name)
+    found = OUTPUTS[name]()
+    version = version_of(name)
     if kept is not None and not moved(kept["output"], found):
         found = kept["output"]
     elif kept is not None and kept["version"] == version:

@@ -1,4 +1,4 @@
-"""What is wrong with a file that cannot be loaded is told in a line, with the author's place."""
+"""Errors about a method file are one line, with the line of the author's code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Mine(TrainedMethod):
     def attach(self, module, backbone, labels):
         return CosineClassifier(backbone.zero_shot(labels) * module["scale"], 1.0)
 """
-# What is written instead of what, and the line that is then told.
+# Right text, the wrong text in its place, and the error.
 MISTAKES = [
     ("lr=0.1", "lr=-0.1", ":9: Recipe: field 'lr': Input should be greater than 0"),
     ("lr=0.1", "rate=0.1", ":9: Recipe: field 'rate': Extra inputs are not permitted"),
@@ -49,7 +49,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("right", "wrong", "message"), MISTAKES)
-def test_a_mistake_in_a_file_is_told_in_a_line(
+def test_mistake_in_a_method_file_is_reported_with_its_line(
     right: str, wrong: str, message: str, tmp_path: Path
 ) -> None:
     assert FILE.count(right) == 1
@@ -61,26 +61,26 @@ def test_a_mistake_in_a_file_is_told_in_a_line(
     assert "http" not in str(raised.value)
 
 
-def test_an_import_from_a_folder_of_the_repository_names_the_package(
+def test_import_from_a_repository_folder_suggests_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "sys.path", [place for place in sys.path if not (Path(place) / "methods").is_dir()]
-    )
+    places = [place for place in sys.path if not (Path(place) / "methods").is_dir()]
+    monkeypatch.setattr("sys.path", places)
     path = tmp_path / "mine.py"
     path.write_text(f"from methods.coop import CoOp\n{FILE}")
     with pytest.raises(CompatbenchError, match=r"mine.py:1: .*; write 'from compatbench.methods"):
         MethodRegistry().add_file(path)
 
 
-def test_a_cell_that_fails_tells_the_author_s_own_line(tmp_path: Path) -> None:
-    """Not that of the harness, or of the library, in which the error is raised."""
-    path, registry = tmp_path / "mine.py", MethodRegistry()
+def test_error_of_a_cell_names_the_authors_line(tmp_path: Path) -> None:
+    """It does not name the line of the library that raised the error."""
+    path = tmp_path / "mine.py"
+    registry = MethodRegistry()
     path.write_text(FILE.replace("labels) *", "labels) @ module['scale'].new_ones(7) *"))
     registry.add_file(path)
     backbone: Any = SimpleNamespace(zero_shot=lambda _: torch.ones(2, 3))
     method: Any = registry.get("mine")()
-    with pytest.raises(Exception) as raised:  # noqa: PT011  whatever torch says
+    with pytest.raises(Exception) as raised:  # noqa: PT011  the text is torch's
         method.attach({"scale": torch.ones(3)}, backbone, None)
     error = explain(raised.value)
     assert error.startswith("RuntimeError: ")

@@ -1,4 +1,4 @@
-"""What names a method's code: a version for ours; for code from outside, a hash of all of it."""
+"""The identity of a method's code: a version for own code, a hash for code from outside."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def load(path: Path, name: str = "mine") -> type[Method]:
 
 
 def identity(path: Path) -> str:
-    """Return what stands for a method's code in keys."""
+    """Return the identity of a method's code, as keys contain it."""
     return method_identity(load(path))
 
 
@@ -77,15 +77,15 @@ LEADS = {
 PLACES = [
     *[("top", *row) for row in LEADS.items()],
     *[("inner", *row) for row in LEADS.items() if "*" not in row[0]],
-    ("inner", "from .nowhere import f", "nowhere.py"),  # which counts once it is there
+    ("inner", "from .nowhere import f", "nowhere.py"),  # the file does not exist at first
 ]
 
 
 @pytest.mark.parametrize(("place", "statement", "edited"), PLACES)
-def test_an_edit_of_what_a_file_imports_changes_its_identity(
+def test_editing_an_imported_file_changes_the_identity(
     neighbours: Path, place: str, statement: str, edited: str
 ) -> None:
-    """But not one of another file, or of what has the name of an installed package."""
+    """Other files do not count, nor do files named like an installed package."""
     path = write(neighbours, **{place: f"import json, numpy; {statement}"})
     before = identity(path)
     for other in ("unused.py", "numpy/x.py"):
@@ -96,7 +96,7 @@ def test_an_edit_of_what_a_file_imports_changes_its_identity(
     assert identity(path) != before
 
 
-def test_a_file_in_a_package_has_its_packages_and_those_above_it(tmp_path: Path) -> None:
+def test_identity_covers_the_packages_around_a_file(tmp_path: Path) -> None:
     path = write(tmp_path / "outer" / "inner", "from ..shared import f\nfrom ..other import g")
     for name in ("__init__", "inner/__init__", "shared", "other"):
         (tmp_path / "outer" / f"{name}.py").write_text("f = g = 1\n", encoding="utf-8")
@@ -109,10 +109,10 @@ def test_a_file_in_a_package_has_its_packages_and_those_above_it(tmp_path: Path)
 
 @pytest.mark.parametrize("place", ["top", "inner"])
 @pytest.mark.parametrize("statement", ["import mypkg.x", "from sibling import f", "import json"])
-def test_an_absolute_import_of_a_neighbour_is_an_error_with_the_relative_one(
+def test_absolute_import_of_a_neighbour_suggests_a_relative_one(
     neighbours: Path, place: str, statement: str
 ) -> None:
-    """A neighbour that has the name of another module is one, too: which is meant?"""
+    """This includes a neighbour named like another module: it is unclear which one is meant."""
     (neighbours / "json.py").touch()
     path = write(neighbours, **{place: statement})
     name = statement.split()[1].partition(".")[0]
@@ -120,7 +120,7 @@ def test_an_absolute_import_of_a_neighbour_is_an_error_with_the_relative_one(
         load(path)
 
 
-def test_a_neighbour_that_python_itself_finds_counts(
+def test_identity_covers_neighbours_on_the_python_path(
     neighbours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(neighbours))
@@ -130,24 +130,24 @@ def test_a_neighbour_that_python_itself_finds_counts(
     assert identity(path) != before
 
 
-def test_a_folder_of_code_that_is_no_package_is_an_error(neighbours: Path) -> None:
+def test_importing_from_a_folder_without_init_is_refused(neighbours: Path) -> None:
     (neighbours / "sub" / "__init__.py").unlink()
     with pytest.raises(CompatbenchError, match=r"import from .*/sub, put an '__init__\.py' there"):
         load(write(neighbours, "from .sub.x import f"))
 
 
-def test_an_edit_within_a_second_is_run(tmp_path: Path) -> None:
-    """Python would take the compiled file for current: the size and the second are the same."""
+def test_edit_within_a_second_is_noticed(tmp_path: Path) -> None:
+    """Size and second of both files are equal, so Python would use the old compiled file."""
     found = []
     for number in (1, 2):
         (tmp_path / "helper.py").write_text(f"f = {number}\n")
         os.utime(tmp_path / "helper.py", (1e9, 1e9))
         method = load(write(tmp_path, "from .helper import f", "return f"))()
-        found.append(method.attach(*[None] * 3))  # type: ignore[arg-type]
+        found.append(method.attach(None, None, None))  # type: ignore[arg-type]
     assert found == [1, 2]
 
 
-def test_data_files_of_the_card_count_byte_by_byte(tmp_path: Path) -> None:
+def test_identity_covers_the_data_files_of_the_card(tmp_path: Path) -> None:
     path = write(tmp_path, files=("words.txt",))
     (tmp_path / "words.txt").write_text("one")
     before = identity(path)
@@ -158,7 +158,7 @@ def test_data_files_of_the_card_count_byte_by_byte(tmp_path: Path) -> None:
         identity(path)
 
 
-def test_neighbours_of_one_name_do_not_meet(tmp_path: Path) -> None:
+def test_files_of_the_same_name_in_two_folders_are_separate(tmp_path: Path) -> None:
     found = []
     for number in (1, 2):
         folder = tmp_path / str(number)
@@ -167,13 +167,14 @@ def test_neighbours_of_one_name_do_not_meet(tmp_path: Path) -> None:
         for name in ("helper", "late"):
             (folder / f"{name}.py").write_text(f"f = {number}\n")
         found.append(load(path, f"mine{number}")())
-    assert [method.attach(*[None] * 3) for method in found] == [(1, 1), (2, 2)]  # type: ignore[arg-type]
+    for number, method in enumerate(found, start=1):
+        assert method.attach(None, None, None) == (number, number)  # type: ignore[arg-type]
     assert "helper" not in sys.modules
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
-    """Installs a package that says what it brings; gives the identity of its method."""
+    """Install a package with an entry point, and return the identity of its method."""
     folder = tmp_path / "site-packages"
     monkeypatch.syspath_prepend(str(folder))
     folder.mkdir()
@@ -183,8 +184,9 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str,
         about.mkdir(exist_ok=True)
         (about / "METADATA").write_text("Metadata-Version: 2.1\nName: bought\nVersion: 1.0\n")
         (about / "entry_points.txt").write_text(f"[compatbench.methods]\nmine = {entry}\n")
-        for module in [m for m in sys.modules if m.partition(".")[0] in ("bought", "mine")]:
-            del sys.modules[module]
+        for module in list(sys.modules):
+            if module.partition(".")[0] in ("bought", "mine"):
+                del sys.modules[module]
         builtin_methods.cache_clear()
         return method_identity(builtin_methods().get(name))
 
@@ -193,7 +195,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str,
 
 
 @pytest.mark.parametrize("entry", ["bought", "bought:Mine", "bought.parts.mine", "mine"])
-def test_every_file_of_an_installed_package_counts_and_of_a_module_its_own(
+def test_identity_covers_every_file_of_an_installed_package(
     tmp_path: Path, installed: Callable[[str], str], entry: str
 ) -> None:
     folder = tmp_path / "site-packages"
@@ -213,7 +215,7 @@ def test_every_file_of_an_installed_package_counts_and_of_a_module_its_own(
     assert installed(entry) != before
 
 
-def test_ours_are_named_by_version_whatever_they_are_called(
+def test_own_methods_are_identified_by_version(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert method_identity(KgCoOp) == "kgcoop.1+coop.1"
@@ -228,7 +230,7 @@ def test_ours_are_named_by_version_whatever_they_are_called(
     assert MethodCard("a", "A", "", "none", "").identity == "a"
 
 
-def test_a_plan_sees_that_what_a_method_imports_has_changed(neighbours: Path) -> None:
+def test_plan_changes_keys_when_an_imported_file_changes(neighbours: Path) -> None:
     path = write(neighbours, "from .mypkg.x import f")
 
     def keys() -> set[str]:

@@ -1,4 +1,4 @@
-"""Modules on disk: the same bytes each time, and no damage goes unseen."""
+"""Modules on disk: the same bytes each time, and any damage is noticed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def small_module() -> Module:
     )
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+def test_loaded_module_equals_the_saved_one_and_damage_is_noticed(tmp_path: Path) -> None:
     module = small_module()
     module.save(tmp_path / "m.safetensors", ABOUT)
     loaded = load_module(tmp_path / "m.safetensors")
@@ -36,7 +36,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
         load_module(tmp_path / "m.safetensors")
 
 
-def test_the_same_module_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_equal_modules_are_saved_as_equal_bytes(tmp_path: Path) -> None:
     small_module().save(tmp_path / "one", ABOUT)
     reordered = Module(
         dict(reversed(small_module().trained.items())),
@@ -47,19 +47,27 @@ def test_the_same_module_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 OURS = '{"schema": "compatbench-module-2"'
-# Headers, and what whole files say of themselves.
+# Headers as text, and headers of complete files.
 REFUSED: list[Any] = [
-    *(None, "{}", "[]", "1", "null", "not JSON", '{"schema": "compatbench-module-0"}'),
+    None,
+    "{}",
+    "[]",
+    "1",
+    "null",
+    "not JSON",
+    '{"schema": "compatbench-module-0"}',
     f"{OURS}}}",
     f'{OURS}, "about": 1, "sha256": ""}}',
     f'{OURS}, "about": [], "sha256": ""}}',
     f'{OURS}, "about": {{}}, "sha256": 0}}',
-    *({}, {"trained": 1, "about": {}}, {"trained": [], "about": 1}),
+    {},
+    {"trained": 1, "about": {}},
+    {"trained": [], "about": 1},
 ]
 
 
 @pytest.mark.parametrize("header", REFUSED)
-def test_a_missing_file_and_a_file_of_another_kind_are_refused(tmp_path: Path, header: Any) -> None:
+def test_missing_files_and_other_kinds_of_files_are_refused(tmp_path: Path, header: Any) -> None:
     path = tmp_path / "m.safetensors"
     with pytest.raises(CompatbenchError, match=r"m\.safetensors"):
         load_module(path)  # there is none yet
@@ -72,7 +80,7 @@ def test_a_missing_file_and_a_file_of_another_kind_are_refused(tmp_path: Path, h
         load_module(path)
 
 
-def test_a_name_is_either_trained_which_is_counted_or_stored() -> None:
+def test_tensor_is_either_trained_or_stored() -> None:
     with pytest.raises(ValueError, match="'x' is both"):
         Module({"x": torch.zeros(1)}, {"x": torch.zeros(1)})
     assert small_module().parameters == 3
@@ -89,11 +97,11 @@ def test_a_name_is_either_trained_which_is_counted_or_stored() -> None:
     ],
     ids=["name", "shape", "type", "bits"],
 )
-def test_the_fingerprint_tells_modules_apart(other: dict[str, torch.Tensor]) -> None:
+def test_fingerprint_differs_between_modules(other: dict[str, torch.Tensor]) -> None:
     assert Module({"x": torch.zeros(2, 3)}).fingerprint != Module(other).fingerprint
 
 
-def test_a_detached_module_shares_no_memory_and_a_view_is_saved_alone(tmp_path: Path) -> None:
+def test_detached_and_saved_modules_share_no_memory(tmp_path: Path) -> None:
     large = torch.arange(12.0).reshape(3, 4)
     module = Module({"x": large.T[1:3]})
     copy = module.detach()

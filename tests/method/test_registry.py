@@ -37,14 +37,14 @@ class Kind(NamedTuple):
 
     registry: type[Registry[Any]]
     builtin: Callable[[], Registry[Any]]
-    name: str  # of what is in the file
-    mark: str  # how the file marks its class
-    torn: str  # a mark that is none
-    refused: str  # what is said of it
+    name: str  # of the class in the file
+    mark: str  # the statement by which its class is recognised
+    torn: str  # a wrong statement in place of it
+    refused: str  # the error about the wrong statement
 
     @property
     def example(self) -> str:
-        """The file."""
+        """Return the text of the file."""
         # Python 3.13 takes the indentation from docstrings, ``getdoc`` does so everywhere.
         doc = (inspect.getdoc(self.registry.root) or "").partition("file::\n\n")[2]
         return textwrap.dedent(doc.split("\nAttributes:")[0])
@@ -71,7 +71,7 @@ NOT_CONTENT = ("", "Alias = list[int]\n", "class Other: card = name = 'other'\n"
 
 @pytest.fixture(autouse=True)
 def _fresh_registries() -> None:
-    """A file that one test loads is not there for the next."""
+    """Forget the files that the test before has loaded."""
     for kind in KINDS.values():
         kind.builtin.cache_clear()  # type: ignore[attr-defined]
 
@@ -81,7 +81,7 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     return KINDS[request.param]
 
 
-def test_the_file_in_a_docstring_works(kind: Kind, tmp_path: Path) -> None:
+def test_example_in_the_docstring_works(kind: Kind, tmp_path: Path) -> None:
     path = tmp_path / "example.py"
     path.write_text(kind.example)
     registry = kind.registry()
@@ -93,21 +93,22 @@ def test_the_file_in_a_docstring_works(kind: Kind, tmp_path: Path) -> None:
         module = cb.import_module(str(path), tmp_path / "w.pt", "mini-food", "mini-clip")
         assert torch.equal(module["context"], vectors)
         return
-    tested = MethodUnderTest(
-        cls if kind.registry is MethodRegistry else builtin_methods().get("taskres")
-    )
-    images = tested.target.encode_images(unseen_images())
-    logits = tested.build().attach(tested.module, tested.target, LABELS)(images)
+    method = builtin_methods().get("taskres") if kind.registry is TransferRegistry else cls
+    tested = MethodUnderTest(method)
+    module = tested.module
+    target = tested.target
+    images = target.encode_images(unseen_images())
+    logits = tested.build().attach(module, target, LABELS)(images)
     assert logits.shape == (len(images), len(LABELS))
     if kind.registry is TransferRegistry:
         transfer = cls()
-        given = tested.build(), tested.module, tested.target, LABELS
-        halfway = transfer.attach(*given, TransferData(transfer))(images)
+        data = TransferData(transfer)
+        halfway = transfer.attach(tested.build(), module, target, LABELS, data)(images)
         assert not torch.equal(halfway, logits)
         assert (halfway - logits).abs().max() < logits.abs().max()
 
 
-# What is in a file, and what is said of it.
+# The content of a file, and the error.
 WRONG = [
     (None, "file .* does not exist"),
     ("x = 1 / 0\n", "mine.py:1: ZeroDivisionError"),
@@ -118,38 +119,41 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("code", "message"), WRONG)
-def test_a_file_that_cannot_be_loaded_is_named(
+def test_unloadable_file_is_refused_with_its_path(
     kind: Kind, code: str | None, message: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "mine.py"
+    if code == "torn":
+        code = kind.example.replace(kind.mark, kind.torn)
     if code is not None:
-        torn = kind.example.replace(kind.mark, kind.torn)
-        path.write_text(torn if code == "torn" else code)
+        path.write_text(code)
     with pytest.raises(CompatbenchError, match=message.format(path=path, kind=kind)):
         kind.registry().add_file(path)
 
 
-def test_what_is_no_content_is_passed_over(kind: Kind, tmp_path: Path) -> None:
+def test_other_classes_in_a_file_are_ignored(kind: Kind, tmp_path: Path) -> None:
     path = tmp_path / "mixed.py"
     path.write_text("".join(NOT_CONTENT) + kind.example)
     assert kind.registry().add_file(path) == [kind.name]
 
 
-def test_a_name_taken_twice_names_both_files(kind: Kind, tmp_path: Path) -> None:
+def test_error_about_a_duplicate_name_shows_both_files(kind: Kind, tmp_path: Path) -> None:
     registry = kind.registry()
-    paths = [tmp_path / folder / "twin.py" for folder in ("one", "two")]
-    for path in paths:
+    first = tmp_path / "one" / "twin.py"
+    second = tmp_path / "two" / "twin.py"
+    for path in (first, second):
         path.parent.mkdir()
         path.write_text(kind.example)
-    registry.add_file(paths[0])
-    assert registry.add_file(paths[0]) == [kind.name]  # the same again
+    registry.add_file(first)
+    assert registry.add_file(first) == [kind.name]  # the same file again
     with pytest.raises(CompatbenchError, match=f"name '{kind.name}' is used twice") as error:
-        registry.add_file(paths[1])
-    assert all(str(path) in str(error.value) for path in paths)
+        registry.add_file(second)
+    assert str(first) in str(error.value)
+    assert str(second) in str(error.value)
 
 
 @pytest.mark.filterwarnings("ignore:format:compatbench.errors.CompatbenchWarning")
-def test_an_installed_package_brings_content(
+def test_installed_package_adds_content(
     kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "outside_file.py").write_text(kind.example)
@@ -170,8 +174,9 @@ def test_an_installed_package_brings_content(
     assert registry.broken.keys() == {"worse", "neither"}
 
 
-def test_a_format_file_has_one_format(tmp_path: Path) -> None:
-    path, example = tmp_path / "two.py", KINDS["format"].example
+def test_format_file_defines_exactly_one_format(tmp_path: Path) -> None:
+    path = tmp_path / "two.py"
+    example = KINDS["format"].example
     second = example.replace("Vectors", "More").replace('"vectors", "coop"', '"more", "coop"')
     path.write_text(f"{example}\n\n{second}")
     with pytest.raises(CompatbenchError, match="defines 2 formats; it should be one"):
@@ -181,7 +186,9 @@ def test_a_format_file_has_one_format(tmp_path: Path) -> None:
     assert find_format("clip-lora").name == "clip_lora"
 
 
-def test_a_broken_file_stops_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_file_does_not_affect_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "broken_one.py").write_text("x = 1\nraise ValueError('by design')\n")
     package = import_module("compatbench.methods")
     monkeypatch.setattr(package, "__path__", [str(tmp_path), *package.__path__])

@@ -1,4 +1,4 @@
-"""Recipes, and the training loop, watched through a toy method that records its batches."""
+"""Recipes, and the training loop, observed through a toy method that records its batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from compatbench.methods.clip_lora import CLIPLoRA
 
 
 class Watched(Toy):
-    """Keeps its batches."""
+    """It keeps its batches."""
 
     batches: list[Batch]
 
@@ -34,7 +34,7 @@ watched = partial(toy, Watched, epochs=4)
 
 
 def which_images(batch: Batch, view: Tensor) -> list[int]:
-    """The rows of a view that a batch holds; every row is different."""
+    """Return the rows of a view that are in a batch; all rows are different."""
     return [int((view == row).all(-1).nonzero()) for row in batch.features]
 
 
@@ -54,7 +54,7 @@ def which_images(batch: Batch, view: Tensor) -> list[int]:
         ([3] * 5, {"batch_size": 32, "drop_last": False}, [15]),
     ],
 )
-def test_a_last_smaller_batch_is_dropped_unless_it_is_kept_or_the_only_one(
+def test_smaller_last_batch_is_dropped_unless_configured_or_alone(
     clip: Backbone,
     labels: Labels,
     make_data: MakeData,
@@ -62,7 +62,8 @@ def test_a_last_smaller_batch_is_dropped_unless_it_is_kept_or_the_only_one(
     recipe: dict[str, object],
     sizes: list[int],
 ) -> None:
-    method, data = watched(epochs=2, **recipe), make_data(clip, labels, shots=images)
+    method = watched(epochs=2, **recipe)
+    data = make_data(clip, labels, shots=images)
     fit(method, clip, data)
     assert [len(batch.targets) for batch in method.batches] == sizes * 2
     assert method.plan_steps(1, len(data.train)) == (2, len(sizes))
@@ -71,31 +72,41 @@ def test_a_last_smaller_batch_is_dropped_unless_it_is_kept_or_the_only_one(
 @pytest.mark.parametrize(
     ("shots", "cap", "steps"),
     [
-        *[(1, None, 2 * 3), (3, None, 2 * 3), (4, None, 5 * 5), (9, None, 5 * 11)],
-        *[(3, 100, 6), (3, 6, 6), (3, 5, 3), (3, 2, 2), (3, 1, 1), (4, 11, 9)],
+        (1, None, 2 * 3),
+        (3, None, 2 * 3),
+        (4, None, 5 * 5),
+        (9, None, 5 * 11),
+        (3, 100, 6),
+        (3, 6, 6),
+        (3, 5, 3),
+        (3, 2, 2),
+        (3, 1, 1),
+        (4, 11, 9),
     ],
 )
-def test_steps_are_counted_as_a_fit_takes_them(
+def test_planned_steps_equal_the_steps_of_a_fit(
     clip: Backbone, labels: Labels, make_data: MakeData, shots: int, cap: int | None, steps: int
 ) -> None:
-    """The epochs grow with the shots; a cap cuts epochs, and is never passed."""
+    """The epochs grow with the shots; a cap cuts epochs, and is never exceeded."""
     data = make_data(clip, labels, shots=[shots] * 4 + [max(shots, 15 - 4 * shots)])
-    method, data = watched(cap, epochs={1: 2, 4: 5}), dataclasses.replace(data, shots=shots)
+    method = watched(cap, epochs={1: 2, 4: 5})
+    data = dataclasses.replace(data, shots=shots)
     fit(method, clip, data)
-    assert len(method.batches) == math.prod(method.plan_steps(shots, len(data.train))) == steps
+    assert len(method.batches) == steps
+    assert math.prod(method.plan_steps(shots, len(data.train))) == steps
 
 
-def test_a_method_s_own_epochs_are_counted() -> None:
+def test_planned_steps_follow_the_epochs_of_a_method() -> None:
     """CLIP-LoRA: 500 steps for each shot, in whole epochs; ImageNet at 16 shots has 500 of 16."""
     assert CLIPLoRA().plan_steps(16, 16_000) == (16, 500)
 
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_a_whole_fit_equals_the_formula(
+def test_whole_fit_equals_the_formula(
     clip64: Backbone, data64: FewShotData, optimizer: str
 ) -> None:
-    """Order, views, schedule, momentum and decay of two epochs, written out.
+    """The formula has order, views, schedule, momentum and decay of two epochs.
 
     A rate that changes between steps scales the whole velocity, as in PyTorch and Dassl.
     """
@@ -104,8 +115,10 @@ def test_a_whole_fit_equals_the_formula(
     found = fit(method, clip64, data64, 3)["weight"]
 
     generator = torch.Generator().manual_seed(3)
-    weight, shift = (torch.randn(5, 16, generator=generator), torch.rand((), generator=generator))
-    velocity, square = torch.zeros(5, 16), torch.zeros(5, 16)
+    weight = torch.randn(5, 16, generator=generator)
+    shift = torch.rand((), generator=generator)
+    velocity = torch.zeros(5, 16)
+    square = torch.zeros(5, 16)
     for epoch in range(2):
         rate = 0.01 if epoch == 0 else 0.05
         order = torch.randperm(15, generator=generator)
@@ -133,7 +146,7 @@ def test_a_whole_fit_equals_the_formula(
 
 @pytest.fixture
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, Tensor]]:
-    """The rate of every step of SGD, and the first tensor after it."""
+    """Record the rate of every step of SGD, and the first tensor after it."""
     taken: list[tuple[float, Tensor]] = []
     step = torch.optim.SGD.step
 
@@ -146,7 +159,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, Tensor]]:
     return taken
 
 
-def test_a_capped_recipe_of_small_batches_keeps_the_share_of_its_warm_up(
+def test_capped_recipe_keeps_the_share_of_its_warm_up(
     clip: Backbone, data: FewShotData, steps: list[tuple[float, Tensor]]
 ) -> None:
     images = len(data.train)
@@ -156,7 +169,7 @@ def test_a_capped_recipe_of_small_batches_keeps_the_share_of_its_warm_up(
     assert len(steps) == images // per_epoch * per_epoch
 
 
-def test_modules_after_each_epoch_are_averaged_where_weights_are_given(
+def test_modules_of_all_epochs_are_averaged_by_epoch_weights(
     clip: Backbone, data: FewShotData, steps: list[tuple[float, Tensor]], monkeypatch
 ) -> None:
     shares = [0.2, 0.5, 0.0, 0.3]
@@ -170,10 +183,10 @@ def test_modules_after_each_epoch_are_averaged_where_weights_are_given(
     assert not found["weight"].requires_grad
 
 
-def test_views_are_cycled_by_epoch_and_a_batch_holds_what_was_asked_for(
+def test_views_cycle_by_epoch_and_batches_have_the_requested_inputs(
     clip: Backbone, labels: Labels, make_data: MakeData
 ) -> None:
-    """Features, those of the same images under the next view, and tokens in their place."""
+    """They have features, features of the same images in the next view, and tokens if given."""
     data = make_data(clip, labels, views=3)
     tokens = [torch.randn(15, 16) for _ in range(3)]
     for view_inputs in (None, tokens):
@@ -192,15 +205,16 @@ def test_views_are_cycled_by_epoch_and_a_batch_holds_what_was_asked_for(
                 assert torch.equal(batch.inputs, tokens[epoch % 3][rows])
 
 
-def test_rows_on_disk_are_told_which_a_step_will_ask_for_next(
+def test_rows_on_disk_are_prefetched_for_the_next_step(
     clip: Backbone, labels: Labels, make_data: MakeData
 ) -> None:
-    data, rows = make_data(clip, labels, views=1), Recorded(torch.randn(15, 16))
+    data = make_data(clip, labels, views=1)
+    rows = Recorded(torch.randn(15, 16))
     train = dataclasses.replace(data.train, view_inputs=[rows])
     method = watched(epochs=2, batch_size=4)
     fit(method, clip, dataclasses.replace(data, train=train))
     assert len(rows.asked) == 2 * 3
-    # Not the rest of an epoch that is dropped, nor the next epoch's, which is not drawn yet.
+    # Neither the dropped rest of an epoch, nor the next epoch, which is not drawn yet.
     foreseen = [*rows.asked[1:3], *rows.asked[4:6]]
     assert all(map(torch.equal, rows.told, foreseen))
     assert len(rows.told) == 4
@@ -209,10 +223,10 @@ def test_rows_on_disk_are_told_which_a_step_will_ask_for_next(
         assert torch.equal(batch.rows, asked)
 
 
-def test_batches_of_pooled_views_mix_all_of_them(
+def test_pooled_views_are_mixed_in_every_batch(
     clip: Backbone, labels: Labels, make_data: MakeData
 ) -> None:
-    """An epoch has as many steps as without; no view of an image is drawn twice in it."""
+    """Pooling does not change the steps of an epoch, and an epoch draws no view twice."""
     data = make_data(clip, labels, views=3)
     method = watched(epochs=2, batch_size=15, pool_views=True)
     fit(method, clip, data)
@@ -230,12 +244,12 @@ def test_batches_of_pooled_views_mix_all_of_them(
 @pytest.mark.parametrize(
     ("epoch", "rate"), [(0, 1e-5), (1, 2e-3), (2, 1.9995e-3), (98, 4.44e-6), (99, 1.97e-6)]
 )
-def test_coop_s_schedule_has_dassl_s_figures(epoch: int, rate: float) -> None:
+def test_coop_schedule_equals_dassls(epoch: int, rate: float) -> None:
     assert learning_rate(Recipe(), epoch, epochs=100) == pytest.approx(rate, rel=2e-3)
 
 
 @pytest.mark.parametrize("final", [0.0, 1e-6])
-def test_the_step_cosine_falls_at_every_step_from_the_full_rate(final: float) -> None:
+def test_step_cosine_schedule_decreases_at_every_step(final: float) -> None:
     recipe = Recipe(lr=1e-3, schedule="cosine-step", final_lr=final)
     rates = [learning_rate(recipe, step // 4, 20, step, 80) for step in range(80)]
     cosine = [(1 + math.cos(math.pi * step / 80)) / 2 for step in range(80)]

@@ -16,7 +16,7 @@ ToyMethod = TypeVar("ToyMethod", bound="Toy")
 
 
 class Toy(TrainedMethod):
-    """A linear classifier, whose loss a test may change."""
+    """A linear classifier; a test may change its loss."""
 
     card = MethodCard("toy", "Toy", "none", "classifier", "a linear classifier")
 
@@ -39,12 +39,12 @@ def toy(cls: type[ToyMethod] = Toy, max_steps: int | None = None, **recipe: Any)
 
 
 def fit(method: Method, backbone: Backbone, data: FewShotData, seed: int = 1) -> Module:
-    """Fit a method with a seed of its own."""
+    """Fit a method with a seed."""
     return method.fit(backbone, data, torch.Generator().manual_seed(seed))
 
 
 class Recorded:
-    """Rows that remember the indices they were asked for, and those announced for the next step."""
+    """Rows that record the indices that were read, and those that were prefetched."""
 
     def __init__(self, rows: Tensor) -> None:
         self.rows = rows

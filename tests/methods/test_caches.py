@@ -36,7 +36,8 @@ from compatbench.method import FewShotData
 
 def tip_logits(at: Case) -> Tensor:
     """z = s f̂ W_0ᵀ + α exp(−β (1 − f̂ Gᵀ)) Y; 1.17 and 1 are the weights before a search."""
-    alpha, beta = at.own.get("alpha", 1.17), at.own.get("beta", 1.0)
+    alpha = at.own.get("alpha", 1.17)
+    beta = at.own.get("beta", 1.0)
     nearness = torch.exp(-beta * (1 - unit(at.images) @ at.own["keys"].T))
     return at.cosines(at.unit_photos) + alpha * nearness @ at.own["values"]
 
@@ -45,7 +46,8 @@ def ape_logits(at: Case) -> Tensor:
     """A cache in chosen channels, its values weighted by exp(γ KL)."""
     chosen = (unit(x[:, at.own["channels"]]) for x in (at.own["keys"], at.unit_photos, at.images))
     keys, texts, images = chosen
-    said, truth = (keys @ texts.T).softmax(1), at.own["values"]
+    said = (keys @ texts.T).softmax(1)
+    truth = at.own["values"]
     divergence = (truth * torch.log2((truth + 1e-6) / (said + 1e-6))).sum(1)
     weights = torch.exp(at.own["gamma"] * divergence - at.own["beta"] * (1 - images @ keys.T))
     return at.cosines(at.unit_photos) + at.own["alpha"] * weights @ truth
@@ -53,7 +55,9 @@ def ape_logits(at: Case) -> Tensor:
 
 def ape_t_logits(at: Case) -> Tensor:
     """One residual per class moves its text and its keys in chosen channels."""
-    own, images, columns = at.own, unit(at.images), []
+    own = at.own
+    images = unit(at.images)
+    columns = []
     for c, text in enumerate(at.unit_photos):
         shift = torch.zeros(16, dtype=text.dtype).masked_scatter(
             own["channels"], own["residual"][c]
@@ -89,7 +93,8 @@ def solve_naively(backbone: Backbone, data: FewShotData, beta: float, penalty: f
     return {"keys": keys, "alpha": alpha, "beta": torch.tensor(beta).to(keys)}
 
 
-LR, NEAR = {"lr": 0.1}, (1e-6, 1e-6)
+LR = {"lr": 0.1}
+NEAR = (1e-6, 1e-6)
 
 
 STEPS = [
@@ -130,7 +135,8 @@ def test_ape_s_channels_equal_the_criterion(
     clip64: Backbone, few: MakeData, name: str, shots: list[int], weights: tuple[float, float]
 ) -> None:
     """For APE-T of the texts alone."""
-    data, (similarity, variance) = few(shots=shots), weights
+    data = few(shots=shots)
+    (similarity, variance) = weights
     method = make(name, channels=0.4, similarity_weight=similarity, variance_weight=variance)
     module = getattr(method, "init", method.fit)(clip64, data, torch.Generator())
     keys = [*unit(data.train.views.mean(0))] if name == "ape" else []
@@ -144,7 +150,8 @@ def test_ape_s_channels_equal_the_criterion(
 def test_proker_takes_the_first_best_pair_of_its_grid(
     clip64: Backbone, few: MakeData, seed: int
 ) -> None:
-    data, scores = few(val=4, seed=seed), {}
+    data = few(val=4, seed=seed)
+    scores = {}
     module = make("proker", beta_steps=4, penalty_steps=3).fit(clip64, data, torch.Generator())
     for pair in itertools.product([0.5, 4 / 3, 13 / 6, 3.0], [0.001, 0.5005, 1.0]):
         own = solve_naively(clip64, data, *pair)
@@ -169,13 +176,16 @@ def cached_by_proker(of: FitInputs) -> Tensors:
 
 def tda_logits(of: FitInputs) -> Tensors:
     """TDA with lists of cached images, one image at a time."""
-    texts, rows, doubts = unit_texts(of.target, of.data.labels), [], 0
+    texts = unit_texts(of.target, of.data.labels)
+    rows = []
+    doubts = 0
     positive: dict[int, list[tuple[float, Tensor, Tensor]]] = {c: [] for c in range(5)}
     negative: dict[int, list[tuple[float, Tensor, Tensor]]] = {c: [] for c in range(5)}
     for f in unit(of.images):
         logits = scale_of(of.target) * texts @ f
         p = logits.softmax(0)
-        entropy, guess = float(torch.special.entr(p).sum()), int(p.argmax())
+        entropy = float(torch.special.entr(p).sum())
+        guess = int(p.argmax())
         doubtful = 0.2 < entropy / math.log2(5) < 0.5
         doubts += doubtful
         places = [(positive, 3, torch.eye(5)[guess])]
@@ -208,12 +218,14 @@ def rosetta(of: FitInputs) -> Tensors:
 
     Logits are zero-shot's and a cache's, of features that words have turned to the source's.
     """
-    keys, shots = unit(of.data.train.plain), len(of.owners)
+    keys = unit(of.data.train.plain)
+    shots = len(of.owners)
     kernel = torch.exp(-3 * (1 - keys @ keys.T))
     seen = torch.eye(5)[of.owners].any(0)  # no other class is spoken for or against
     wanted = (torch.eye(5)[of.owners] - 1 / seen.sum()) * seen
     penalised = kernel + 0.3 * torch.eye(shots)
-    solved, left_out = torch.linalg.solve(penalised, wanted), []
+    solved = torch.linalg.solve(penalised, wanted)
+    left_out = []
     for i in range(shots):
         rest = [j for j in range(shots) if j != i]
         inner = torch.linalg.solve(penalised[rest][:, rest], wanted[rest])
@@ -224,10 +236,12 @@ def rosetta(of: FitInputs) -> Tensors:
 
     own = spread(kernel @ solved)
     values = solved * 2.5 * spread(torch.stack(left_out)) / own * spread(keys @ of.texts.T) / own
-    a, b = word_features(of.source), word_features(of.target)
+    a = word_features(of.source)
+    b = word_features(of.target)
     a, b, mean, target_mean = a - a.mean(0), b - b.mean(0), a.mean(0), b.mean(0)
     rotation = torch.from_numpy(orthogonal_procrustes(a, b)[0])
-    rho, images = (a @ rotation * b).sum() / a.norm() / b.norm(), unit(of.images)
+    rho = (a @ rotation * b).sum() / a.norm() / b.norm()
+    images = unit(of.images)
     seen = unit((images - target_mean) @ rotation.T + mean)
     cosines = images @ unit_texts(of.target, of.data.labels).T
     cache = torch.exp(-3 * (1 - seen @ keys.T)) @ values

@@ -130,7 +130,8 @@ def dept_update(name: str, x: Tensor, gradient: Tensor) -> Tensor:
 
 def contcoop_texts(at: Case) -> Tensor:
     """U = [p; E]; p + the first N rows of softmax(U W_q (U W_k)ᵀ / √D) U W_v as context."""
-    own, settings = at.own, at.settings
+    own = at.own
+    settings = at.settings
     heads = settings.get("heads", 1)
     attention = settings.get("attention", "self")
     prompts = own["prompts"]
@@ -287,7 +288,8 @@ def test_proda_s_first_step_follows_the_gradient_of_its_bound(
     rng = seeded(3)
     start = method.init(clip64, data64, rng)["contexts"].requires_grad_()
     order = torch.randperm(len(data64.train), generator=rng)
-    images, targets = data64.train.views[0][order], data64.train.targets[order]
+    images = data64.train.views[0][order]
+    targets = data64.train.targets[order]
     chosen = torch.randperm(8, generator=rng)[:3]
     weights = proda_weights(clip64, data64.labels, start)[chosen]
     # The mean |cos| over pairs of contexts that only the stop follows, without a name.

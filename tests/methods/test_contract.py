@@ -192,8 +192,10 @@ class Refusal(NamedTuple):
     classes: int = 5
 
 
-TEXT, BOTH = {"encoder": "text"}, {"layers": 4, **DEEP}
-FOUR_TEXT, THREE_IMAGE = "text towers of 4 blocks or more", "image towers of 3 blocks or more"
+TEXT = {"encoder": "text"}
+BOTH = {"layers": 4, **DEEP}
+FOUR_TEXT = "text towers of 4 blocks or more"
+THREE_IMAGE = "image towers of 3 blocks or more"
 REFUSED = [
     Refusal("ivlp", FOUR_TEXT, {"layers": 4}),
     Refusal("clip_lora", FOUR_TEXT, {"layers": 4}, settings=TEXT),

@@ -87,13 +87,15 @@ def naive_graph(text: Tensor, group: Tensor, weight: Tensor, bias: Tensor) -> Te
 
 def graph_logits(at: Case) -> Tensor:
     """Text weights mixed with graph convolutions over text and image nodes, in four graphs."""
-    texts, own = at.photos, at.own
+    texts = at.photos
+    own = at.own
     alpha, beta = (at.settings.get(name, 0.7) for name in ("alpha", "beta"))
     rows = []
     for c, t in enumerate(texts):
         refined = {}
         for kind, nodes in (("text", texts), ("image", own["image_nodes"])):
-            weight, bias = own[f"{kind}_weight"], own[f"{kind}_bias"][c]
+            weight = own[f"{kind}_weight"]
+            bias = own[f"{kind}_bias"][c]
             parts = [naive_graph(t, nodes[k::4], weight, bias) for k in range(4)]
             refined[kind] = sum(parts) / 4
         mixed = alpha * refined["text"] + (1 - alpha) * refined["image"]
@@ -173,7 +175,8 @@ def graph_nodes(of: FitInputs) -> Tensors:
 
 
 def gda_fit(of: FitInputs) -> Tensors:
-    rows, owners = unit(of.views()).flatten(0, 1).double(), of.owners.repeat(3)
+    rows = unit(of.views()).flatten(0, 1).double()
+    owners = of.owners.repeat(3)
     return naive_gaussian([rows[owners == c] for c in range(5)])
 
 
@@ -182,7 +185,8 @@ def ss_text_logits(of: FitInputs) -> Tensors:
 
     Less the unit vector along 2 w_c − w̄, the mean of all, where ``repel`` says so.
     """
-    features, rows = unit(of.data.train.plain), []
+    features = unit(of.data.train.plain)
+    rows = []
     for c, text in enumerate(unit_texts(of.target, of.data.labels)):
         mine = features[of.owners == c]
         per_image = len(mine) / len(features) if of.settings["penalty"] == "shots" else 1.0
@@ -204,14 +208,18 @@ def simpleshot_logits(of: FitInputs) -> Tensors:
 
 def transclip_logits(of: FitInputs) -> Tensors:
     """TransCLIP's rounds, image by image and class by class."""
-    x, texts = unit(of.images), unit_texts(of.target, of.data.labels)
+    x = unit(of.images)
+    texts = unit_texts(of.target, of.data.labels)
     start = scale_of(of.target) * x @ texts.T
     near = torch.zeros(len(x), len(x))
     for i, f in enumerate(x):
         others = sorted((j for j in range(len(x)) if j != i), key=lambda j: -float(f.dot(x[j])))
         for j in others[:3]:
             near[i, j] = f.dot(x[j])
-    z, spread, means, logits = start.softmax(1), torch.full((16,), 1 / 16), [], start
+    z = start.softmax(1)
+    spread = torch.full((16,), 1 / 16)
+    means = []
+    logits = start
     for c in range(5):
         surest = sorted(range(len(x)), key=lambda i: -float(z[i, c]))[:8]
         means.append(unit(sum(z[i, c] * x[i] for i in surest)))

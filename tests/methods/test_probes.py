@@ -63,7 +63,8 @@ def test_the_fit_is_the_minimum_of_the_objective_and_absent_classes_are_never_pr
 
     A two-class problem has one weight vector, which is twice that of either class.
     """
-    data, present = make_data(clip, labels, shots=shots), [c for c in range(5) if shots[c]]
+    data = make_data(clip, labels, shots=shots)
+    present = [c for c in range(5) if shots[c]]
     module = make("linear_probe", sweep=(c,), bisections=0).fit(clip, data, torch.Generator())
     weight, bias = (module[n][present].double().requires_grad_() for n in ("weight", "bias"))
     truth = torch.tensor([present.index(target) for target in data.train.targets.tolist()])
@@ -81,13 +82,16 @@ def lpclip_choice(accuracy: Callable[[float], float], sweep: tuple[float, ...]) 
     """The CoOp authors' search: the first best of the sweep, then eight bisections in log C."""
     scores = [accuracy(c) for c in sweep]
     peak = sweep[scores.index(max(scores))]
-    left, right = math.log10(peak) - 1, math.log10(peak) + 1
+    left = math.log10(peak) - 1
+    right = math.log10(peak) + 1
     final = peak
     for _ in range(8):
         if accuracy(10**left) < accuracy(10**right):
-            final, left = 10**right, (left + right) / 2
+            final = 10**right
+            left = (left + right) / 2
         else:
-            final, right = 10**left, (left + right) / 2
+            final = 10**left
+            right = (left + right) / 2
     return final
 
 
@@ -132,23 +136,31 @@ def test_the_sweep_keeps_the_first_best_run_at_its_first_best_check(
 
 def plus_plus_fit(of: FitInputs) -> Tensors:
     """W, b and a after 25 steps, with gradients written out."""
-    features, targets, texts = unit(of.views()[0]), of.owners, of.texts
-    n, truth, cosines = len(targets), torch.eye(5)[targets], features @ texts.T
+    features = unit(of.views()[0])
+    targets = of.owners
+    texts = of.texts
+    n = len(targets)
+    truth = torch.eye(5)[targets]
+    cosines = features @ texts.T
     matches = cosines[torch.arange(n), targets]
     means = torch.stack([matches[targets == c].mean() for c in targets.unique()])
-    w, a = truth.T @ features, torch.full((5,), 250 * float(means.mean()))
+    w = truth.T @ features
+    a = torch.full((5,), 250 * float(means.mean()))
     method = make("lp_plus_plus", **of.settings)
     b = method.init(of.source, of.data, seeded())["bias"].clone()
     rate = 4 * n / float(torch.linalg.eigvalsh(features.T @ features).max())
     text_rate = n / (4 * float(cosines.square().sum(0).max()))
-    velocity_w, velocity_b, total = torch.zeros_like(w), torch.zeros_like(b), torch.zeros_like(a)
+    velocity_w = torch.zeros_like(w)
+    velocity_b = torch.zeros_like(b)
+    total = torch.zeros_like(a)
     for step in range(1, 26):
         wrong = ((features @ w.T + b + a * cosines).softmax(-1) - truth) / n
         velocity_w = 0.9 * velocity_w + wrong.T @ features
         velocity_b = 0.9 * velocity_b + wrong.sum(0)
         slope = (wrong * cosines).sum(0)
         total = total + slope if of.settings["accumulate"] else slope
-        w, b = w - rate * velocity_w, b - rate * velocity_b
+        w = w - rate * velocity_w
+        b = b - rate * velocity_b
         if step % 10 == 0:
             a = a - text_rate * total
     return {"weight": w, "bias": b, "text_weight": a}

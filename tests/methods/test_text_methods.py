@@ -127,7 +127,9 @@ def timo_fit(of: FitInputs) -> Tensors:
 
     Without shots, the texts of a class weigh alike.
     """
-    weights, groups, gamma = [], [], of.settings["gamma"]
+    weights = []
+    groups = []
+    gamma = of.settings["gamma"]
     for c, texts in enumerate(described(of.source, of.data.labels, 1)):
         texts = texts[:3]  # one template, and the fewest descriptions are two
         own = of.views()[:, of.owners == c]

@@ -64,7 +64,8 @@ def promptsrc_loss(at: Case) -> Tensor:
     )
     text_loss = (unit(texts) - teacher).abs().mean()
     image_loss = (unit(features) - unit(frozen)).abs().mean()
-    p, log_q = frozen_logits.softmax(1), logits.log_softmax(1)
+    p = frozen_logits.softmax(1)
+    log_q = logits.log_softmax(1)
     divergence = (p * (p.log() - log_q)).mean()
     return at.entropy(logits) + 25 * text_loss + 10 * image_loss + divergence
 
@@ -73,7 +74,8 @@ def adapted(at: Case) -> tuple[Tensor, Tensor]:
     """MaPLe's features of images and classes behind adapters."""
 
     def adapt(rows: Tensor, tower: str, ratio: float) -> Tensor:
-        down, up = at.own[f"{tower}_down"], at.own[f"{tower}_up"]
+        down = at.own[f"{tower}_down"]
+        up = at.own[f"{tower}_up"]
         adapted = [(up @ (down @ row).clamp(min=0)).clamp(min=0) for row in rows]
         return ratio * torch.stack(adapted) + (1 - ratio) * rows
 
@@ -142,7 +144,8 @@ def add_adapter(
 
 def mma_logits(at: Case) -> Tensor:
     """Adapters in the last two thirds of the smaller tower, and in the same blocks of the other."""
-    towers, scale = blocks_of(at.backbone), at.settings.get("scale", 1e-3)
+    towers = blocks_of(at.backbone)
+    scale = at.settings.get("scale", 1e-3)
     depth = min(map(len, towers.values()))
     hooks = [
         block.register_forward_hook(partial(add_adapter, own=at.own, kind=kind, i=i, scale=scale))
@@ -170,9 +173,12 @@ def put_behind(block: Any, given: tuple[Tensor], count: int, tokens: Tensor) -> 
 
 def represented(at: Case) -> tuple[Tensor, Tensor, Tensor]:
     """Features of images, of their learned tokens, and of classes, from 5/12 of the blocks on."""
-    towers, tower, own = blocks_of(at.backbone), text_tower(at.backbone), at.own
+    towers = blocks_of(at.backbone)
+    tower = text_tower(at.backbone)
+    own = at.own
     depth = min(map(len, towers.values()))
-    first, count = 5 * depth // 12, len(at.own["tokens"])
+    first = 5 * depth // 12
+    count = len(at.own["tokens"])
     text, image = (
         [own["tokens"] @ w.T + b for w, b in zip(own[kind], own[f"{kind}_bias"], strict=True)]
         for kind in ("text", "image")

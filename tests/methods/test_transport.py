@@ -48,7 +48,8 @@ def naive_plan(similarity: Tensor, epsilon: float, steps: int, tolerance: float)
     """Sinkhorn's algorithm on one matrix ``[P, N]``, number by number."""
     patches, prompts = similarity.shape
     kernel = [[math.exp(-(1 - float(x)) / epsilon) for x in row] for row in similarity]
-    r, c = [1.0] * patches, [1.0] * prompts
+    r = [1.0] * patches
+    c = [1.0] * prompts
     for _ in range(steps):
         old = r
         r = [1 / patches / sum(kernel[p][n] * c[n] for n in range(prompts)) for p in range(patches)]
@@ -93,7 +94,8 @@ def test_a_plan_moves_all_patches_to_all_prompts_and_no_cost_is_too_high_for_flo
 
 def test_a_problem_s_plan_does_not_depend_on_the_others() -> None:
     """One problem is done at once, the other needs many steps."""
-    easy, hard = torch.zeros(6, 3), torch.eye(6)[:, :3] * 3
+    easy = torch.zeros(6, 3)
+    hard = torch.eye(6)[:, :3] * 3
     together = transport_plan(torch.stack([easy, hard]).double(), 0.1, 100, 1e-2)
     for plan, similarity in zip(together, (easy, hard), strict=True):
         close(plan, naive_plan(similarity, 0.1, 100, 1e-2), 1e-10)

@@ -41,7 +41,8 @@ def clipood_logits(at: Case) -> Tensor:
 
 def clipood_loss(at: Case) -> Tensor:
     """Up to a constant, a wrong class gains s λ (1 − cos(t_y, t_c))."""
-    texts, logits = at.unit_photos, clipood_logits(at)
+    texts = at.unit_photos
+    logits = clipood_logits(at)
     extra = torch.stack([0.3 * (1 - texts @ texts[y]) for y in at.targets])
     return at.entropy(logits + at.scale * extra)
 
@@ -128,7 +129,8 @@ def test_differences_are_added_to_the_weights_of_the_source_and_of_towers_of_its
 
 
 def test_flyp_starts_at_the_zero_shot_ensemble(clip: Backbone, data: FewShotData) -> None:
-    module, images = make("flyp").init(clip, data, torch.Generator()), draw_images(clip, 4)
+    module = make("flyp").init(clip, data, torch.Generator())
+    images = draw_images(clip, 4)
     features = clip.encode_images(images)
     expected = cosine_logits(clip, clip.zero_shot_ensemble(data.labels), features)
     torch.testing.assert_close(make("flyp").attach(module, clip, data.labels)(images), expected)

@@ -68,7 +68,8 @@ def test_a_checkpoint_runs_nothing_unless_it_is_trusted(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COMPATBENCH_TRUST_PICKLE", raising=False)
-    target, path = tmp_path / "touched", tmp_path / "w.pt"
+    target = tmp_path / "touched"
+    path = tmp_path / "w.pt"
     refusal = "more than tensors"
     if kind == "torchscript":
         with zipfile.ZipFile(path, "w") as archive:
@@ -124,7 +125,8 @@ def names(count: int) -> bytes:
 @cache
 def packed(compression: int, twice: bool = False) -> bytes:
     """A checkpoint whose parts are compressed, or stand twice in the archive's directory."""
-    good, out = io.BytesIO(), io.BytesIO()
+    good = io.BytesIO()
+    out = io.BytesIO()
     torch.save({"w": torch.zeros(1 << 22)}, good)
     with zipfile.ZipFile(good) as source, zipfile.ZipFile(out, "w", compression) as target:
         for name in source.namelist():
@@ -267,7 +269,8 @@ def png(width: int, height: int) -> bytes:
     out = io.BytesIO()
     Image.new("1", (1, 1)).save(out, "PNG")
     head = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\1\0\0\0\0"
-    start, rest = out.getvalue()[:12], out.getvalue()[33:]
+    start = out.getvalue()[:12]
+    rest = out.getvalue()[33:]
     return start + head + zlib.crc32(head).to_bytes(4, "big") + rest
 
 

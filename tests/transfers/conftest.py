@@ -12,9 +12,9 @@ from torch import Tensor
 def beside_naive_code(
     record_property: Callable[[str, object], None],
 ) -> Callable[..., None]:
-    """Compare a transfer with its formula written out, in double precision.
+    """Compare a transfer with its formula, in double precision.
 
-    A run together with ``benchmark/authors`` gives the table of ``docs/authors.md`` its row.
+    A run together with ``benchmark/authors`` writes the rows of the table in ``docs/authors.md``.
     """
 
     def compare(name: str, ours: Tensor, naive: Tensor, steps: int = 0) -> None:

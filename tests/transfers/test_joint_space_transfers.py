@@ -1,4 +1,4 @@
-"""Transfers that map one joint space to another, each against its formula written out."""
+"""Transfers that map features equal their formulas."""
 
 from __future__ import annotations
 
@@ -30,12 +30,13 @@ FITTED = {
     name: MethodUnderTest(builtin_methods().get(name))
     for name in ("taskres", "linear_probe", "tip_adapter_f", "gda", "wise_ft")
 }
-TASKRES, PROBE = FITTED["taskres"], FITTED["linear_probe"]
+TASKRES = FITTED["taskres"]
+PROBE = FITTED["linear_probe"]
 
 
 @cache
 def other(size: int) -> Backbone:
-    """A model whose joint space has another size."""
+    """Return a model whose joint space has another size."""
     return build_clip("other-joint", seed=8, embed_dim=size)
 
 
@@ -46,20 +47,19 @@ def rotated() -> Backbone:
 
 @cache
 def see(target: Backbone) -> tuple[WordPair, WordPair]:
-    """Features of words, and of some images, on the source and the target."""
+    """Return features of words, and of some images, on the source and the target."""
+    source = TASKRES.source
     images = unseen_images()
     images = torch.cat([images, images.flip(-1), images.flip(-2), images.mT])
-    words, seen = (
-        WordPair(*(encode(one) for one in (TASKRES.source, target)))
-        for encode in (lambda one: encode_words(one, WORDS), lambda one: one.encode_images(images))
-    )
+    words = WordPair(encode_words(source, WORDS), encode_words(target, WORDS))
+    seen = WordPair(source.encode_images(images), target.encode_images(images))
     return words, seen
 
 
 def attach(
     label: str, name: str, target: Backbone, module: Module | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the logits of unseen images on the target through a transfer, and their features."""
+    """Return the logits of unseen images on the target with a transfer, and their features."""
     tested = FITTED[name]
     transfer = find_transfer(label)
     words, seen = see(target)
@@ -77,57 +77,64 @@ def zero_shot(target: Backbone, features: Tensor) -> Tensor:
 
 
 def turn(source: Tensor, target: Tensor) -> Tensor:
-    """The orthogonal Procrustes solution ``[e_t, e_s]``."""
+    """Return the orthogonal Procrustes solution ``[e_t, e_s]``."""
     u, _, v = torch.linalg.svd(target.T @ source, full_matrices=False)
     return u @ v
 
 
 def damped(x: Tensor, y: Tensor, weight: float, prior: Tensor) -> Tensor:
-    """The M that minimises ‖x M − y‖² + w ‖M − M₀‖²."""
+    """Return the M that minimises ‖x M − y‖² + w ‖M − M₀‖²."""
     more = weight**0.5 * torch.eye(x.shape[1]).double()
     return torch.linalg.lstsq(torch.cat([x, more]), torch.cat([y, more @ prior])).solution
 
 
-def naive_map(transfer: str, target: Backbone) -> tuple[Tensor, Tensor | float]:
-    """M ``[e_t, e_s]`` and b: what a module sees of a normalised feature f is f M + b."""
+def naive_map(label: str, target: Backbone) -> Tensor:
+    """Return M ``[e_t, e_s]``: a module gets f M for a normalised feature f."""
     words, seen = see(target)
-    a, b = (one.double() - one.double().mean(0) for one in words)
-    s, t = (F.normalize(one.double(), dim=-1) for one in seen)
-    by_words, by_images = turn(a, b), turn(s, t)
-    if transfer == "anchors":  # similarities to words, read back as a feature of the source
-        return damped(a, b, float(a.square().sum()) / EMBED_DIM, 0 * by_words.T).T, 0.0
-    if transfer == "ridge":
-        held, errors = len(t) // 4, {}
+    a = words.source.double() - words.source.double().mean(0)
+    b = words.target.double() - words.target.double().mean(0)
+    s = F.normalize(seen.source.double(), dim=-1)
+    t = F.normalize(seen.target.double(), dim=-1)
+    by_words = turn(a, b)
+    if label == "words":
+        return by_words
+    if label == "images":
+        return turn(s, t)
+    if label == "anchors":  # similarities to words, read back as a feature of the source
+        return damped(a, b, float(a.square().sum()) / EMBED_DIM, 0 * by_words.T).T
+    if label == "ridge":
+        held = len(t) // 4
+        errors = {}
         for damping in (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0):
             found = damped(t[held:], s[held:], len(t[held:]) * damping, by_words)
             errors[damping] = float((t[:held] @ found - s[:held]).norm())
-        return damped(t, s, len(t) * min(errors, key=lambda one: errors[one]), by_words), 0.0
-    return by_words if transfer == "words" else by_images, 0.0
+        best = min(errors, key=lambda damping: errors[damping])
+        return damped(t, s, len(t) * best, by_words)
+    raise KeyError(label)
 
 
 @pytest.mark.parametrize("size", [None, EMBED_DIM - 4, EMBED_DIM + 5])
-@pytest.mark.parametrize("transfer", ["words", "images", "ridge", "anchors"])
-def test_a_probe_sees_features_as_a_map_s_formula_has_them(transfer: str, size: int | None) -> None:
+@pytest.mark.parametrize("label", ["words", "images", "ridge", "anchors"])
+def test_probe_gets_features_mapped_by_the_formula(label: str, size: int | None) -> None:
     target = PROBE.target if size is None else other(size)
-    found, features = attach(transfer, "linear_probe", target)
-    matrix, bias = naive_map(transfer, target)
-    lengths = features.double().norm(dim=-1, keepdim=True)
-    seen = lengths * (features.double() / lengths @ matrix + bias)
+    found, features = attach(label, "linear_probe", target)
+    matrix = naive_map(label, target)
+    seen = features.double() @ matrix
     expected = seen @ PROBE.module["weight"].double().T + PROBE.module["bias"]
     assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
-    if transfer != "words":
+    if label != "words":
         return
-    # A residual is carried forward: t + r R are t Rᵀ + r, turned.
-    found, _ = attach(transfer, "taskres", target)
-    weights = (
-        target.text_features(LABELS.fill()) @ matrix.float() + 0.5 * TASKRES.module["residual"]
-    )
+    # A residual is carried forward: t + r R equals t Rᵀ + r after a rotation.
+    found, _ = attach(label, "taskres", target)
+    texts = target.text_features(LABELS.fill())
+    weights = texts @ matrix.float() + 0.5 * TASKRES.module["residual"]
     cosines = F.normalize(seen, dim=-1) @ F.normalize(weights.double(), dim=-1).T
     assert torch.allclose(found.double(), target.logit_scale * cosines, atol=1e-3)
 
 
-def test_a_net_starts_at_the_turn_and_comes_nearer() -> None:
-    target, noise = draw(40, 7), 0.3 * draw(40, 5, seed=2)
+def test_net_starts_at_the_rotation_and_improves_on_it() -> None:
+    target = draw(40, 7)
+    noise = 0.3 * draw(40, 5, seed=2)
     source = F.normalize(target @ draw(7, 5, seed=1) + noise, dim=-1)
     rotation = turn(source, target).T
 
@@ -143,37 +150,42 @@ def test_a_net_starts_at_the_turn_and_comes_nearer() -> None:
 MAPPED = ("images", "images+mlp", "ridge", "words+raw")
 
 
-@pytest.mark.parametrize("transfer", MAPPED)
+@pytest.mark.parametrize("label", MAPPED)
 @pytest.mark.parametrize("name", ["taskres", "linear_probe"])
-def test_a_rotated_source_is_read_as_the_source(name: str, transfer: str) -> None:
-    """All transfers of the joint space undo a rotation, with and without a zero-shot term."""
-    expected, (found, _) = FITTED[name].logits(TASKRES.source), attach(transfer, name, rotated())
-    close = 0.15 if transfer == "images+mlp" else 2e-3
+def test_transfers_undo_a_rotation_of_the_source(name: str, label: str) -> None:
+    """This holds with and without a zero-shot term."""
+    expected = FITTED[name].logits(TASKRES.source)
+    found, _ = attach(label, name, rotated())
+    close = 0.15 if label == "images+mlp" else 2e-3
     assert float((found - expected).abs().max()) <= close * float(expected.abs().max())
 
 
-def test_on_the_source_itself_nothing_is_turned() -> None:
+def test_words_change_nothing_on_the_source() -> None:
     found, features = attach("words", "linear_probe", PROBE.source)
     assert torch.equal(found, features @ PROBE.module["weight"].T + PROBE.module["bias"])
     words = encode_words(PROBE.source, WORDS)
     assert find_rotation(words, words + 1e-5) is None
-    served = {n for n, cls in builtin_methods().classes.items()
-              if find_transfer("words").serves(cls.card)}  # fmt: skip
+    transfer = find_transfer("words")
+    served = set()
+    for name, cls in builtin_methods().classes.items():
+        if transfer.serves(cls.card):
+            served.add(name)
     assert {"linear_probe", "taskres", "tip_adapter_f", "clip_adapter", "lfa"} <= served
     assert served.isdisjoint({"coop", "kgcoop", "contcoop", "zeroshot", "clip_lora", "plot"})
 
 
-@pytest.mark.parametrize("transfer", ["words", "images", "ridge"])
+@pytest.mark.parametrize("label", ["words", "images", "ridge"])
 @pytest.mark.parametrize("name", ["taskres", "tip_adapter_f", "gda", "wise_ft"])
-def test_in_a_narrower_target_a_module_at_zero_is_its_zero_shot(name: str, transfer: str) -> None:
+def test_module_at_zero_equals_zero_shot_in_a_narrower_target(name: str, label: str) -> None:
     target = other(EMBED_DIM - 4)
-    tensors, zero_at = FITTED[name].module.tensors, FITTED[name].card.zero_shot_at
-    zero = {key: torch.zeros_like(t) if key in zero_at else t for key, t in tensors.items()}
-    found, features = attach(transfer, name, target, Module(zero))
+    tensors = dict(FITTED[name].module.tensors)
+    for key in FITTED[name].card.zero_shot_at:
+        tensors[key] = torch.zeros_like(tensors[key])
+    found, features = attach(label, name, target, Module(tensors))
     assert torch.allclose(found, zero_shot(target, features), atol=1e-3)
 
 
-def test_the_old_model_alone_and_in_a_sum() -> None:
+def test_kept_and_delta_use_the_answers_of_the_old_model() -> None:
     old = OldAnswers(draw(7, 5, seed=6).float(), draw(7, 5, seed=7).float())
     features = TASKRES.target.encode_images(unseen_images())
     found = {}

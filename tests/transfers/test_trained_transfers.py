@@ -1,4 +1,4 @@
-"""Transfers that learn on the target, each against its formula written out."""
+"""Transfers that train on the target equal their formulas."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ RATE = 0.5
 
 
 class Target(NamedTuple):
-    """Where a module is brought to, with labelled images in one view."""
+    """A target model, with labelled images in one view."""
 
     model: Backbone
     labels: Labels
     data: FewShotData
 
     def logits(self, x: Tensor, features: Tensor) -> Tensor:
-        """TaskRes, written out."""
+        """Return TaskRes's logits by the formula."""
         weights = self.model.text_features(self.labels.fill()) + 0.5 * x
         norms = features.norm(dim=-1, keepdim=True) * weights.norm(dim=-1)
         return self.model.logit_scale * features @ weights.T / norms
@@ -53,7 +53,8 @@ class Target(NamedTuple):
     def unlabelled(self, logits: Tensor) -> Unlabelled:
         features = draw(len(logits), 16, seed=4)
         zero_shot = self.logits(torch.zeros(5, 16), features).detach()
-        seen, scale = OldAnswers(logits, zero_shot), self.model.logit_scale
+        seen = OldAnswers(logits, zero_shot)
+        scale = self.model.logit_scale
         return Unlabelled(features, features, features, seen, scale)
 
 
@@ -72,7 +73,7 @@ def build(name: str, **settings: Any) -> Method:
 
 
 def taskres(epochs: int) -> Method:
-    """Whole batches at a constant rate, without momentum or decay."""
+    """Return TaskRes with whole batches at a constant rate, without momentum or decay."""
     plain = dict(optimizer="sgd", momentum=0, weight_decay=0, schedule="constant", batch_size=999)
     return build("taskres", recipe=Recipe(lr=RATE, epochs=epochs, **plain))  # type: ignore[arg-type]
 
@@ -89,115 +90,140 @@ def descend(x: Tensor, loss: Any, steps: int) -> Tensor:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("kind", ["warm", "warm, pull 0.7", "distilled", "retrained"])
-def test_a_trained_transfer_descends_the_written_loss(
-    kind: str, target: Target, beside_naive_code: Callable[..., None]
+@pytest.mark.parametrize("name", ["warm", "warm, pull 0.7", "distilled", "retrained"])
+def test_trained_transfer_follows_the_gradient_of_its_loss(
+    name: str, target: Target, beside_naive_code: Callable[..., None]
 ) -> None:
-    """From the old module a tenth of the method's steps; anew, all of them."""
+    """Transfers take a tenth of the method's steps from the old module, retraining takes all."""
     model, labels, data = target
-    answers, start, module = 3 * draw(12, 5, seed=7), residual()["residual"], residual()
+    answers = 3 * draw(12, 5, seed=7)
+    start = residual()["residual"]
+    module = residual()
     images = target.unlabelled(answers)
-    pull = 0.7 if "pull" in kind else 0.0
+    pull = 0.7 if "pull" in name else 0.0
     steps = 3
 
     def loss(x: Tensor) -> Tensor:
-        if kind == "distilled":
-            p, q = target.logits(x, images.target).softmax(-1), answers.softmax(-1)
+        if name == "distilled":
+            p = target.logits(x, images.target).softmax(-1)
+            q = answers.softmax(-1)
             both = (p * (p / q).log()).sum(-1) + (q * (q / p).log()).sum(-1)
             return both.mean() / 2
         entropy = F.cross_entropy(target.logits(x, data.train.views[0]), data.train.targets)
         return entropy + pull / 2 * ((x - start) ** 2).sum()
 
-    if kind == "distilled":
+    begin = start
+    if name == "distilled":
         steps = 2
         found = distil(taskres(20), module, model, labels, images, seeded())
-    elif kind == "retrained":
+    elif name == "retrained":
+        begin = torch.zeros_like(start)
         transfer = Retrained(Retrained.Config(shots=3))
         given = TransferData(transfer, labels=data)
         found = transfer.carry(taskres(3), module, model, labels, given)
     else:
         found = train_further(taskres(30), module, model, data, seeded(), pull)
-    naive = descend(0 * start if kind == "retrained" else start, loss, steps)
-    beside_naive_code(kind, found["residual"], naive, steps)
-    assert torch.equal(module["residual"], start)  # the old module is left as it was
+    naive = descend(begin, loss, steps)
+    beside_naive_code(name, found["residual"], naive, steps)
+    assert torch.equal(module["residual"], start)  # the old module is unchanged
 
 
-def test_the_pull_is_the_one_that_classifies_the_validation_images_best(target: Target) -> None:
+def test_pull_is_chosen_on_the_validation_images(target: Target) -> None:
     model, labels, data = target
-    method, module = taskres(100), residual()
-    tried = [train_further(method, module, model, data, seeded(), pull) for pull in PULLS]
-    right = [accuracy(method.attach(one, model, labels), data.val) for one in tried]
+    method = taskres(100)
+    module = residual()
+    tried = []
+    right = []
+    for pull in PULLS:
+        trained = train_further(method, module, model, data, seeded(), pull)
+        tried.append(trained)
+        right.append(accuracy(method.attach(trained, model, labels), data.val))
     found = train_near(method, module, model, data, seeded())
     assert torch.equal(found["residual"], tried[right.index(max(right))]["residual"])
-    transfer = Warm(Warm.Config(shots=3, pull=True))
-    given = TransferData(transfer, labels=data)
-    carried = transfer.carry(method, module, model, labels, given)
+    warm = Warm(Warm.Config(shots=3, pull=True))
+    carried = warm.carry(method, module, model, labels, TransferData(warm, labels=data))
     assert torch.equal(carried["residual"], found["residual"])
 
 
-def test_gradfix_keeps_what_most_images_agree_with(target: Target) -> None:
-    module, val = residual(), target.data.val
-    tau, votes = module["residual"], torch.zeros(5, 16)
+def test_gradfix_keeps_entries_that_most_images_agree_with(target: Target) -> None:
+    module = residual()
+    val = target.data.val
+    tau = module["residual"]
+    votes = torch.zeros(5, 16)
     for feature, label in zip(target.data.train.views[0], target.data.train.targets, strict=True):
         x = torch.zeros_like(tau).requires_grad_()
         loss = F.cross_entropy(target.logits(x, feature[None]), label[None])
         votes -= torch.autograd.grad(loss, x)[0].sign()
     kept = tau * (votes.sign() == tau.sign())
     assert 0 < int((kept != 0).sum()) < kept.numel()
-    guesses = [target.logits(factor * kept, val.views[0]).argmax(-1) for factor in FACTORS]
-    right = [int((guess == val.targets).sum()) for guess in guesses]
+    right = []
+    for factor in FACTORS:
+        guesses = target.logits(factor * kept, val.views[0]).argmax(-1)
+        right.append(int((guesses == val.targets).sum()))
     found = mask_by_gradient(taskres(20), module, target.model, target.data)
     assert torch.allclose(found["residual"], FACTORS[right.index(max(right))] * kept, atol=1e-9)
 
 
-def test_gradfix_takes_differences_from_zero_shot_and_training_what_is_trained(
+def test_gradfix_and_training_serve_only_suitable_methods(
     target: Target,
 ) -> None:
-    served = {name for name, cls in builtin_methods().classes.items()
-              if GradFix(GradFix.Config(shots=1)).serves(cls.card)}  # fmt: skip
+    gradfix = GradFix(GradFix.Config(shots=1))
+    served = set()
+    for name, cls in builtin_methods().classes.items():
+        if gradfix.serves(cls.card):
+            served.add(name)
     assert {"taskres", "bitfit", "clip_lora", "rosetta"} <= served
     assert served.isdisjoint({"coop", "kgcoop", "maple", "linear_probe", "cocoop"})
-    tip, given = build("tip_adapter"), (target.model, target.data)
+    tip = build("tip_adapter")
+    given = (target.model, target.data)
     with pytest.raises(NotTransferable, match="computed, not trained"):
         train_further(tip, Module(), *given, seeded())
     with pytest.raises(NotTransferable, match="no difference from"):
         mask_by_gradient(tip, Module({}, {"alpha": draw(1)}), *given)
 
 
-def test_the_logit_change_is_turned_as_written(float64: None) -> None:
-    source, target = 20 * draw(9, 12), 30 * draw(9, 12, seed=1)
+def test_logit_change_is_rotated_by_the_formula(float64: None) -> None:
+    source = 20 * draw(9, 12)
+    target = 30 * draw(9, 12, seed=1)
     change = learn_change(source, 20 * draw(9, 5, seed=2), seeded())
-    p, net = change.projection, change.net
+    p = change.projection
+    net = change.net
     assert torch.allclose(p @ p.T, torch.eye(12), atol=1e-9)
-    # A new one changes nothing.
+    # An untrained change changes nothing.
     assert torch.allclose(start_change(12, seeded())(source), source, atol=1e-4)
 
     def rows(logits: Tensor) -> Tensor:
         return torch.stack([(u - u.mean()) / (u.std() + 1e-6) for u in logits])
 
-    x_t, x_s = rows(target) @ p.T, rows(source) @ p.T
+    x_t = rows(target) @ p.T
+    x_s = rows(source) @ p.T
     u, _, vh = torch.linalg.svd(x_t.T @ x_s + 500 * torch.eye(12))
     turned = (u @ vh).T @ p
     x = rows(target) @ turned.T
-    mean, std = target.mean(-1, keepdim=True), target.std(-1, keepdim=True)
+    mean = target.mean(-1, keepdim=True)
+    std = target.std(-1, keepdim=True)
     expected = (x + net(x)) @ turned * std + mean
     assert torch.allclose(change.turned(source, target)(target), expected, atol=1e-9)
-    # Between equal logits there is nothing to turn.
+    # Equal logits need no rotation.
     assert torch.allclose(change.turned(source, source).projection, p, atol=1e-9)
     assert torch.equal(standardise(source)[0].argmax(-1), source.argmax(-1))
 
 
-def test_the_logit_change_learns_in_the_written_steps(
+def test_logit_change_is_trained_by_the_formula(
     float64: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its projection is the triangular parametrisation of ``torch.nn.utils.parametrizations``."""
+    """The projection is the matrix exponential of ``torch.nn.utils.parametrizations``."""
     monkeypatch.setattr(transmiter, "EPOCHS", 4)
     monkeypatch.setattr(transmiter, "NOISE", 0.0)
-    logits, teacher = 5 * draw(9, 12), 5 * draw(9, 5, seed=1)
-    q, p = (2 * teacher).softmax(-1), logits[:, :5].softmax(-1)
+    logits = 5 * draw(9, 12)
+    teacher = 5 * draw(9, 5, seed=1)
+    q = (2 * teacher).softmax(-1)
+    p = logits[:, :5].softmax(-1)
     assert torch.allclose(change_loss(logits, teacher), 0.5 * (q * (q / p).log()).sum(-1).mean())
-    learned, start = learn_change(logits, teacher, seeded()), start_change(12, seeded())
-    linear, net = nn.Linear(12, 12, bias=False), start.net.double()
+    learned = learn_change(logits, teacher, seeded())
+    start = start_change(12, seeded())
+    linear = nn.Linear(12, 12, bias=False)
+    net = start.net.double()
     nn.utils.parametrizations.orthogonal(linear, orthogonal_map="matrix_exp")
     linear.weight = start.projection.double()
     optimizer = torch.optim.AdamW([*net.parameters(), *linear.parameters()], weight_decay=1e-3)
@@ -211,10 +237,9 @@ def test_the_logit_change_learns_in_the_written_steps(
     assert torch.allclose(learned(logits), LogitChange(linear.weight, net)(logits), atol=1e-9)
 
 
-def test_transmiter_on_the_source_itself_answers_as_the_learned_change(
-    target: Target, float64: None
-) -> None:
-    images, words = target.unlabelled(3 * draw(12, 5, seed=7)), F.normalize(draw(20, 16, seed=8))
+def test_transmiter_on_the_source_equals_the_learned_change(target: Target, float64: None) -> None:
+    images = target.unlabelled(3 * draw(12, 5, seed=7))
+    words = F.normalize(draw(20, 16, seed=8))
     answers = []
     for turn in (True, False):
         transfer = TransMiter(TransMiter.Config(turn=turn))

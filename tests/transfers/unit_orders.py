@@ -1,4 +1,4 @@
-"""The units of a CLIP tower in another order: the same function with permuted weights."""
+"""Reorder the units of a CLIP tower: permuted weights that compute the same function."""
 
 from __future__ import annotations
 
@@ -35,13 +35,12 @@ BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+?)(?:\.weight|\.bias)?")
 
 
 def reorder(name: str, tensor: Tensor, order: Mapping[str, Tensor]) -> Tensor:
-    """Return a weight with its units in another order; queries, keys and values each by theirs."""
+    """Return a weight with its units in another order; queries, keys and values separately."""
     if ".in_proj_" not in name:
         return permute(name, tensor, order)
-    parts = [
-        permute(name.replace(".in_proj_", f".{letter}."), part, order)
-        for letter, part in zip("qkv", tensor.chunk(3), strict=True)
-    ]
+    parts = []
+    for letter, part in zip("qkv", tensor.chunk(3), strict=True):
+        parts.append(permute(name.replace(".in_proj_", f".{letter}."), part, order))
     return torch.cat(parts)
 
 
@@ -54,8 +53,11 @@ def permute(name: str, tensor: Tensor, order: Mapping[str, Tensor]) -> Tensor:
 
 def axes_of(name: str, ndim: int) -> tuple[str | None, ...]:
     """Return the groups on a weight's axes; empty if none is known."""
-    if block := BLOCK.fullmatch(name):
+    block = BLOCK.fullmatch(name)
+    if block:
         number, part = block.groups()
-        groups = IN_BLOCKS.get(part, ())
-        return tuple(g if g == "stream" else f"{number}.{g}" for g in groups)[:ndim]
+        groups = []
+        for group in IN_BLOCKS.get(part, ()):
+            groups.append(group if group == "stream" else f"{number}.{group}")
+        return tuple(groups)[:ndim]
     return AT_ENDS.get(re.sub(r"\.(weight|bias)$", "", name), ())[:ndim]

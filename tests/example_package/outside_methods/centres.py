@@ -37,7 +37,8 @@ class Centres(Method):
     )
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        images, targets = F.normalize(data.train.plain, dim=-1), data.train.targets
+        images = F.normalize(data.train.plain, dim=-1)
+        targets = data.train.targets
         centre = images.mean(0)
         centres = centre.repeat(len(data.labels), 1)  # that of all for a class without images
         for label in targets.unique():

@@ -22,7 +22,9 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Batch, TrainedMethod
 
-FIRST, BLOCKS, WIDTH = 2, 1, 4  # mini models have four blocks
+FIRST = 2
+BLOCKS = 1
+WIDTH = 4  # mini models have four blocks
 
 
 class SideAdapters(TrainedMethod):
@@ -62,7 +64,8 @@ class SideAdapters(TrainedMethod):
             updates[name] = {(FIRST + i, "mlp"): partial(update, i=i) for i in range(BLOCKS)}
         prompts = backbone.text_prompts(labels.fill())
         texts = backbone.encode_prompts(prompts, block_updates=updates["text"])
-        compare, encode = CosineClassifier(texts, backbone.logit_scale), backbone.image.encode
+        compare = CosineClassifier(texts, backbone.logit_scale)
+        encode = backbone.image.encode
         return lambda tokens: compare(encode(tokens, block=FIRST, block_updates=updates["image"]))
 
 
@@ -71,7 +74,8 @@ class Prompted(CosineClassifier):
 
     def __init__(self, weights: Tensor, scale: float, backbone: Backbone, prompt: Tensor) -> None:
         super().__init__(weights, scale)
-        self.backbone, self.prompt = backbone, prompt
+        self.backbone = backbone
+        self.prompt = prompt
 
     def view(self, inputs: Tensor, number: int) -> Tensor:
         """Features ``[batch, e]`` of a view of inputs ``[batch, 1 + views, tokens, d]``."""
