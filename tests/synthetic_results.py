@@ -10,11 +10,11 @@ from compatbench.data.cards import COPIED, SuiteCard
 from compatbench.engine.cell import shorten_key
 from compatbench.files.hashes import sha256_json
 from compatbench.results.expected import Expected
-from compatbench.results.method_results import MethodResults
+from compatbench.results.method_results import MethodResults, SuiteResults
 from compatbench.results.rows import Cost, Row, to_frame
-from compatbench.results.stored_method import MethodInfo, SuiteResults
+from compatbench.results.stored_method import MethodInfo
 from compatbench.tables.pages.sections import list_sections
-from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.suite_page import SuitePage, _tidy
 
 ZERO_SHOT = {"old": 40, "new": 60, "mini-clip": 40}
 COOP = MethodInfo("coop", "CoOp", "arXiv:2109.01134", "shallow", ("text-input",))
@@ -126,7 +126,8 @@ def make_suite(*methods: MethodResults) -> SuiteResults:
 def with_more(page: SuitePage, *methods: MethodResults) -> SuitePage:
     """The page with further methods, or with others of the same names."""
     known = {(one.transfer, one.info.name): one for one in (*page.results.all, *methods)}
-    return replace(page, results=make_suite(*known.values()))
+    results = make_suite(*known.values())
+    return replace(page, results=results, tidy=_tidy(results))
 
 
 def make_page(
@@ -144,7 +145,8 @@ def make_page(
         expected=expected,
         results=make_suite(*methods),
     )
-    return replace(page, **changes)
+    page = replace(page, **changes)
+    return replace(page, tidy=_tidy(page.results))
 
 
 def with_card(page: SuitePage, **fields: Any) -> SuitePage:

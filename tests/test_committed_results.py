@@ -13,6 +13,7 @@ from compatbench.engine.cell import shorten_key
 from compatbench.engine.keys import data_key
 from compatbench.method.registry import builtin_methods
 from compatbench.method.transfer import JOINT_SPACE
+from compatbench.results.result_files import ResultFiles
 from compatbench.tables.suite_page import read_suite_page
 
 REPOSITORY = Path(__file__).parents[1]
@@ -25,14 +26,14 @@ PUBLISHED = [name for name in PLANNED if (REPOSITORY / "results" / name).is_dir(
 
 @pytest.fixture(scope="module")
 def page():
-    return read_suite_page(SUITE, REPOSITORY)
+    return read_suite_page(SUITE, ResultFiles(REPOSITORY))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(name: str) -> None:
     suite = suite_cards.read(name)
-    shown = read_suite_page(suite, REPOSITORY)
+    shown = read_suite_page(suite, ResultFiles(REPOSITORY))
     known = {*METHODS, *suite.configs}
     results = shown.results.restrict(known)
     expected = {

@@ -20,6 +20,7 @@ from scipy import stats
 from compatbench.data.cards import suite_cards
 from compatbench.results.estimate import Array, Interval, estimate, percentile_interval
 from compatbench.results.ranks import ALPHA, holm, paired_test
+from compatbench.results.result_files import ResultFiles
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 from compatbench.tables.table import records
 
@@ -155,7 +156,7 @@ def read_h(page: SuitePage, upgrade: tuple[str, str]) -> Array:
 
 def make_page() -> Page:
     """The page, of all upgrades of the suite."""
-    page = read_suite_page(suite_cards.read(SUITE), ROOT)
+    page = read_suite_page(suite_cards.read(SUITE), ResultFiles(ROOT))
     upgrades = [
         {"name": page.path_title(upgrade), **simulate(read_h(page, upgrade))}
         for upgrade in page.expected.upgrades

@@ -35,7 +35,7 @@ from compatbench.files.project_folders import tasks_folder
 from compatbench.method.predictions import Predictions
 from compatbench.results.collect import collect_results
 from compatbench.results.method_results import MethodInfo
-from compatbench.results.result_files import write_results
+from compatbench.results.result_files import ResultFiles, write_results
 from compatbench.tables.pages.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
 
@@ -105,8 +105,9 @@ def make_cells(folder: Path, seeds: int, *fields: str) -> Path:
     plan = make_plan(make_request(str(path), out=folder))
     for cell in plan.cells:
         finish(plan.store, cell)
-    collect_results(plan, folder / "results" / "load")
-    write_pages(folder, published_pages(folder, plan.suite))
+    files = ResultFiles(folder)
+    collect_results(plan, files)
+    write_pages(folder, published_pages(files, plan.suite))
     return path
 
 

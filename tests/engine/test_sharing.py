@@ -17,6 +17,7 @@ from compatbench.engine.execute.dispatcher import Job
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.run_plan import run_here
 from compatbench.engine.worker import make_worker
+from compatbench.results.result_files import ResultFiles
 from compatbench.tables.pages.leaderboard import render_pages
 from compatbench.tables.suite_page import published_pages
 
@@ -53,7 +54,7 @@ def published(suite: Path, out: Path, times: Path) -> dict[str, str]:
     if out != times:
         for path in (times / "results").rglob("costs.csv"):
             shutil.copy(path, out / path.relative_to(times))
-    pages = render_pages(out, published_pages(out, suite_cards.read(str(suite))))
+    pages = render_pages(out, published_pages(ResultFiles(out), suite_cards.read(str(suite))))
     files = {str(p.relative_to(out)): p.read_text() for p in (out / "results").rglob("*.*")}
     return files | {str(path.relative_to(out)): text for path, text in pages.items()}
 

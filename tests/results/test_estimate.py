@@ -33,8 +33,8 @@ from compatbench.results.estimate import (
     mean,
     ratio_of_means,
 )
+from compatbench.results.gaps import find_gaps
 from compatbench.results.method_results import MethodResults
-from compatbench.results.ranking_table import find_gaps
 from compatbench.results.standing import (
     Standing,
     compute_retained,

@@ -23,7 +23,7 @@ from compatbench.results.estimate import draw_resamples
 from compatbench.results.expected import Expected
 from compatbench.results.four_ways import list_pairs, measure_four_ways
 from compatbench.results.method_results import MethodResults
-from compatbench.results.ranking_table import Results
+from compatbench.results.public_results import Results
 from compatbench.results.stored_method import MethodInfo
 from compatbench.tables.pages.leaderboard import render_leaderboard
 from compatbench.tables.suite_page import SuitePage
@@ -108,7 +108,7 @@ def test_what_does_not_apply_says_so_and_is_ordered_last() -> None:
     states = [measure_four_ways([one], EXPECTED, UPGRADE, 4)[0].state for one in (part, other)]
     assert states == ["incomplete", "not transferable"]
     page = page_of(*methods)
-    frame = Results(page.results, page.expected).classes(*UPGRADE).set_index("method")
+    frame = Results(page.tidy, page.expected).classes(*UPGRADE).set_index("method")
     assert frame.loc["coop", "own_source"] == pytest.approx(MEANS[0])
     assert frame.loc["linear_probe", "state"] == "not applicable"
     assert frame.loc["linear_probe", "reason"] == NOT_APPLICABLE
@@ -122,4 +122,4 @@ def test_what_does_not_apply_says_so_and_is_ordered_last() -> None:
     plain = replace(page.expected, protocol="few-shot")
     assert "Known and other classes" not in render_sections(replace(page, expected=plain))
     with pytest.raises(CompatbenchError, match="tests no other classes than those trained on"):
-        Results(page.results, plain).classes(*UPGRADE)
+        Results(page.tidy, plain).classes(*UPGRADE)

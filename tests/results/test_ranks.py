@@ -25,7 +25,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.harmonic_mean import harmonic_mean
 from compatbench.results.expected import Expected
 from compatbench.results.method_results import MethodResults
-from compatbench.results.ranking_table import Results
+from compatbench.results.public_results import Results
 from compatbench.results.ranks import Ranked, rank_methods, rank_upgrades
 from compatbench.results.standing import Standing, compute_standing, dataset_means, measure_interval
 from compatbench.results.stored_method import MethodInfo

@@ -23,6 +23,7 @@ from compatbench.engine.plan import make_plan
 from compatbench.engine.request import make_request
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
+from compatbench.results.result_files import ResultFiles
 from compatbench.results.tuning_records import Setting, Tuning, choose
 from compatbench.results.tuning_search import _next_settings
 from compatbench.tables.pages.leaderboard import render_leaderboard
@@ -233,7 +234,7 @@ def test_a_page_says_which_methods_were_not_tuned(tmp_path: Path) -> None:
     own = card.model_copy(update={"tuning": TuningCard()})
 
     def titles(suite: SuiteCard) -> list[str]:
-        page = read_suite_page(suite, tmp_path, results)
+        page = read_suite_page(suite, ResultFiles(tmp_path), results)
         shown = render_leaderboard([replace(page, expected=TWO_BY_TWO)])
         assert ("† not tuned" in shown) == bool(page.legend) == ("CoOp †" in shown)
         return [one.title for one in page.results.all]

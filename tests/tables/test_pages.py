@@ -38,8 +38,8 @@ from synthetic_results import (
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
-from compatbench.results.ranking_table import Results
-from compatbench.results.result_files import write_results
+from compatbench.results.public_results import Results
+from compatbench.results.result_files import ResultFiles, write_results
 from compatbench.tables.pages.leaderboard import render_leaderboard, render_pages, render_suite
 from compatbench.tables.pages.report_site import render_site
 from compatbench.tables.pages.sections import TOP
@@ -75,7 +75,7 @@ def test_a_suite_in_markdown_on_the_site_on_a_terminal_and_as_a_frame(name: str)
     same_as_before(f"{name}.md", f"{render_suite(page)}\n{render_sections(page)}")
     same_as_before(f"{name}.js", render_site([page])["data/tiny.js"].decode())
     same_as_before(f"{name}.txt", on_terminal(page))
-    frame = Results(page.results, page.expected).ranking(*page.expected.upgrades[0])
+    frame = Results(page.tidy, page.expected).ranking(*page.expected.upgrades[0])
     same_as_before(f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
 
 
@@ -141,16 +141,20 @@ def test_a_part_of_a_suite_keeps_its_development_tasks(tmp_path: Path) -> None:
     assert page.restrict(seeds=[1]).expected.development == ("dogs",)
     tasks = {"tasks": ("mini-food", "mini-weather"), "development": ("mini-food",)}
     card = SMOKE.model_copy(update=tasks)
-    expected = read_suite_page(card, tmp_path, make_suite()).expected
+    expected = read_suite_page(card, ResultFiles(tmp_path), make_suite()).expected
     assert (expected.tasks, expected.development) == (("mini-weather",), ("mini-food",))
     alone = card.model_copy(update={"tasks": ("mini-food",)})  # nothing is held out
-    assert read_suite_page(alone, tmp_path, make_suite()).expected.tasks == ("mini-food",)
+    assert read_suite_page(alone, ResultFiles(tmp_path), make_suite()).expected.tasks == (
+        "mini-food",
+    )
 
 
 def test_means_are_over_the_seeds_that_were_run(tmp_path: Path) -> None:
     card = SMOKE.model_copy(update={"seeds": (1, 2, 3)})
     pages = [
-        read_suite_page(card, tmp_path, make_suite(make_method(COOP, make_pairs(cells))))
+        read_suite_page(
+            card, ResultFiles(tmp_path), make_suite(make_method(COOP, make_pairs(cells)))
+        )
         for cells in ({("cats", 2): (80, 60)}, {("cats", 1): (80, 60), ("cats", 3): (80, 60)}, {})
     ]
     assert [page.expected.seeds for page in pages] == [(2,), (1, 3), (1, 2, 3)]
@@ -161,7 +165,7 @@ def test_means_are_over_the_seeds_that_were_run(tmp_path: Path) -> None:
 def test_methods_of_this_project_are_marked(tmp_path: Path) -> None:
     ours = replace(PROBE, paper="compatbench")
     results = make_suite(flat(COOP, 62, 57, 2), flat(ours, 80, 5, 2))
-    page = read_suite_page(SMOKE, tmp_path, results)
+    page = read_suite_page(SMOKE, ResultFiles(tmp_path), results)
     assert [method.title for method in page.results.all] == ["CoOp", "Linear probe ‡"]
     assert page.legend == "‡ a method of this project."
     assert page.legend in render_leaderboard([replace(page, expected=TWO_BY_TWO)])
@@ -200,7 +204,9 @@ def write(out: Path, suite: SuiteCard, methods: int = 2) -> None:
 def test_the_readme_shows_the_best_with_the_floor_and_links_to_the_rest(tmp_path: Path) -> None:
     write(tmp_path, MINE, TOP + 3)
     (tmp_path / "README.md").write_text(f"before\n{BEGIN}old\n{END}after\n")
-    text = render_pages(tmp_path, published_pages(tmp_path, MINE))[tmp_path / "README.md"]
+    text = render_pages(tmp_path, published_pages(ResultFiles(tmp_path), MINE))[
+        tmp_path / "README.md"
+    ]
     assert text.startswith(f"before\n{BEGIN}")
     assert text.endswith(f"{END}after\n")
     rows = re.findall(r"^\|.*\| \[(.*?)\]\[", text, re.MULTILINE)
@@ -221,7 +227,7 @@ def test_pictures_are_shown_where_they_have_been_drawn(tmp_path: Path) -> None:
     for drawn in (0, 1):
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # the folder is no suite, and needs no warning
-            pages = render_pages(tmp_path, published_pages(tmp_path, MINE))
+            pages = render_pages(tmp_path, published_pages(ResultFiles(tmp_path), MINE))
         for name, root in zip(names, ("", r"\.\./\.\./"), strict=True):
             picture = rf"(?m)^!\[Accuracy on .*\]\({root}results/figures/mine-scatter-1\.svg\)$"
             assert len(re.findall(picture, pages[tmp_path / name])) == drawn

@@ -17,7 +17,7 @@ from synthetic_results import make_method, make_row, make_suite, with_card
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.messages import one_line
-from compatbench.results.result_files import write_results
+from compatbench.results.result_files import ResultFiles, write_results
 from compatbench.tables.pages.report_site import SOURCES, render_site, report_pages
 from compatbench.tables.pages.site_data import list_capabilities, to_html
 from compatbench.tables.suite_page import published_pages
@@ -173,7 +173,10 @@ def test_what_methods_can_do_is_what_was_measured_of_them() -> None:
 
 def test_the_suites_of_the_leaderboard_come_first_and_trials_stay_out(tmp_path: Path) -> None:
     def shown() -> list[str]:
-        return [page.card.name for page in report_pages(tmp_path, published_pages(tmp_path))]
+        return [
+            page.card.name
+            for page in report_pages(ResultFiles(tmp_path), published_pages(ResultFiles(tmp_path)))
+        ]
 
     row = make_row(task="mini-weather", source="mini-clip", backbone="mini-clip")
     for suite in ("smoke", "mini-shots"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -24,16 +23,15 @@ from compatbench.method import Method
 from compatbench.method.predictions import Predictions
 from compatbench.method.refusals import find_refusal
 from compatbench.results.measures import Answers, score
-from compatbench.results.method_results import (
-    MethodInfo,
-    MethodResults,
-    SuiteResults,
-    join_provenance,
-    merge_results,
-    split_results,
-)
-from compatbench.results.result_files import read_methods, write_results
+from compatbench.results.result_files import ResultFiles
 from compatbench.results.rows import Cost, Row, to_frame
+from compatbench.results.stored_method import (
+    MethodInfo,
+    StoredMethod,
+    join_provenance,
+    merge_stored,
+)
+from compatbench.results.suite_results import SuiteResults, gather_results
 
 
 def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
@@ -122,13 +120,14 @@ def _costs_of(cell: Cell, record: CellRecord) -> list[Cost]:
     return costs
 
 
-def collect_results(plan: Plan, folder: Path) -> None:
+def collect_results(plan: Plan, files: ResultFiles) -> None:
     """Score what the store has of a plan's cells, and add the rows to a suite's folder.
 
     Rows of other cells stay unless the plan found them outdated, so that parts of a suite and the
     work of several machines add up.
     """
-    stored = read_methods(folder)
+    suite = plan.suite.name
+    stored = files.read_methods(suite)
     merged = []
     for name, new in _measured_methods(plan, ResultCache()):
         old = stored.get(name)
@@ -147,8 +146,8 @@ def collect_results(plan: Plan, folder: Path) -> None:
         keys = set(new.rows["key"])
         if old is not None:
             keys.update(old.rows["key"])
-        merged.append(merge_results(old, new, keys))
-    write_results(folder, *merged)
+        merged.append(merge_stored(old, new, keys))
+    files.write(suite, merged)
 
 
 def _drop_outdated(rows: pd.DataFrame, outdated: Collection[RowKey]) -> pd.DataFrame:
@@ -164,7 +163,7 @@ CellResults = tuple[CellRecord, list[Row], list[Cost]]
 class ResultCache:
     """Descriptions of methods, and the results of finished cells, kept while a run is watched."""
 
-    methods: dict[str, MethodResults] = field(default_factory=dict)
+    methods: dict[str, StoredMethod] = field(default_factory=dict)
     cells: dict[str, CellResults] = field(default_factory=dict)
 
     def read(self, plan: Plan, cell: Cell) -> CellResults | None:
@@ -182,11 +181,11 @@ class ResultCache:
 
 def partial_results(plan: Plan, cache: ResultCache) -> SuiteResults:
     """Return the results of the plan's cells so far, without those of earlier runs."""
-    methods = [method for _, method in _measured_methods(plan, cache) if len(method.rows)]
-    return split_results(plan.suite.name, methods)
+    methods = {name: each for name, each in _measured_methods(plan, cache) if len(each.rows)}
+    return gather_results(plan.suite.name, methods)
 
 
-def _measured_methods(plan: Plan, cache: ResultCache) -> Iterator[tuple[str, MethodResults]]:
+def _measured_methods(plan: Plan, cache: ResultCache) -> Iterator[tuple[str, StoredMethod]]:
     """Yield each method of a plan with the rows of its cells that have a record."""
     suite = plan.suite
     registry = plan.request.registry
@@ -222,31 +221,47 @@ def _measured_methods(plan: Plan, cache: ResultCache) -> Iterator[tuple[str, Met
         yield name, results
 
 
-def describe_method(suite: SuiteCard, method: type[Method], name: str) -> MethodResults:
-    """What ``<method>.json`` says of a method, or of a config of it, in a suite."""
+def describe_method(suite: SuiteCard, method: type[Method], name: str) -> StoredMethod:
+    """Return what ``<method>.json`` says of a method, or of a config of it, in a suite; no rows."""
     general = resolve_settings(method, suite, name)
     recipe = Settings(method.Config().model_dump(mode="json"), suite.training)
     differs = _differences(recipe, general)
     if suite.training.precision != "fp32":
         differs["precision"] = ("fp32", suite.training.precision)
     names = {method.card.name, *suite.lineage(name)}
-    by_task = any("tasks" in suite.methods.get(each, {}) for each in names)
-    for task in suite_tasks(suite) if by_task else ():  # most suites set nothing by task
-        changed = _differences(general, resolve_settings(method, suite, name, task))
-        differs |= {f"{task}: {setting}": values for setting, values in changed.items()}
+    # Most suites set nothing by task.
+    if any("tasks" in suite.methods.get(each, {}) for each in names):
+        for task in suite_tasks(suite):
+            changed = _differences(general, resolve_settings(method, suite, name, task))
+            for setting, values in changed.items():
+                differs[f"{task}: {setting}"] = values
     card = method.card
     title = card.title if name == card.name else name
-    if name.startswith(f"{card.name}+"):  # such as coop+context-4
-        title = f"{card.title}, {name.removeprefix(f'{card.name}+').replace('+', ' ')}"
-    facts = card.depth, card.places, card.learns, tuple(sorted(card.needs))
-    info = MethodInfo(name, title, card.paper, *facts)
-    return MethodResults(info, general.config, differs, {}, to_frame([], Row), transfer=None)
+    if name.startswith(f"{card.name}+"):
+        # Such as coop+context-4.
+        settings = name.removeprefix(f"{card.name}+").replace("+", " ")
+        title = f"{card.title}, {settings}"
+    info = MethodInfo(
+        name=name,
+        title=title,
+        paper=card.paper,
+        depth=card.depth,
+        inserts=card.places,
+        learns=card.learns,
+        needs=tuple(sorted(card.needs)),
+    )
+    return StoredMethod(info, general.config, differs, {}, to_frame([], Row))
 
 
 def _differences(before: Settings, after: Settings) -> dict[str, tuple[Any, Any]]:
-    """Settings that were changed, by dotted name; the cap on steps is shown elsewhere."""
-    old, new = map(_flatten, (before, after))
-    return {name: (old.get(name), new[name]) for name in new if old.get(name) != new[name]}
+    """Return the settings that were changed, by dotted name, without the cap on steps."""
+    old = _flatten(before)
+    new = _flatten(after)
+    changed = {}
+    for name, value in new.items():
+        if old.get(name) != value:
+            changed[name] = (old.get(name), value)
+    return changed
 
 
 def _flatten(settings: Settings) -> dict[str, Any]:

@@ -8,8 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
 
-import pandas as pd
-
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.shots import Numbers
 from compatbench.engine.compute import Compute
@@ -22,13 +20,12 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains, write_atomic
 from compatbench.files.kinds import require
 from compatbench.results.collect import ResultCache, collect_results, partial_results
-from compatbench.results.ranking_table import Results
+from compatbench.results.public_results import Results
 from compatbench.results.result_files import (
     FIGURES,
     REPORT,
     RESULTS,
-    read_methods,
-    read_results,
+    ResultFiles,
     result_folders,
 )
 from compatbench.results.tuned_settings import write_settings
@@ -113,16 +110,19 @@ def run(
     with show_progress(progress, request.out, on_start, on_event) as (start, follow):
         plan = make_plan(request)
         _require_cells(plan)
-        stored = _check_folders(request)
+        files = ResultFiles(request.out)
+        _check_folders(request, files)
         if not request.trial:
-            plan = replace(plan, outdated=find_outdated_rows(plan, stored))
+            stored = files.read_methods(request.suite.name)
+            rows = {name: method.rows for name, method in stored.items()}
+            plan = replace(plan, outdated=find_outdated_rows(plan, rows))
         failures = run_plan(plan, compute or Compute(), start, follow)
     if not request.trial:
-        _publish(plan)
-    page = read_page(plan)
+        _publish(plan, files)
+    page = read_page(plan, files)
     # Everything that was requested and is not there yet counts as missing.
     expected = replace(page.expected, seeds=request.seeds)
-    whole = Results(page.results, expected)
+    whole = Results(page.tidy, expected)
     return replace(whole.restrict(**plan.matrix.selection), failures=failures)
 
 
@@ -135,10 +135,10 @@ def _require_cells(plan: Plan) -> None:
         )
 
 
-def read_page(plan: Plan) -> SuitePage:
-    """Return a plan's suite with its rows in ``results/``; for a trial, those of the run store."""
+def read_page(plan: Plan, files: ResultFiles | None = None) -> SuitePage:
+    """Return a plan\'s suite with its rows in ``results/``; for a trial, those of the run store."""
     measured = partial_results(plan, ResultCache()) if plan.trial else None
-    return read_suite_page(plan.suite, plan.request.out, measured)
+    return read_suite_page(plan.suite, files or ResultFiles(plan.request.out), measured)
 
 
 def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
@@ -148,15 +148,15 @@ def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
         CompatbenchError: an unknown suite, no results of it, or a broken results file.
     """
     card = suite_cards.read(suite)
-    page = read_suite_page(card, Path(out))
-    if not page.results.methods:
+    page = read_suite_page(card, ResultFiles(Path(out)))
+    if not page.tidy.methods:
         folder = Path(out) / RESULTS / card.name
         raise CompatbenchError(f"{folder} holds no results; run the suite first")
-    return Results(page.results, page.expected)
+    return Results(page.tidy, page.expected)
 
 
-def _check_folders(request: Request) -> dict[str, pd.DataFrame]:
-    """Create the folders of a run. Return the stored rows of its suite by method.
+def _check_folders(request: Request, files: ResultFiles) -> None:
+    """Create the folders of a run, and read all result files in them.
 
     Raises:
         CompatbenchError: before the work, not after it, if results cannot be read or written.
@@ -173,26 +173,23 @@ def _check_folders(request: Request) -> dict[str, pd.DataFrame]:
         except OSError as error:
             raise CompatbenchError(f"cannot write {folder}: {error.strerror}") from None
     for folder in result_folders(out):
-        if folder.name != request.suite.name:
-            read_results(folder)
-    stored = read_methods(results_folder / request.suite.name)
+        files.read_methods(folder.name)
     require(out / LEADERBOARD)
     read_readme(out)
-    return {name: method.rows for name, method in stored.items()}
 
 
-def _publish(plan: Plan) -> None:
+def _publish(plan: Plan, files: ResultFiles) -> None:
     """Write the results of a plan's cells, and the pages that show them."""
     out = plan.request.out
     with plan.store.locked(plan.store.folder / "results.lock"):
         folder = out / RESULTS / plan.suite.name
         remove_remains(out)
         remove_remains(folder)
-        collect_results(plan, folder)
+        collect_results(plan, files)
         if plan.suite.publish:
-            pages = published_pages(out, plan.suite)
+            pages = published_pages(files, plan.suite)
             if (out / RESULTS / FIGURES).is_dir():
-                write_site(out, pages)
+                write_site(files, pages)
             write_pages(out, pages)
 
 

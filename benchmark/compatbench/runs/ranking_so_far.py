@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from compatbench.results.collect import ResultCache
+from compatbench.results.result_files import ResultFiles
 
 if TYPE_CHECKING:
     from compatbench.engine.plan import Plan
@@ -26,7 +27,7 @@ class RankingSoFar:
 
     def __init__(self, plan: Plan, out: Path, width: int) -> None:
         self._plan = plan
-        self._out = out
+        self._files = ResultFiles(out)
         self._width = width
         self._cache = ResultCache()
         self._next_reading = 0.0
@@ -48,7 +49,7 @@ class RankingSoFar:
         from compatbench.tables.terminal_ranking import render_ranking
 
         measured = partial_results(self._plan, self._cache)
-        page = read_suite_page(self._plan.suite, self._out, measured)
+        page = read_suite_page(self._plan.suite, self._files, measured)
         page = page.restrict(**self._plan.matrix.selection)
         part = finished_part(page)
         if part is not None:

@@ -10,9 +10,9 @@ from typing import Any
 from compatbench.data.cards.shots import count_shots
 from compatbench.messages import one_line
 from compatbench.results.estimate import FEWEST_UNITS, Interval
+from compatbench.results.gaps import find_gaps
 from compatbench.results.measures import list_measures
 from compatbench.results.method_results import MethodInfo
-from compatbench.results.ranking_table import find_gaps
 from compatbench.results.ranks import Ranked, exact, rounded
 from compatbench.results.standing import NULL
 from compatbench.tables.numbers import NOTHING, bounds, duration, percent, signed
@@ -182,7 +182,7 @@ def explain_unranked(rows: Sequence[Ranked]) -> list[tuple[str, str, str]]:
 def gap_table(page: SuitePage) -> Table:
     """Failed and missing measurements: how many, the first place, and the reason."""
     rows = []
-    gaps = find_gaps(page.results, page.expected)
+    gaps = find_gaps(page.tidy, page.expected)
     for _, same in gaps.groupby(["method", "title", "kind", "reason"], sort=False):
         first = same.iloc[0]
         task, test_set = first["task"], first["test_set"]

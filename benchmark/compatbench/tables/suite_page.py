@@ -23,9 +23,14 @@ from compatbench.data.labels import NEEDS
 from compatbench.errors import CompatbenchWarning
 from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.expected import Expected, Upgrade, expect_suite, upgrade_pairs
-from compatbench.results.method_results import SuiteResults, remembered
+from compatbench.results.method_results import (
+    MethodResults,
+    SuiteResults,
+    remembered,
+    split_results,
+)
 from compatbench.results.ranks import Ranked, rank_upgrades
-from compatbench.results.result_files import RESULTS, check_name, read_results, result_folders
+from compatbench.results.result_files import ResultFiles, check_name, result_folders
 from compatbench.results.rows import Cost
 from compatbench.results.standing import Standing
 from compatbench.results.stored_method import StoredMethod
@@ -164,16 +169,19 @@ class SuitePage:
         return " → ".join(map(self.backbone_title, path))
 
 
-def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = None) -> SuitePage:
-    """A suite with its results in the folder that holds ``results/``, or these in their place."""
+def read_suite_page(
+    suite: SuiteCard, files: ResultFiles, results: TidyResults | None = None
+) -> SuitePage:
+    """Return a suite with its results in these files, or with other results in their place."""
     whole = expect_suite(suite)
     cards = [task_cards.read(name) for name in suite_test_sets(suite)]
-    results = results or read_results(out / RESULTS / suite.name)
+    tidy = results or files.read_suite(suite.name)
+    results = _old_results(tidy)
     run = {
         seed for method in results.all for seed in method.rows["seed"]
     }  # a user's may be a first one
     seeds = tuple(seed for seed in suite.seeds if seed in run) or suite.seeds
-    marked = _mark_titles(results, suite, out)
+    marked = _mark_titles(results, suite, files.out)
     return SuitePage(
         tidy=_tidy(marked),
         card=suite,
@@ -185,9 +193,28 @@ def read_suite_page(suite: SuiteCard, out: Path, results: SuiteResults | None = 
         paths=tuple(path for path in suite.upgrades if len(path) > 2),
         configs={name: suite.base_method(name) for name in suite.configs},
         elsewhere=frozenset(names_elsewhere(suite)),
-        out=out,
+        out=files.out,
         whole=None if seeds == suite.seeds else whole,
     )
+
+
+def _old_results(tidy):
+    methods = []
+    for stored in tidy.methods.values():
+        frame = tidy.frame[tidy.frame["method"] == stored.info.name]
+        kept = stored.rows["transfer"].isin(set(frame["transfer"]))
+        methods.append(
+            MethodResults(
+                stored.info,
+                stored.config,
+                stored.differs,
+                stored.provenance,
+                stored.rows[kept],
+                stored.costs,
+                transfer=None,
+            )
+        )
+    return split_results(tidy.name, methods, tidy.digest)
 
 
 def _tidy(results):
@@ -236,20 +263,17 @@ def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteC
     return suites
 
 
-def published_pages(
-    out: Path, also: SuiteCard | None = None, results: Mapping[str, SuiteResults] = {}
-) -> list[SuitePage]:
+def published_pages(files: ResultFiles, also: SuiteCard | None = None) -> list[SuitePage]:
     """The suites that are published and have results, each with its sections, by name.
 
     Args:
         also: a suite from a file of its own, which is not among the installed ones.
-        results: those that have been read, by suite; others are read.
     """
 
     def page_of(suite: SuiteCard) -> SuitePage:
-        return read_suite_page(suite, out, results.get(suite.name))
+        return read_suite_page(suite, files)
 
-    known = suites_with_results(out, also)
+    known = suites_with_results(files.out, also)
     sections, replications = dict[str, list[SuitePage]](), dict[str, list[SuitePage]]()
     for suite in known:
         if suite.extends not in suite_cards.names():

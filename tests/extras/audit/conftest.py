@@ -18,7 +18,7 @@ from data.trees import copy_tasks
 import compatbench as cb
 from compatbench.engine.compute import Compute
 from compatbench.files.project_folders import CONTENT, content_folder, shipped_results
-from compatbench.results.result_files import PUBLISHED
+from compatbench.results.result_files import PUBLISHED, ResultFiles
 from compatbench.tables.pages.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
 
@@ -122,7 +122,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Project:
         patch.setenv("COMPATBENCH_TASKS", str(root / "tasks"))
         forget_files()
         cb.run("tiny", methods=METHODS, out=root, compute=Compute(jobs=1))
-        write_pages(root, published_pages(root))
+        write_pages(root, published_pages(ResultFiles(root)))
     forget_files()
     (root / ".gitignore").write_text("/runs/\n__pycache__/\n")
     git(root, "init", "-q")

@@ -10,6 +10,7 @@ import pytest
 from command_line import forget_files
 
 import compatbench as cb
+from compatbench.results.result_files import ResultFiles
 from compatbench.tables.pages.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
 
@@ -122,7 +123,7 @@ def test_rows_on_a_model_that_does_not_ship_but_can_be_made_are_reported(project
     suite = tasks / "suites" / "tiny.yaml"
     suite.write_text(suite.read_text() + "made_by: make it\n")
     forget_files()
-    write_pages(project.folder, published_pages(project.folder))
+    write_pages(project.folder, published_pages(ResultFiles(project.folder)))
     code, output = project.audit()
     assert code == 0, output
     assert "missing here: weights of mini-eva-clip; they are reported, not verified" in output

@@ -27,7 +27,7 @@ from compatbench.extras.audit.suite_checks import (
 from compatbench.files.kinds import kind_of
 from compatbench.files.scratch import scratch_folder
 from compatbench.method.registry import builtin_methods
-from compatbench.results.result_files import NO_SUITES, RESULTS
+from compatbench.results.result_files import NO_SUITES, RESULTS, ResultFiles
 
 CELLS = 10  # that are run again unless another number is given
 
@@ -100,10 +100,11 @@ def audit_results(
         registry.select(methods)
     cards, unknown = _find_suites(out / RESULTS, suites)
     audit = Audit([card.name for card in cards], seed, unknown)
+    files = ResultFiles(out)
     stored: list[StoredSuite] = []
     for card in cards:
         progress(f"{card.name}: files, settings, keys, predictions")
-        suite = read_stored_suite(out / RESULTS / card.name, card, registry)
+        suite = read_stored_suite(files, card, registry)
         stored.append(suite)
         audit.methods += len(suite.methods)
         audit.rows += len(suite.rows)
@@ -121,7 +122,7 @@ def audit_results(
                 problem += f"; get it, or take them as reported: --unverified {card.name}"
                 audit.findings.append(Finding(str(suite.folder), problem))
     progress("every file of results/ and of the pages")
-    audit.findings += check_files(out, cards, stored, suites_alone=bool(suites))
+    audit.findings += check_files(files, cards, stored, suites_alone=bool(suites))
     every = [(suite, cell) for suite in stored for cell in suite.cells]
     drawn = random.Random(seed).sample(every, min(cells, len(every)))
     with scratch_folder() as folder:

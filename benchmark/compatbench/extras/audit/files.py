@@ -17,7 +17,7 @@ from compatbench.results.result_files import (
     REPORT,
     RESULTS,
     WRITTEN,
-    read_results,
+    ResultFiles,
 )
 from compatbench.tables.pages.leaderboard import METHOD_PAGES, SECTION, render_pages
 from compatbench.tables.pages.report_site import make_report
@@ -27,18 +27,23 @@ STALE = "is not what the results give; run 'compatbench report'"
 
 
 def check_files(
-    out: Path, cards: Sequence[SuiteCard], stored: Sequence[StoredSuite], suites_alone: bool
+    files: ResultFiles,
+    cards: Sequence[SuiteCard],
+    stored: Sequence[StoredSuite],
+    suites_alone: bool,
 ) -> Iterator[Finding]:
     """Files that are not, byte for byte, what is made here, and those that nothing makes.
 
     With ``suites_alone``, folders of these suites are walked, and otherwise all of ``results/``.
     """
-    results, made = out / RESULTS, Files()
+    out = files.out
+    results = out / RESULTS
+    made = Files()
     for suite in stored:
         made |= suite.files
     if any(card.publish for card in cards):
         try:
-            made |= {path: (text, STALE) for path, text in _make_pages(out, cards, stored).items()}
+            made |= {path: (text, STALE) for path, text in _make_pages(files, cards).items()}
         except CompatbenchError as error:
             yield Finding(str(results), str(error))
     is_clone = kind_of(out / METHOD_PAGES) == "folder"
@@ -60,19 +65,15 @@ def check_files(
             yield Finding(str(path), "no command makes it; move it away")
 
 
-def _make_pages(
-    out: Path, cards: Sequence[SuiteCard], stored: Sequence[StoredSuite]
-) -> dict[Path, bytes]:
+def _make_pages(files: ResultFiles, cards: Sequence[SuiteCard]) -> dict[Path, bytes]:
     """All pages, and the report where there is one; one of the suites may come from a file."""
     from_file = next((card for card in cards if card.name not in suite_cards.names()), None)
     with warnings.catch_warnings():
         # A folder that no suite explains is a finding of its own.
         warnings.simplefilter("ignore", CompatbenchWarning)
-        # What is broken is read again, for the error that the pages give.
-        whole = (suite for suite in stored if not suite.findings)
-        read = {suite.card.name: read_results(suite.folder, suite.methods) for suite in whole}
-        pages = published_pages(out, from_file, read)
+        pages = published_pages(files, from_file)
+    out = files.out
     made = {path: text.encode() for path, text in render_pages(out, pages).items()}
     if any(kind_of(out / RESULTS / name) for name in (REPORT, FIGURES)):
-        made |= make_report(out, pages).files
+        made |= make_report(files, pages).files
     return made

@@ -21,16 +21,15 @@ from compatbench.files.kinds import kind_of
 from compatbench.method.refusals import find_refusal
 from compatbench.method.registry import MethodRegistry, find_transfer, known_transfer
 from compatbench.results.collect import describe_method
-from compatbench.results.method_results import MethodResults
 from compatbench.results.result_files import (
     COSTS,
     TUNING,
+    ResultFiles,
     costs_text,
     file_texts,
-    read_costs,
-    read_method,
 )
 from compatbench.results.rows import Cost, Row, to_frame
+from compatbench.results.stored_method import StoredMethod
 from compatbench.results.tuning_records import is_tuned, read_record, show_record
 
 ROWS, DESCRIPTION = ".csv", ".json"
@@ -44,8 +43,8 @@ class StoredSuite:
 
     folder: Path
     card: SuiteCard
-    methods: dict[str, MethodResults]  # what the files hold
-    expected: dict[str, MethodResults]  # the card and settings of the methods known here
+    methods: dict[str, StoredMethod]  # what the files hold
+    expected: dict[str, StoredMethod]  # the card and settings of the methods known here
     rows: pd.DataFrame  # of all methods, each with its ``method``, ``file`` and ``line``
     cells: list[Cell]  # of the methods known here
     missing: Missing  # what is not on this machine; its rows cannot be compared
@@ -78,9 +77,12 @@ class StoredSuite:
         return all(tuple(made.get(name, ())) == (here[name],) for name in names)
 
 
-def read_stored_suite(folder: Path, card: SuiteCard, registry: MethodRegistry) -> StoredSuite:
+def read_stored_suite(
+    results: ResultFiles, card: SuiteCard, registry: MethodRegistry
+) -> StoredSuite:
     """Reads a suite's folder, and plans the cells of its methods."""
-    methods, files, findings = _read_methods(folder)
+    folder = results.folder(card.name)
+    methods, files, findings = _read_methods(results, card.name)
     for path in card.plugins:
         registry.add_file(path)
     known = [name for name in methods if name in {*registry.names(), *card.configs}]
@@ -89,17 +91,17 @@ def read_stored_suite(folder: Path, card: SuiteCard, registry: MethodRegistry) -
     # By precision and transfers: a plan serves all methods that have them.
     plans = dict[tuple[str, tuple[str, ...]], tuple[SuiteCard, list[str]]]()
     # Seeds of the suite that nothing was run for are not asked for, on pages as here.
-    run = {seed for results in methods.values() for seed in results.rows["seed"].dropna()}
+    run = {seed for stored in methods.values() for seed in stored.rows["seed"].dropna()}
     seeds = [seed for seed in card.seeds if seed in run] or card.seeds
-    for name, results in methods.items():
-        file, lines = f"{folder / name}{ROWS}", range(2, len(results.rows) + 2)
-        tables.append(results.rows.assign(method=name, file=file, line=lines))
+    for name, stored in methods.items():
+        file, lines = f"{folder / name}{ROWS}", range(2, len(stored.rows) + 2)
+        tables.append(stored.rows.assign(method=name, file=file, line=lines))
         if name not in known:
             problem = "there is no such method here; give its file with --methods"
             findings.append(Finding(file, problem, 2, "method"))
             continue
-        suite, method = _as_recorded(card, results), registry.get(card.base_method(name))
-        recorded = sorted(filter(known_transfer, {*results.rows["transfer"]}))
+        suite, method = _as_recorded(card, stored), registry.get(card.base_method(name))
+        recorded = sorted(filter(known_transfer, {*stored.rows["transfer"]}))
         # All are named here, and one that is named has to take the method.
         asked = [
             label
@@ -122,36 +124,44 @@ def read_stored_suite(folder: Path, card: SuiteCard, registry: MethodRegistry) -
     return StoredSuite(folder, card, methods, expected, rows, cells, missing, files, findings)
 
 
-def _read_methods(folder: Path) -> tuple[dict[str, MethodResults], Files, list[Finding]]:
+def _read_methods(
+    results: ResultFiles, suite: str
+) -> tuple[dict[str, StoredMethod], Files, list[Finding]]:
     """Read the methods of a folder, and their files; name what is broken, and read the others."""
-    methods: dict[str, MethodResults] = {}
+    folder = results.folder(suite)
+    methods: dict[str, StoredMethod] = {}
     files: Files = {}
     findings: list[Finding] = []
     tables = sorted(path.name for path in folder.glob(f"[!.]*{ROWS}"))
     names = [table.removesuffix(ROWS) for table in tables if table != COSTS]
-    costs = _read_costs(folder, names, files, findings)
+    costs = _read_costs(results, suite, names, files, findings)
     for name in names:
         path = folder / f"{name}{ROWS}"
         try:
-            methods[name] = read_method(folder, name, costs)
+            methods[name] = results.read_method(suite, name, costs)
         except CompatbenchError as error:
             findings.append(_locate(path, error))
             # They are named once; what they should hold is not known.
             kept = (folder / f"{name}{kind}" for kind in (ROWS, DESCRIPTION))
             files |= {file: (file.read_bytes(), "") for file in kept if kind_of(file) == "file"}
             continue
-        for kind, text in file_texts(methods[name]).items():
-            files[folder / f"{name}{kind}"] = text.encode(), NOT_WRITTEN
+        description, rows = file_texts(methods[name])
+        files[folder / f"{name}{DESCRIPTION}"] = description.encode(), NOT_WRITTEN
+        files[folder / f"{name}{ROWS}"] = rows.encode(), NOT_WRITTEN
     return methods, files, findings
 
 
 def _read_costs(
-    folder: Path, names: Sequence[str], files: Files, findings: list[Finding]
+    results: ResultFiles,
+    suite: str,
+    names: Sequence[str],
+    files: Files,
+    findings: list[Finding],
 ) -> pd.DataFrame:
     """Read the costs of a folder; add what the file should hold, and what is broken in it."""
-    path = folder / COSTS
+    path = results.folder(suite) / COSTS
     try:
-        costs = read_costs(folder)
+        costs = results.read_costs(suite)
     except CompatbenchError as error:
         findings.append(_locate(path, error))
         if kind_of(path) == "file":
@@ -164,7 +174,7 @@ def _read_costs(
 
 
 def _read_tunings(
-    folder: Path, card: SuiteCard, expected: Mapping[str, MethodResults], findings: list[Finding]
+    folder: Path, card: SuiteCard, expected: Mapping[str, StoredMethod], findings: list[Finding]
 ) -> Files:
     """The records of how settings were chosen, of methods that have those settings."""
     files = Files()
@@ -195,7 +205,7 @@ def _locate(path: Path, error: CompatbenchError) -> Finding:
     return Finding(file, problem, int((line or "0:")[:-1]))
 
 
-def _as_recorded(card: SuiteCard, results: MethodResults) -> SuiteCard:
+def _as_recorded(card: SuiteCard, results: StoredMethod) -> SuiteCard:
     """The suite at the precision that a method's file says it was run with."""
     _, precision = results.differs.get("precision", ("fp32", card.training.precision))
     if precision not in PRECISIONS:

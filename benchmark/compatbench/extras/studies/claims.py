@@ -32,7 +32,7 @@ from compatbench.extras.studies.frames import Row, StudyReport, crossed_interval
 from compatbench.messages import count
 from compatbench.results.estimate import Array, Interval, estimate, interval_columns, mean
 from compatbench.results.expected import Upgrade
-from compatbench.results.result_files import RESULTS
+from compatbench.results.result_files import RESULTS, ResultFiles
 from compatbench.results.standing import MeasureName, Standing, compute_standing
 from compatbench.tables.numbers import with_interval
 from compatbench.tables.suite_page import SuitePage, read_suite_page
@@ -117,7 +117,7 @@ def analyze_claims(suite: str | SuiteCard = "mini", out: str | Path = ".") -> li
     Raises:
         CompatbenchError: an unknown suite, no results of it, or a broken results file.
     """
-    page = read_suite_page(suite_cards.read(suite), Path(out))
+    page = read_suite_page(suite_cards.read(suite), ResultFiles(Path(out)))
     if not page.results.methods:
         raise CompatbenchError(
             f"{Path(out) / RESULTS / page.card.name} holds no results; start with "

@@ -14,8 +14,8 @@ from typing import Any
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
-from compatbench.results.ranking_table import find_disagreements
-from compatbench.results.result_files import FIGURES, PAGE, RESULTS, check_name
+from compatbench.results.gaps import find_disagreements
+from compatbench.results.result_files import FIGURES, PAGE, RESULTS, ResultFiles, check_name
 from compatbench.tables import markdown
 from compatbench.tables.figures.figure_kinds import list_kinds
 from compatbench.tables.pages.method_pages import render_method_pages
@@ -49,8 +49,9 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
         CompatbenchError: no results, a broken results file, or a file that is out of date.
     """
     out = Path(out)
-    pages = published_pages(out)
-    made = write_site(out, pages, check)
+    files = ResultFiles(out)
+    pages = published_pages(files)
+    made = write_site(files, pages, check)
     if not pages:
         return replace(made, left_out=(f"no leaderboard: {_why_no_pages(out)}", *made.left_out))
     return replace(made, pages=tuple(write_pages(out, pages, check)))

@@ -19,7 +19,7 @@ from compatbench.data.cards.shots import show_shots
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import files_below, kind_of, require
 from compatbench.messages import one_line
-from compatbench.results.result_files import FIGURES, REPORT, RESULTS, check_name
+from compatbench.results.result_files import FIGURES, REPORT, RESULTS, ResultFiles, check_name
 from compatbench.tables.figures.charts import MARKS, FigureData
 from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
 from compatbench.tables.figures.figure_kinds import list_kinds
@@ -60,21 +60,22 @@ class Report:
         yield f"{site} {verb}, with {sum(path.suffix == '.svg' for path in self.files)} figures"
 
 
-def report_pages(out: Path, published: Sequence[SuitePage]) -> list[SuitePage]:
+def report_pages(files: ResultFiles, published: Sequence[SuitePage]) -> list[SuitePage]:
     """The suites of the leaderboard, each with its sections behind it; without any, all suites."""
     pages = [each for page in published for each in (page, *page.sections)]
-    pages = pages or [read_suite_page(card, out) for card in suites_with_results(out)]
+    pages = pages or [read_suite_page(card, files) for card in suites_with_results(files.out)]
     if not (measured := [page for page in pages if page.results.all]):
         raise CompatbenchError(
-            f"{out / RESULTS} holds no results; give the folder that holds results/ with --out, "
-            "or start with 'compatbench run'"
+            f"{files.out / RESULTS} holds no results; give the folder that holds results/ "
+            "with --out, or start with 'compatbench run'"
         )
     return measured
 
 
-def write_site(out: Path, published: Sequence[SuitePage], check: bool = False) -> Report:
+def write_site(files: ResultFiles, published: Sequence[SuitePage], check: bool = False) -> Report:
     """Writes the site and its figures, or compares them, as ``report`` does."""
-    made = make_report(out, published)
+    out = files.out
+    made = make_report(files, published)
     folders = [out / RESULTS / name for name in (FIGURES, REPORT)]
     there = {path for folder in folders for path in files_below(require(folder, "folder"))}
     for path, content in made.files.items() if check else ():
@@ -90,16 +91,18 @@ def write_site(out: Path, published: Sequence[SuitePage], check: bool = False) -
     return replace(made, checked=check)
 
 
-def make_report(out: Path, published: Sequence[SuitePage]) -> Report:
+def make_report(results: ResultFiles, published: Sequence[SuitePage]) -> Report:
     """The site and its figures as ``write_site`` writes them; nothing is written."""
-    pages, results = report_pages(out, published), out / RESULTS
-    files, left_out = dict[Path, bytes](), list[str]()
+    pages = report_pages(results, published)
+    folder = results.out / RESULTS
+    files: dict[Path, bytes] = {}
+    left_out: list[str] = []
     for figure in plan_figures(pages):
         if figure.missing:
             left_out.append(f"{figure.name}.svg is left out: {figure.missing}")
         else:
-            files[results / FIGURES / f"{figure.name}.svg"] = figure.render()
-    files |= {results / REPORT / name: content for name, content in render_site(pages).items()}
+            files[folder / FIGURES / f"{figure.name}.svg"] = figure.render()
+    files |= {folder / REPORT / name: content for name, content in render_site(pages).items()}
     return Report(files, tuple(left_out))
 
 
