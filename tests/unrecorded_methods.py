@@ -7,6 +7,7 @@ this program for their names, as variables of a shell:
     METHODS    all that have a file
     TUNED      those whose settings are to be chosen: they learn, and have no record of this version
     WORDS      those that the transfer 'words', which is ranked beside 'copied', can change
+    OTHERS     for each further suite with results that compares some of them: SUITE:METHOD,METHOD
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from compatbench.data.cards import names_elsewhere
+from compatbench.engine.request import make_request
 from compatbench.method.identity import method_identity
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.results.tuning_records import read_record, tuning_path
+from compatbench.tables.suite_page import suites_with_results
 
 REPOSITORY = Path(__file__).parents[1]
 _OUTPUTS = REPOSITORY / "tests" / "golden" / "outputs"
@@ -50,6 +54,18 @@ def needs_tuning(name: str) -> bool:
     return card.learns and not (record.is_file() and read_record(record).version == card.version)
 
 
+def list_others(methods: list[str]) -> list[str]:
+    """Return ``SUITE:METHOD,METHOD`` for the suites but mini that compare some of the methods."""
+    others = []
+    for suite in suites_with_results(REPOSITORY):
+        request = make_request(suite)
+        names = [name for name in request.methods if suite.base_method(name) in methods]
+        # Suites of weights or images that no clone has cannot be run.
+        if suite.name != "mini" and names and not names_elsewhere(suite):
+            others.append(f"{suite.name}:{','.join(names)}")
+    return others
+
+
 def show_variables(methods: list[str]) -> str:
     """Return the lines that the workflow reads."""
     words = find_transfer("words")
@@ -58,7 +74,9 @@ def show_variables(methods: list[str]) -> str:
         "TUNED": [name for name in methods if needs_tuning(name)],
         "WORDS": [name for name in methods if words.serves(builtin_methods().get(name).card)],
     }
-    return "\n".join(f"{variable}={','.join(names)}" for variable, names in variables.items())
+    lines = [f"{variable}={','.join(names)}" for variable, names in variables.items()]
+    lines.append(f"OTHERS={' '.join(list_others(methods))}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""A small project in the layout of this one: results of its methods, and clones of it."""
+"""A small project in the layout of this one, with results of four methods, and copies of it."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from command_line import forget_files, invoke
 from data.trees import copy_tasks
@@ -30,6 +32,7 @@ upgrades: [[mini-clip, mini-eva-clip]]
 tasks: [mini-weather]
 shots: [4]
 seeds: [1, 2]
+compare: [coop, simpleshot, taskres, zeroshot]
 development: [mini-weather]
 tuning: {rates: [1, 100], seeds: [101, 102]}
 training: {views: 1, max_steps: 5}
@@ -37,14 +40,15 @@ training: {views: 1, max_steps: 5}
 Change = Callable[[str], str]
 
 
-def add_right(line: int | None) -> Change:
-    """One more right answer in a line of a file (1 is the header), or in all lines."""
+def add_right(line: int | None, images: int = 1) -> Change:
+    """Add correct answers in a line of a file (1 is the header), or in all lines."""
 
     def edit(text: str) -> str:
-        header, *rows = (part.split(",") for part in text.splitlines())
-        place = header.index("correct")
-        for row in rows if line is None else rows[line - 2 : line - 1]:
-            row[place] = str(int(row[place]) + 1)
+        header, *rows = (row.split(",") for row in text.splitlines())
+        column = header.index("correct")
+        for number, row in enumerate(rows, 2):
+            if line in (None, number):
+                row[column] = str(int(row[column]) + images)
         return "".join(",".join(row) + "\n" for row in (header, *rows))
 
     return edit
@@ -66,22 +70,47 @@ class Project:
         return self.folder / "results" / "tiny"
 
     def edit(self, name: str, change: Change) -> None:
-        """Changes a file of the results, which must really change."""
+        """Change a file of the results, which must really change."""
         before = (self.results / name).read_text()
         (self.results / name).write_text(change(before))
         assert (self.results / name).read_text() != before
 
     def drop_predictions(self) -> None:
-        """Leaves nothing that could be scored again."""
+        """Delete everything that could be scored again."""
         shutil.rmtree(self.folder / "runs")
 
+    def drop(self, name: str) -> None:
+        """Delete the rows of a method, what they cost, and its card."""
+        (self.results / f"{name}.json").unlink()
+        (self.results / f"{name}.csv").unlink()
+        self.edit("costs.csv", lambda text: re.sub(rf"(?m)^{name},.*\n", "", text))
+
+    def drop_seed(self, name: str, seed: int) -> None:
+        """Delete the rows of a seed of a method, and what they cost."""
+        path = self.results / f"{name}.csv"
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+        gone = rows["seed"] == str(seed)
+        rows.loc[~gone].to_csv(path, index=False)
+        for key in rows.loc[gone, "key"].unique():
+            self.edit("costs.csv", lambda text, key=key: re.sub(rf"(?m)^.*{key}.*\n", "", text))
+
+    def write_pages(self) -> None:
+        """Write the pages that the results give now."""
+        write_pages(self.folder, published_pages(ResultFiles(self.folder)))
+
+    def move_elsewhere(self, name: str) -> None:
+        """Make the rows of a method those of another machine, whose predictions are not here."""
+        self.drop_predictions()
+        other = '"torch": [\n   "0.1'
+        self.edit(f"{name}.json", lambda text: text.replace('"torch": [\n   "', other))
+
     def audit(self, *options: object, cells: int = 0) -> tuple[int, str]:
-        """The exit code of ``compatbench maintain audit``, and what it prints."""
+        """Return the exit code of ``compatbench maintain audit``, and what it prints."""
         result = invoke("maintain audit", "--out", self.folder, "--cells", cells, *options)
         return result.exit_code, result.output
 
     def run(self, *words: object) -> str:
-        """What a command prints that is installed with the methods and cards of this folder."""
+        """Run a command that is installed with this folder's content; return what it prints."""
         site = self.folder.parent / "site"
         if not site.exists():
             link_package(self.folder, site / "compatbench")
@@ -108,7 +137,7 @@ def link_package(clone: Path, package: Path) -> None:
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose cells were run here; not to be changed."""
+    """Return a project whose cells were run here. No test may change it."""
     root = tmp_path_factory.mktemp("original") / "project"
     copy_tasks(root / "tasks")
     shutil.rmtree(root / "tasks" / "suites")
@@ -133,7 +162,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @contextmanager
 def change_of(original: Project, root: Path) -> Iterator[Project]:
-    """A copy of a project, with its cards in force, on a branch."""
+    """Copy a project to a branch, and use its cards while the context lasts."""
     shutil.copytree(original.folder, root, symlinks=True)
     git(root, "checkout", "-q", "-b", "change")
     with pytest.MonkeyPatch.context() as patch:
@@ -145,6 +174,6 @@ def change_of(original: Project, root: Path) -> Iterator[Project]:
 
 @pytest.fixture
 def project(original: Project, tmp_path: Path) -> Iterator[Project]:
-    """A copy that a test may change."""
+    """Return a copy that a test may change."""
     with change_of(original, tmp_path / "project") as project:
         yield project

@@ -6,13 +6,12 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from command_line import forget_files
 
 import compatbench as cb
-from compatbench.results.result_files import ResultFiles
-from compatbench.tables.pages.leaderboard import write_pages
-from compatbench.tables.suite_page import published_pages
+from compatbench.errors import CompatbenchError
 
 from .conftest import Change, Project, add_right
 
@@ -20,16 +19,30 @@ pytestmark = pytest.mark.slow
 
 
 def rekey(text: str) -> str:
-    """Another key in the first row of a file."""
+    """Replace the key in the first row of a file."""
     return re.sub("[0-9a-f]{16}", "0" * 16, text, count=1)
 
 
-def test_results_that_were_made_here_are_found_to_be_so(project: Project) -> None:
+def copy_first_seed(text: str) -> str:
+    """Give the rows of seed 2 the numbers of seed 1, under their own keys."""
+    header, *rows = (row.split(",") for row in text.splitlines())
+    place = header.index("seed")
+    first = [row for row in rows if row[place] == "1"]
+    copies = []
+    for row, other in zip(first, (row for row in rows if row[place] == "2"), strict=True):
+        copies.append([*other[: place + 1], *row[place + 1 : -2], *other[-2:]])
+    # A file has the seeds of each task together, and one task here.
+    return "".join(",".join(row) + "\n" for row in (header, *first, *copies))
+
+
+def test_results_that_were_made_here_pass(project: Project) -> None:
     code, output = project.audit(cells=4)
     assert code == 0, output
     # Zero-shot has one seed, the others two.
     assert "suites: 1, method files: 4, rows: 14; scored again: 14; run again: 4 cells" in output
     assert "findings: 0" in output
+    last = output.splitlines()[-1]
+    assert last == "not run again: 3 of 7 cells (tiny 3); --cells runs more"
     audit = cb.audit_results(project.folder, cells=0)
     assert (audit.rows, audit.scored, audit.findings, audit.cells) == (14, 14, [], [])
     assert audit.frame.empty
@@ -49,7 +62,7 @@ def test_results_that_were_made_here_are_found_to_be_so(project: Project) -> Non
         ("coop.csv", lambda text: text + "x", "coop.csv"),
     ],
 )
-def test_what_differs_is_named_with_its_place(
+def test_a_difference_is_reported_with_its_place(
     project: Project, name: str, change: Change, found: str
 ) -> None:
     project.edit(name, change)
@@ -58,17 +71,17 @@ def test_what_differs_is_named_with_its_place(
     assert found in output
 
 
-def test_nothing_is_among_the_results_that_no_command_makes(
-    project: Project, tmp_path: Path
-) -> None:
-    """Everything that a stranger might leave there, for readers of the pages or of the site."""
-    results, outside = project.folder / "results", tmp_path / "outside"
+def test_files_that_no_command_makes_are_reported(project: Project, tmp_path: Path) -> None:
+    """Whatever a stranger leaves there could reach readers of the pages or of the site."""
+    results = project.folder / "results"
+    outside = tmp_path / "outside"
     outside.write_text("mine")
     strays = ["report/evil.html", "figures/evil.html", "tiny/tuning/evil.html", "tiny/.evil.csv"]
     strays += ["other/evil.html", ".evil.csv", "evil.html", "published/more.csv"]
-    for name in (results / stray for stray in strays):
-        name.parent.mkdir(exist_ok=True)
-        name.write_text("<script>")
+    for stray in strays:
+        path = results / stray
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("<script>")
     links = [project.folder / "README.md", results / "linked", results / "tiny" / "README.md"]
     for link in links:
         link.unlink(missing_ok=True)
@@ -84,8 +97,9 @@ def test_nothing_is_among_the_results_that_no_command_makes(
     assert found[hard] == "is a hard link, not a file of its own"
 
 
-def test_pages_of_a_clone_are_files_with_the_tables_that_are_made(project: Project) -> None:
-    leaderboard, moved = project.folder / "leaderboard.md", project.folder / "moved.md"
+def test_pages_of_a_clone_must_be_files_with_the_tables_that_are_made(project: Project) -> None:
+    leaderboard = project.folder / "leaderboard.md"
+    moved = project.folder / "moved.md"
     leaderboard.rename(moved)
     leaderboard.symlink_to(moved)
     (project.folder / "docs" / "methods").mkdir(parents=True)
@@ -100,7 +114,7 @@ def test_pages_of_a_clone_are_files_with_the_tables_that_are_made(project: Proje
         assert line in output
 
 
-def test_nobody_else_says_that_a_method_is_refused_or_what_made_its_rows(
+def test_refusals_and_provenance_cannot_be_invented(
     project: Project,
 ) -> None:
     project.edit("taskres.json", lambda text: text.replace('"name"', '"refused": "x",\n  "name"'))
@@ -123,13 +137,13 @@ def test_rows_on_a_model_that_does_not_ship_but_can_be_made_are_reported(project
     suite = tasks / "suites" / "tiny.yaml"
     suite.write_text(suite.read_text() + "made_by: make it\n")
     forget_files()
-    write_pages(project.folder, published_pages(ResultFiles(project.folder)))
+    project.write_pages()
     code, output = project.audit()
     assert code == 0, output
     assert "missing here: weights of mini-eva-clip; they are reported, not verified" in output
 
 
-def test_a_cell_that_is_run_again_and_gives_another_number_is_a_finding(project: Project) -> None:
+def test_a_cell_that_gives_another_number_when_run_again_is_a_finding(project: Project) -> None:
     project.drop_predictions()
     project.edit("taskres.csv", add_right(None))
     assert "'correct'" not in project.audit()[1]
@@ -138,15 +152,99 @@ def test_a_cell_that_is_run_again_and_gives_another_number_is_a_finding(project:
     assert "taskres.csv:3: 'correct': the cell was run again and gave another value" in output
 
 
-def test_of_results_of_another_machine_the_rows_that_differ_are_counted(project: Project) -> None:
-    project.drop_predictions()
-    other = '"torch": [\n   "0.1'
-    project.edit("taskres.json", lambda text: text.replace('"torch": [\n   "', other))
+def test_only_the_cells_of_the_named_methods_are_run_again(project: Project) -> None:
+    output = project.audit("--rerun", "coop,taskres", cells=99)[1]
+    assert "run again: 4 cells" in output
+    assert "tiny: simpleshot" not in output
+    with pytest.raises(CompatbenchError, match=r"--rerun \(in Python: rerun\): 'gda'"):
+        cb.audit_results(project.folder, rerun=["gda"])
+
+
+def test_rows_of_another_machine_may_differ_as_much_as_processors_do(project: Project) -> None:
+    project.move_elsewhere("taskres")
     project.edit("taskres.csv", add_right(3))
     audit = cb.audit_results(project.folder, cells=9)
-    assert not [each for each in audit.findings if each.field == "correct"]
+    assert not [finding for finding in audit.findings if finding.field == "correct"]
     [note] = audit.notes
     assert note.startswith("tiny: of 4 rows that were run again and were made by another processor")
-    assert note.endswith("1 differ here")
+    assert re.search(r"1 differ here, by up to 0\.\d % of the images$", note)
     document = json.loads(project.audit("--json", cells=1)[1])
     assert len(document["cells"]) == 1
+    assert document["not_run"] == {"tiny": 6}
+
+
+def test_rows_raised_further_than_processors_differ_are_findings(project: Project) -> None:
+    project.move_elsewhere("taskres")
+    project.edit("taskres.csv", add_right(3, images=20))
+    project.write_pages()
+    output = project.audit(cells=9)[1]
+    assert "taskres.csv:3: 'correct': the cell was run again and is further away" in output
+    assert "findings: 2" in output  # and the same in the predictions of its cell
+
+
+def test_many_slightly_raised_rows_of_a_cell_are_a_finding(project: Project) -> None:
+    project.move_elsewhere("taskres")
+    project.edit("taskres.csv", add_right(None, images=12))
+    project.write_pages()
+    audit = cb.audit_results(project.folder, cells=9)
+    problems = [finding.problem for finding in audit.findings if "on average" in finding.problem]
+    assert len(problems) == 2  # one for each seed
+    assert not [finding for finding in audit.findings if finding.field == "correct"]
+
+
+def test_no_processor_changes_the_size_of_a_module(project: Project) -> None:
+    project.move_elsewhere("simpleshot")
+    rows = pd.read_csv(project.results / "simpleshot.csv", dtype=str, keep_default_na=False)
+    rows["parameters"] = "7"
+    rows.to_csv(project.results / "simpleshot.csv", index=False)
+    found = {finding.field for finding in cb.audit_results(project.folder, cells=9).findings}
+    assert "parameters" in found
+
+
+def test_a_method_that_the_suite_asks_for_must_have_results(project: Project) -> None:
+    project.drop("coop")
+    project.write_pages()
+    code, output = project.audit()
+    assert code == 1
+    assert "results/tiny: the suite asks for methods that have no results: coop" in output
+    assert "findings: 1" in output
+
+
+def test_a_seed_that_the_suite_asks_for_must_have_results(project: Project) -> None:
+    for name in ("coop", "simpleshot", "taskres", "zeroshot"):
+        project.drop_seed(name, 2)
+    project.write_pages()
+    code, output = project.audit()
+    assert code == 1
+    assert "results/tiny: the suite asks for seeds that no method has: 2" in output
+    assert "findings: 1" in output
+
+
+def test_two_seeds_with_the_same_counts_are_a_finding(project: Project) -> None:
+    project.drop_predictions()
+    project.edit("simpleshot.csv", copy_first_seed)
+    project.write_pages()
+    code, output = project.audit()
+    assert code == 1
+    assert "simpleshot.csv: seeds 1 and 2 have the same counts in every row ('copied')" in output
+    assert "findings: 1" in output
+
+
+def test_a_broken_file_is_reported_once_with_its_cause(project: Project) -> None:
+    project.edit("coop.csv", lambda text: text[:-40])
+    (project.folder / "docs" / "methods").mkdir(parents=True)
+    audit = cb.audit_results(project.folder, cells=0)
+    [finding] = audit.findings
+    assert finding.file == str(project.results / "coop.csv")
+    assert finding.line == 5
+    assert audit.notes == ["no page is compared: results of tiny are broken"]
+
+
+def test_a_suite_without_pages_needs_no_place_in_the_readme(project: Project) -> None:
+    card = project.folder / "tasks" / "suites" / "tiny.yaml"
+    card.write_text(card.read_text() + "publish: false\n")
+    forget_files()
+    (project.folder / "docs" / "methods").mkdir(parents=True)
+    (project.folder / "README.md").write_text("# Mine\n")
+    (project.results / "README.md").unlink()
+    assert cb.audit_results(project.folder, ["tiny"], cells=0).findings == []

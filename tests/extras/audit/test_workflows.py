@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from unrecorded_methods import list_others
 
 GITHUB = Path(__file__).parents[3] / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.y*ml"))
+METHODS = [path.stem for path in (GITHUB.parent / "results" / "mini").glob("*.json")]
 ON = True  # as YAML 1.1 reads the key 'on'
 
 
@@ -71,15 +75,55 @@ def test_results_are_committed_of_what_follows_from_methods_alone() -> None:
     assert taken == {"results/*", "tests/golden/outputs/*", "tasks/suites/*.yaml", *pages}
 
 
+def test_a_merged_method_is_run_on_every_suite_that_compares_it() -> None:
+    others = dict(other.split(":") for other in list_others(["gda", "contcoop"]))
+    assert others["mini-no-lineage"] == "contcoop,gda"
+    # Named configs of a method are run with it.
+    assert others["mini-lineage"] == "contcoop,gda,contcoop+literal"
+    assert "gda" not in others["mini-ablation"].split(",")
+    assert "mini" not in others  # has a step of its own
+    assert "mini-upgrades" not in others  # no clone has its weights
+
+
 def test_a_version_is_tagged_where_its_wheel_was_tried() -> None:
     release = read(GITHUB / "workflows" / "release.yml")["jobs"]
     ci = read(GITHUB / "workflows" / "ci.yml")["jobs"]
     for job in (release["wheel"], ci["package"]):
         assert ".ci/wheel" in [step.get("run") for step in job["steps"]]
-    assert release["tag"]["needs"] == "wheel"
+    assert release["tag"]["needs"] == ["wheel", "rows"]
     script = (GITHUB.parent / ".ci" / "wheel").read_text()
     assert '"$size" -gt 30000000' in script
     assert "compatbench run --suite smoke" in script
+
+
+def choose_methods(script: str, folder: Path, **variables: str) -> list[str]:
+    """Run a script of a workflow. Return the methods that it hands to the next step."""
+    variables |= {"GITHUB_ENV": str(folder / "env"), "PATH": os.environ["PATH"]}
+    subprocess.run(["bash", "-e", "-c", script], cwd=GITHUB.parent, env=variables, check=True)
+    _, _, names = (folder / "env").read_text().strip().partition("=")
+    (folder / "env").unlink()
+    return names.split(",")
+
+
+def test_rows_of_a_random_method_are_made_again_every_night(tmp_path: Path) -> None:
+    path = GITHUB / "workflows" / "rows.yml"
+    assert "schedule" in read(path)[ON]
+    choose, audit = [step["run"] for step in steps(path) if "run" in step][-2:]
+    [name] = choose_methods(choose, tmp_path)
+    assert name in METHODS
+    assert audit == (
+        'compatbench maintain audit --suite mini --rerun "$METHOD" --cells 1000 --cold'
+    )
+
+
+def test_rows_of_every_method_are_made_again_before_a_release(tmp_path: Path) -> None:
+    job = read(GITHUB / "workflows" / "release.yml")["jobs"]["rows"]
+    choose, audit = [step["run"] for step in job["steps"] if "run" in step][-2:]
+    names = []
+    for part in job["strategy"]["matrix"]["part"]:
+        names += choose_methods(choose, tmp_path, PART=str(part))
+    assert sorted(names) == sorted(METHODS)
+    assert '--rerun "$METHODS" --cells 10000' in audit
 
 
 def test_every_python_that_is_promised_is_tested() -> None:

@@ -1,4 +1,4 @@
-"""Audits committed results: is every number one that the code beside it makes?"""
+"""Audits of committed results: is every number the one that the code beside it makes?"""
 
 FUNCTIONS = {"audit_results": "audit:audit_results"}
 COMMANDS = ["audit_command"]

@@ -11,19 +11,17 @@ import pandas as pd
 
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, backbone_cards, suite_cards
+from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import make_worker
 from compatbench.errors import CompatbenchError
+from compatbench.extras.audit.completeness import check_completeness
 from compatbench.extras.audit.files import check_files
 from compatbench.extras.audit.findings import Finding
+from compatbench.extras.audit.rerun import Rerun
 from compatbench.extras.audit.stored_suite import StoredSuite, read_stored_suite
-from compatbench.extras.audit.suite_checks import (
-    check_keys,
-    check_settings,
-    run_again,
-    score_again,
-)
+from compatbench.extras.audit.suite_checks import check_keys, check_settings, score_again
 from compatbench.files.kinds import kind_of
 from compatbench.files.scratch import scratch_folder
 from compatbench.method.registry import builtin_methods
@@ -46,11 +44,32 @@ class Audit:
     # By suite, the rows that are reported only.
     unchecked: dict[str, int] = field(default_factory=dict)
     cells: list[str] = field(default_factory=list)  # that were run again
+    # By suite, the number of cells that were not run again.
+    not_run: dict[str, int] = field(default_factory=dict)
 
     @property
     def frame(self) -> pd.DataFrame:
         """A row for each finding, with its file, line, field, problem and both values."""
         return pd.DataFrame(self.findings, columns=[column.name for column in fields(Finding)])
+
+    def describe_remainder(self) -> str:
+        """Return in one line what was not run again, so that nobody takes it for proven."""
+        parts = []
+        left = sum(self.not_run.values())
+        if left:
+            total = left + len(self.cells)
+            suites = _list_numbers(self.not_run)
+            parts.append(f"{left:,} of {total:,} cells ({suites}); --cells runs more")
+        away = sum(self.unchecked.values())
+        if away:
+            suites = _list_numbers(self.unchecked)
+            parts.append(f"{away:,} rows whose weights or images are not here ({suites})")
+        return f"not run again: {'; '.join(parts) or 'nothing'}"
+
+
+def _list_numbers(numbers: dict[str, int]) -> str:
+    """Return the numbers that are not 0 with their names."""
+    return ", ".join(f"{name} {number:,}" for name, number in numbers.items() if number)
 
 
 def audit_results(
@@ -59,25 +78,28 @@ def audit_results(
     *,
     cells: int = CELLS,
     seed: int = 1,
+    rerun: Sequence[str] | None = None,
     cold: bool = False,
     methods: str | None = None,
     unverified: Collection[str] = (),
     device: str = "auto",
     progress: Callable[[str], object] = lambda _: None,
 ) -> Audit:
-    """Finds out whether results are what this installation makes.
+    """Find out whether results are what this installation makes.
 
     Every file is read. Keys and data of every row are computed again, and settings and pages are
-    compared with those that the code gives. Predictions that are in the folder's ``runs/`` are
-    scored again. Then some cells are run again from nothing, as ``run`` does. Results that were
-    made by these versions on this kind of processor have to be equal, value by value; of others,
-    the rows that differ are counted. Nothing is written but the feature cache.
+    compared with those that the code gives. A method, seed or cell that a suite asks for must be
+    there. Predictions that are in the folder's ``runs/`` are scored again. Then some cells are run
+    again from nothing, as ``run`` does. Results that were made by these versions on this kind of
+    processor have to be equal, value by value; others may differ as much as processors do.
+    Nothing is written but the feature cache.
 
     Args:
         out: the folder with ``results/``, as ``run`` takes it.
         suites: names, or paths of YAML files; by default all that the folder holds.
         cells: how many cells to run again, drawn at random over all suites.
         seed: of the draw.
+        rerun: the methods whose cells are drawn; by default all.
         cold: whether images are encoded again, into a cache that is thrown away.
         methods: files of methods that are not among ``methods()``, separated by commas; they are
             run as code.
@@ -88,11 +110,12 @@ def audit_results(
 
     Returns:
         What was looked at and found: ``findings``, each with its file, line, field and both
-        values (``frame``), ``notes``, and the ``cells`` that were run again.
+        values (``frame``), ``notes``, the ``cells`` that were run again, and how many were not
+        (``not_run``, by suite).
 
     Raises:
-        CompatbenchError: no results, an unknown or broken suite, or a cache that cannot be
-            written.
+        CompatbenchError: no results, an unknown or broken suite, a method of ``rerun`` without
+            results, or a cache that cannot be written.
     """
     registry = builtin_methods()
     out = Path(out)
@@ -106,43 +129,78 @@ def audit_results(
         progress(f"{card.name}: files, settings, keys, predictions")
         suite = read_stored_suite(files, card, registry)
         stored.append(suite)
-        audit.methods += len(suite.methods)
-        audit.rows += len(suite.rows)
-        scored, findings = score_again(suite, RunStore(out / "runs"))
-        audit.scored += scored
-        audit.findings += [*suite.findings, *check_settings(suite), *check_keys(suite), *findings]
-        if skipped := len(suite.rows) - len(suite.here(suite.rows)):
-            audit.unchecked[card.name] = skipped
-            problem = f"{skipped} rows cannot be made again; missing here: {suite.missing}"
-            known = backbone_cards.names()
-            made = {n for n in suite.missing.backbones if card.made_by and n not in known}
-            if card.name in unverified or made == {*suite.missing.absent}:
-                audit.notes.append(f"{card.name}: {problem}; they are reported, not verified")
-            else:
-                problem += f"; get it, or take them as reported: --unverified {card.name}"
-                audit.findings.append(Finding(str(suite.folder), problem))
+        audit.findings += suite.findings
+        # What follows from a broken file is not reported: its cause is.
+        if not suite.broken:
+            _check_suite(audit, suite, RunStore(out / "runs"), card.name in unverified)
     progress("every file of results/ and of the pages")
-    audit.findings += check_files(files, cards, stored, suites_alone=bool(suites))
-    every = [(suite, cell) for suite in stored for cell in suite.cells]
-    drawn = random.Random(seed).sample(every, min(cells, len(every)))
+    findings, notes = check_files(files, cards, stored, suites_alone=bool(suites))
+    audit.findings += findings
+    audit.notes += notes
+    drawn = _draw_cells(stored, rerun, cells, seed)
+    for suite in stored:
+        chosen = [cell for other, cell in drawn if other is suite]
+        audit.not_run[suite.card.name] = len(suite.cells) - len(chosen)
     with scratch_folder() as folder:
         cache = folder if cold else default_cache_folder()
         worker = make_worker(folder / "runs", cache, Compute(device=device))
-        for suite in stored:
-            if chosen := [cell for other, cell in drawn if other is suite]:
-                names = [f"{suite.card.name}: {cell}" for cell in chosen]
-                progress(f"runs again {', '.join(names)}")
-                notes, findings = run_again(suite, chosen, worker)
-                audit.cells += names
-                audit.notes += notes
-                audit.findings += findings
+        again = {id(suite): Rerun(suite, worker) for suite in stored}
+        for suite, cell in drawn:
+            name = f"{suite.card.name}: {cell}"
+            progress(f"runs again {name}")
+            audit.cells.append(name)
+            audit.findings += again[id(suite)].check(cell)
+        for each in again.values():
+            audit.notes += each.notes()
     return audit
 
 
+def _check_suite(audit: Audit, suite: StoredSuite, store: RunStore, unverified: bool) -> None:
+    """Add to an audit what a suite's rows, settings and stored predictions show."""
+    audit.methods += len(suite.methods)
+    audit.rows += len(suite.rows)
+    audit.findings += check_settings(suite)
+    audit.findings += check_keys(suite)
+    audit.findings += check_completeness(suite)
+    scored, findings = score_again(suite, store)
+    audit.scored += scored
+    audit.findings += findings
+    name = suite.card.name
+    skipped = len(suite.rows) - len(suite.here(suite.rows))
+    if not skipped:
+        return
+    audit.unchecked[name] = skipped
+    problem = f"{skipped} rows cannot be made again; missing here: {suite.missing}"
+    # Backbones that a command of the suite makes do not ship: nobody has to bring them.
+    made = set()
+    if suite.card.made_by:
+        made = {*suite.missing.backbones} - {*backbone_cards.names()}
+    if unverified or made == {*suite.missing.absent}:
+        audit.notes.append(f"{name}: {problem}; they are reported, not verified")
+    else:
+        problem += f"; get it, or take them as reported: --unverified {name}"
+        audit.findings.append(Finding(str(suite.folder), problem))
+
+
+def _draw_cells(
+    stored: Sequence[StoredSuite], rerun: Sequence[str] | None, number: int, seed: int
+) -> list[tuple[StoredSuite, Cell]]:
+    """Draw cells over all suites, at most ``number``; return them suite by suite."""
+    every = [(suite, cell) for suite in stored for cell in suite.cells]
+    if rerun is not None:
+        unknown = {*rerun} - {cell.name for _, cell in every}
+        if unknown:
+            problem = f"'{min(unknown)}': the results that were read have no cell of this method"
+            raise CompatbenchError(f"--rerun (in Python: rerun): {problem}")
+        every = [(suite, cell) for suite, cell in every if cell.name in rerun]
+    drawn = random.Random(seed).sample(every, min(number, len(every)))
+    return [pair for suite in stored for pair in drawn if pair[0] is suite]
+
+
 def _find_suites(
-    results: Path, wanted: Sequence[str] | None
+    results: Path, selected: Sequence[str] | None
 ) -> tuple[list[SuiteCard], list[Finding]]:
-    """The suites to audit, by default all, and what is in the folder that no suite explains."""
+    """Return the suites to audit, by default all, and what no suite explains in the folder."""
     try:
         entries = sorted(results.iterdir())
     except OSError as error:
@@ -150,11 +208,15 @@ def _find_suites(
             f"cannot read {results}: {error.strerror}; give the folder that holds results/ with "
             "--out, or start with 'compatbench run'"
         ) from None
-    cards, findings = [suite_cards.read(name) for name in wanted or ()], []
-    for card in cards:
-        if not (results / card.name).is_dir():
-            raise CompatbenchError(f"{results} holds no results of suite '{card.name}'")
-    for entry in () if wanted else entries:
+    if selected:
+        cards = [suite_cards.read(name) for name in selected]
+        for card in cards:
+            if not (results / card.name).is_dir():
+                raise CompatbenchError(f"{results} holds no results of suite '{card.name}'")
+        return cards, []
+    cards = []
+    findings = []
+    for entry in entries:
         if kind_of(entry) != "folder":
             continue  # is found with the other files
         if entry.name in suite_cards.names():

@@ -1,4 +1,4 @@
-"""What an audit finds: a place in a file, what should stand there, and what does."""
+"""A finding of an audit: a place in a file, what should stand there, and what does."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Finding:
 
 
 def list_findings(wrong: pd.DataFrame, problem: str, field: str, suffix: str) -> list[Finding]:
-    """A finding for each row of a frame, whose field should be as the column with the suffix."""
+    """Return a finding for each row, whose field should be as the column with the suffix."""
     columns = ["file", "line", f"{field}{suffix}", field]
-    return [
-        Finding(file, problem, int(line), field, str(expected), str(stored))
-        for file, line, expected, stored in wrong[columns].itertuples(index=False)
-    ]
+    findings = []
+    for file, line, expected, stored in wrong[columns].itertuples(index=False):
+        findings.append(Finding(file, problem, int(line), field, str(expected), str(stored)))
+    return findings
 
 
 def compare_file(path: Path, expected: bytes, problem: str) -> list[Finding]:
-    """The first line in which a file is not, byte for byte, as expected; none if it is."""
+    """Return the first line in which a file is not as expected; none if all bytes are."""
     try:
         content = path.read_bytes()
         if content == expected:
@@ -51,21 +51,26 @@ def compare_file(path: Path, expected: bytes, problem: str) -> list[Finding]:
     except (OSError, UnicodeDecodeError) as error:
         return [Finding(str(path), f"{problem}: {error}")]
     lines = zip_longest(expected.decode().split("\n"), text.split("\n"))
-    for number, (wanted, there) in enumerate(lines, 1):
-        if wanted != there:
-            shown = ("nothing" if line is None else line.strip() for line in (wanted, there))
-            return [Finding(str(path), problem, number, "", *shown)]
+    for number, (here, there) in enumerate(lines, 1):
+        if here != there:
+            return [Finding(str(path), problem, number, "", _show_line(here), _show_line(there))]
     return []
 
 
+def _show_line(line: str | None) -> str:
+    """Return a line for a message; None is one that a file does not have."""
+    return "nothing" if line is None else line.strip()
+
+
 def summarise(findings: Iterable[Finding]) -> list[str]:
-    """A line for each finding; of many alike in one file, the first and how many more."""
+    """Return a line for each finding; of many alike in one file, the first and how many more."""
     groups: dict[tuple[str, str, str], list[Finding]] = {}
     for finding in findings:
-        groups.setdefault((finding.file, finding.field, finding.problem), []).append(finding)
+        group = finding.file, finding.field, finding.problem
+        groups.setdefault(group, []).append(finding)
     lines = []
     for alike in groups.values():
-        lines += map(str, alike[:SHOWN])
+        lines += [str(finding) for finding in alike[:SHOWN]]
         if len(alike) > SHOWN:
             lines.append(f"{alike[0].file}: and {len(alike) - SHOWN} more like these")
     return lines

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -18,6 +18,7 @@ from compatbench.engine.request import make_request
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.findings import Finding
 from compatbench.files.kinds import kind_of
+from compatbench.method import Method
 from compatbench.method.refusals import find_refusal
 from compatbench.method.registry import MethodRegistry, find_transfer, known_transfer
 from compatbench.results.collect import describe_method
@@ -32,7 +33,8 @@ from compatbench.results.rows import Cost, Row, to_frame
 from compatbench.results.stored_method import StoredMethod
 from compatbench.results.tuning_records import is_tuned, read_record, show_record
 
-ROWS, DESCRIPTION = ".csv", ".json"
+ROWS = ".csv"
+DESCRIPTION = ".json"
 NOT_WRITTEN = "is not as 'compatbench run' writes it"
 Files = dict[Path, tuple[bytes, str]]  # what each must hold, and what is wrong if it does not
 
@@ -43,6 +45,7 @@ class StoredSuite:
 
     folder: Path
     card: SuiteCard
+    registry: MethodRegistry
     methods: dict[str, StoredMethod]  # what the files hold
     expected: dict[str, StoredMethod]  # the card and settings of the methods known here
     rows: pd.DataFrame  # of all methods, each with its ``method``, ``file`` and ``line``
@@ -50,6 +53,7 @@ class StoredSuite:
     missing: Missing  # what is not on this machine; its rows cannot be compared
     files: Files  # all that the folder holds besides pages
     findings: list[Finding]  # of the reading of the files
+    broken: bool  # a file cannot be read, so nothing that follows from it is checked
 
     @property
     def planned(self) -> pd.DataFrame:
@@ -71,67 +75,84 @@ class StoredSuite:
         return rows.loc[~away]
 
     def is_of_this_machine(self, method: str) -> bool:
-        """Whether a method's file says that it was made by these versions and this processor."""
-        here, made = provenance(), self.methods[method].provenance
-        names = (*(name for name in PACKAGES if name != "compatbench"), "processor")
-        return all(tuple(made.get(name, ())) == (here[name],) for name in names)
+        """Return True if a method's file names these versions and this processor, and no other."""
+        here = provenance()
+        made = self.methods[method].provenance
+        for name in (*PACKAGES, "processor"):
+            if name != "compatbench" and tuple(made.get(name, ())) != (here[name],):
+                return False
+        return True
 
 
 def read_stored_suite(
     results: ResultFiles, card: SuiteCard, registry: MethodRegistry
 ) -> StoredSuite:
-    """Reads a suite's folder, and plans the cells of its methods."""
+    """Read a suite's folder, and plan the cells of its methods."""
     folder = results.folder(card.name)
-    methods, files, findings = _read_methods(results, card.name)
+    files = Files()
+    findings: list[Finding] = []
+    methods = _read_methods(results, card.name, files, findings)
     for path in card.plugins:
         registry.add_file(path)
-    known = [name for name in methods if name in {*registry.names(), *card.configs}]
-    missing = find_missing(card, teachers=find_teachers(card, registry, known))
-    cells, expected, tables = list[Cell](), {}, [to_frame([], Row).assign(file="", line=0)]
-    # By precision and transfers: a plan serves all methods that have them.
-    plans = dict[tuple[str, tuple[str, ...]], tuple[SuiteCard, list[str]]]()
-    # Seeds of the suite that nothing was run for are not asked for, on pages as here.
-    run = {seed for stored in methods.values() for seed in stored.rows["seed"].dropna()}
-    seeds = [seed for seed in card.seeds if seed in run] or card.seeds
+    no_rows = to_frame([], Row).assign(file="", line=0)
+    if findings:
+        return StoredSuite(
+            folder=folder,
+            card=card,
+            registry=registry,
+            methods=methods,
+            expected={},
+            rows=no_rows,
+            cells=[],
+            missing=Missing(),
+            files=files,
+            findings=findings,
+            broken=True,
+        )
+    tables = []
+    known = []
     for name, stored in methods.items():
-        file, lines = f"{folder / name}{ROWS}", range(2, len(stored.rows) + 2)
+        file = f"{folder / name}{ROWS}"
+        lines = range(2, len(stored.rows) + 2)  # the first is the header
         tables.append(stored.rows.assign(method=name, file=file, line=lines))
-        if name not in known:
+        if name in registry.names() or name in card.configs:
+            known.append(name)
+        else:
             problem = "there is no such method here; give its file with --methods"
             findings.append(Finding(file, problem, 2, "method"))
-            continue
-        suite, method = _as_recorded(card, stored), registry.get(card.base_method(name))
-        recorded = sorted(filter(known_transfer, {*stored.rows["transfer"]}))
-        # All are named here, and one that is named has to take the method.
-        asked = [
-            label
-            for label in suite.transfers
-            if label == COPIED or find_transfer(label).serves(method.card)
-        ]
-        precision, transfers = suite.training.precision, tuple(dict.fromkeys([*asked, *recorded]))
-        _, alike = plans.setdefault((precision, transfers), (suite, []))
-        alike.append(name)
-        described = describe_method(suite, method, name)
-        # A check here refused it, or nobody did.
-        refused = find_refusal(registry.identify(method.card.name)[0])
-        expected[name] = replace(described, info=replace(described.info, refused=refused))
-    for (_, transfers), (suite, alike) in plans.items():
-        request = make_request(suite, alike, transfers=transfers, seeds=seeds, registry=registry)
-        cells += plan_cells(request, missing)
-    cells.sort(key=lambda cell: cell.name)
-    rows = pd.concat(tables[1:] or tables, ignore_index=True)
-    files |= _read_tunings(folder, card, expected, findings)
-    return StoredSuite(folder, card, methods, expected, rows, cells, missing, files, findings)
+    rows = pd.concat(tables or [no_rows], ignore_index=True)
+    expected = {name: _describe(card, methods[name], registry, name) for name in known}
+    missing = find_missing(card, teachers=find_teachers(card, registry, known))
+    # A seed that no method has is reported once, not for each of its cells.
+    run = {*rows["seed"].dropna()}
+    seeds = [seed for seed in card.seeds if seed in run] or card.seeds
+    cells = _plan(card, {name: methods[name] for name in known}, registry, seeds, missing)
+    tunings = _read_tunings(folder, card, expected, files)
+    findings += tunings.findings
+    return StoredSuite(
+        folder=folder,
+        card=card,
+        registry=registry,
+        methods=methods,
+        expected=expected,
+        rows=rows,
+        cells=[] if tunings.broken else cells,
+        missing=missing,
+        files=files,
+        findings=findings,
+        broken=tunings.broken,
+    )
 
 
 def _read_methods(
-    results: ResultFiles, suite: str
-) -> tuple[dict[str, StoredMethod], Files, list[Finding]]:
-    """Read the methods of a folder, and their files; name what is broken, and read the others."""
+    results: ResultFiles, suite: str, files: Files, findings: list[Finding]
+) -> dict[str, StoredMethod]:
+    """Read the methods of a suite; add what their files should hold, and what is broken.
+
+    A broken file is named, and the others are read.
+    """
     folder = results.folder(suite)
     methods: dict[str, StoredMethod] = {}
-    files: Files = {}
-    findings: list[Finding] = []
     tables = sorted(path.name for path in folder.glob(f"[!.]*{ROWS}"))
     names = [table.removesuffix(ROWS) for table in tables if table != COSTS]
     costs = _read_costs(results, suite, names, files, findings)
@@ -141,14 +162,15 @@ def _read_methods(
             methods[name] = results.read_method(suite, name, costs)
         except CompatbenchError as error:
             findings.append(_locate(path, error))
-            # They are named once; what they should hold is not known.
-            kept = (folder / f"{name}{kind}" for kind in (ROWS, DESCRIPTION))
-            files |= {file: (file.read_bytes(), "") for file in kept if kind_of(file) == "file"}
+            # Nothing else is said of them: what they should hold is not known.
+            for file in (path, folder / f"{name}{DESCRIPTION}"):
+                if kind_of(file) == "file":
+                    files[file] = file.read_bytes(), ""
             continue
         description, rows = file_texts(methods[name])
         files[folder / f"{name}{DESCRIPTION}"] = description.encode(), NOT_WRITTEN
-        files[folder / f"{name}{ROWS}"] = rows.encode(), NOT_WRITTEN
-    return methods, files, findings
+        files[path] = rows.encode(), NOT_WRITTEN
+    return methods
 
 
 def _read_costs(
@@ -158,7 +180,7 @@ def _read_costs(
     files: Files,
     findings: list[Finding],
 ) -> pd.DataFrame:
-    """Read the costs of a folder; add what the file should hold, and what is broken in it."""
+    """Read the costs of a suite; add what the file should hold, and what is broken in it."""
     path = results.folder(suite) / COSTS
     try:
         costs = results.read_costs(suite)
@@ -173,11 +195,71 @@ def _read_costs(
     return costs
 
 
+def _describe(
+    card: SuiteCard, results: StoredMethod, registry: MethodRegistry, name: str
+) -> StoredMethod:
+    """Return the card and settings of a method as they are resolved here."""
+    method = registry.get(card.base_method(name))
+    described = describe_method(_as_recorded(card, results), method, name)
+    # A check here refused it, or nobody did.
+    refused = find_refusal(registry.identify(method.card.name)[0])
+    return replace(described, info=replace(described.info, refused=refused))
+
+
+def _plan(
+    card: SuiteCard,
+    methods: Mapping[str, StoredMethod],
+    registry: MethodRegistry,
+    seeds: Sequence[int],
+    missing: Missing,
+) -> list[Cell]:
+    """Plan the cells of methods, at the precision and with the transfers of their files."""
+    # One plan serves all methods with the same precision and transfers.
+    suites: dict[tuple[str, tuple[str, ...]], SuiteCard] = {}
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for name, results in methods.items():
+        suite = _as_recorded(card, results)
+        method = registry.get(card.base_method(name))
+        transfers = _list_transfers(suite, method, results)
+        group = suite.training.precision, transfers
+        suites.setdefault(group, suite)
+        groups.setdefault(group, []).append(name)
+    cells: list[Cell] = []
+    for group, names in groups.items():
+        _, transfers = group
+        request = make_request(
+            suites[group], names, transfers=transfers, seeds=seeds, registry=registry
+        )
+        cells += plan_cells(request, missing)
+    return sorted(cells, key=lambda cell: cell.name)
+
+
+def _list_transfers(
+    suite: SuiteCard, method: type[Method], results: StoredMethod
+) -> tuple[str, ...]:
+    """Return the transfers of the suite that take a method, and those of its rows."""
+    transfers = []
+    # A request that names a transfer must name one that takes the method.
+    for name in suite.transfers:
+        if name == COPIED or find_transfer(name).serves(method.card):
+            transfers.append(name)
+    transfers += sorted(filter(known_transfer, {*results.rows["transfer"]}))
+    return tuple(dict.fromkeys(transfers))
+
+
+@dataclass
+class _Tunings:
+    """What became of the records of how settings were chosen."""
+
+    findings: list[Finding] = field(default_factory=list)
+    broken: bool = False  # one of them cannot be read
+
+
 def _read_tunings(
-    folder: Path, card: SuiteCard, expected: Mapping[str, StoredMethod], findings: list[Finding]
-) -> Files:
-    """The records of how settings were chosen, of methods that have those settings."""
-    files = Files()
+    folder: Path, card: SuiteCard, expected: Mapping[str, StoredMethod], files: Files
+) -> _Tunings:
+    """Read the records of how settings were chosen; add what each should hold."""
+    tunings = _Tunings()
     for name, method in expected.items():
         path = folder / TUNING / f"{name}{DESCRIPTION}"
         if kind_of(path) != "file":
@@ -186,27 +268,30 @@ def _read_tunings(
             tuning = read_record(path)
         except CompatbenchError as error:
             files[path] = path.read_bytes(), ""
-            findings.append(_locate(path, error))
+            tunings.findings.append(_locate(path, error))
+            tunings.broken = True
             continue
         command = f"compatbench maintain tune {name}"
         files[path] = show_record(tuning).encode(), f"is not as '{command}' writes it"
         is_named = (tuning.suite, tuning.method) == (card.name, name)
         if not is_named or not is_tuned(folder.parents[1], card, name, method.config):
             problem = f"is of other settings than the suite's; run '{command}'"
-            findings.append(Finding(str(path), problem))
-    return files
+            tunings.findings.append(Finding(str(path), problem))
+    return tunings
 
 
 def _locate(path: Path, error: CompatbenchError) -> Finding:
-    """What is wrong with a file; the message names the place itself, if it is one."""
+    """Return what is wrong with a file; the message names the place itself, if it is one."""
     folder = re.escape(str(path.parent))
     place = re.match(rf"(?s)({folder}/[^:/ ]+):?(\d+:)? *(.*)", str(error))
-    file, line, problem = place.groups() if place else (str(path), None, str(error))
-    return Finding(file, problem, int((line or "0:")[:-1]))
+    if place is None:
+        return Finding(str(path), str(error))
+    file, line, problem = place.groups()
+    return Finding(file, problem, int((line or "0:").removesuffix(":")))
 
 
 def _as_recorded(card: SuiteCard, results: StoredMethod) -> SuiteCard:
-    """The suite at the precision that a method's file says it was run with."""
+    """Return the suite at the precision that a method's file says it was run with."""
     _, precision = results.differs.get("precision", ("fp32", card.training.precision))
     if precision not in PRECISIONS:
         return card

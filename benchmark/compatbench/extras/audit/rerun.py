@@ -1,0 +1,109 @@
+"""Cells that are run again, and how far their rows may be from those of another machine.
+
+Rows of the same versions and processor have to be equal, value by value. Other processors add in
+another order, and a fit can magnify the rounding. The limits below follow from a measurement: of
+6,887 pairs of rows with the same key, one made on an Intel Xeon and one on an AMD EPYC, 97.5 % had
+the same number of correct answers. The largest difference was 5.4 % of the images of a row (19 of
+354), and 3.0 % as a mean over the rows of one cell. Zero-shot counts, statuses, parameters and the
+sizes of modules were always equal.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from compatbench.engine.cell import Cell
+from compatbench.engine.worker import Worker
+from compatbench.errors import CompatbenchError
+from compatbench.extras.audit.findings import Finding, list_findings
+from compatbench.extras.audit.stored_suite import ROWS, StoredSuite
+from compatbench.extras.audit.suite_checks import compare_rows, find_moved, pair_rows
+from compatbench.results.collect import rows_of
+from compatbench.results.measures import list_measures
+from compatbench.results.rows import Row, to_frame
+
+# What another processor or other versions may change, in percent of the images of a row. Measures
+# in percent may differ by as many points.
+ROW_LIMIT = 6.0
+CELL_LIMIT = 3.5  # the mean over the rows of a cell that has two or more, of correct answers
+# What no processor changes.
+EXACT = ("status", "parameters", "module_bytes")
+
+ANOTHER_VALUE = "the cell was run again and gave another value"
+
+
+class Rerun:
+    """The cells of a suite that are run again, and what became of those of other machines."""
+
+    def __init__(self, suite: StoredSuite, worker: Worker) -> None:
+        self.suite = suite
+        self.worker = worker
+        self._compared = 0  # rows of other machines
+        self._different = 0  # of these, rows with another value
+        self._furthest = 0.0  # the largest difference in correct answers, in percent of images
+
+    def check(self, cell: Cell) -> list[Finding]:
+        """Run a cell from nothing. Return the rows that differ more than their machine explains."""
+        file = f"{self.suite.folder / cell.name}{ROWS}"
+        try:
+            record = self.worker.run(cell)
+            again = to_frame(rows_of(cell, record, self.worker.store), Row)
+        except CompatbenchError as error:
+            return [Finding(file, f"{cell}: {error}")]
+        rows = self.suite.rows.loc[self.suite.rows["method"] == cell.name]
+        if self.suite.is_of_this_machine(cell.name):
+            return compare_rows(rows, again, ANOTHER_VALUE)
+        both = pair_rows(rows, again)
+        moved = find_moved(both, "_again")
+        self._compared += len(both)
+        self._different += int(moved.any(axis=1).sum())
+        if len(both):
+            self._furthest = max(self._furthest, float(_gaps(both, "correct").max()))
+        return find_too_far(both, moved, f"{cell}", file)
+
+    def notes(self) -> list[str]:
+        """Return how many rows of other machines differ here, in one line; none without such."""
+        if not self._compared:
+            return []
+        made = "were made by another processor or other versions"
+        differ = f"{self._different} differ here"
+        if self._different:
+            differ += f", by up to {self._furthest:.1f} % of the images"
+        name = self.suite.card.name
+        return [f"{name}: of {self._compared} rows that were run again and {made}, {differ}"]
+
+
+def find_too_far(both: pd.DataFrame, moved: pd.DataFrame, cell: str, file: str) -> list[Finding]:
+    """Return what differs by more than another processor explains.
+
+    Args:
+        both: rows of one cell, with the columns of the rows that were made again (``_again``).
+        moved: the fields that differ, as ``find_moved`` has them.
+        cell: its name for people.
+        file: the file of the rows.
+    """
+    findings = []
+    for field in EXACT:
+        findings += list_findings(both.loc[moved[field]], ANOTHER_VALUE, field, "_again")
+    problem = f"the cell was run again and is further away than processors are ({ROW_LIMIT:g} %)"
+    for field in list_measures("answers"):
+        far = _gaps(both, field) > ROW_LIMIT
+        findings += list_findings(both.loc[far], problem, field, "_again")
+    correct = _gaps(both, "correct").dropna()
+    if len(correct) > 1 and correct.mean() > CELL_LIMIT:
+        problem = (
+            f"{cell}: run again, its {len(correct)} rows are {correct.mean():.1f} % of the images "
+            f"away on average; processors differ by up to {CELL_LIMIT:g} %"
+        )
+        findings.append(Finding(file, problem))
+    return findings
+
+
+def _gaps(both: pd.DataFrame, field: str) -> pd.Series:
+    """Return how far a measure has moved in each row, in percent of its images or in points."""
+    stored = both[field].astype("float64")
+    again = both[f"{field}_again"].astype("float64")
+    gaps = (again - stored).abs()
+    if list_measures("answers")[field].unit == "images":
+        gaps = 100 * gaps / both["total"].astype("float64")
+    return gaps
