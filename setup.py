@@ -1,4 +1,4 @@
-"""What setup.cfg cannot say: links of README.md, where a clone is found, models in wheels."""
+"""Do what setup.cfg cannot: absolute links in README.md, a path for clones, packed models."""
 
 import lzma
 import os
@@ -11,13 +11,15 @@ from setuptools.command.build_py import build_py
 from setuptools.command.editable_wheel import editable_wheel
 from wheel.wheelfile import WheelFile
 
+# The target of a Markdown link, ``](target)``, that is neither an address nor a heading.
 LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s]+)(?=\))")
 
 
 def make_absolute(text: str, repository: str, version: str) -> str:
-    """A page with its relative links leading to a release in the repository.
+    """Return a page whose relative links lead to a release in the repository.
 
-    Those to pictures lead to files. As on GitHub, ``../../actions`` is a page of the repository.
+    Links to pictures lead to the files themselves. As on GitHub, ``../../actions`` is a page of the
+    repository.
     """
 
     def replace(link: re.Match[str]) -> str:
@@ -31,7 +33,7 @@ def make_absolute(text: str, repository: str, version: str) -> str:
 
 
 def describe(folder: Path, repository: str) -> dict[str, object]:
-    """The arguments of ``setup`` for a repository; none where it is not known."""
+    """Return the arguments of ``setup`` that name the repository; none if it is not known."""
     if not repository:
         return {}
     code = (folder / "benchmark" / "compatbench" / "__init__.py").read_text(encoding="utf-8")
@@ -52,15 +54,17 @@ def describe(folder: Path, repository: str) -> dict[str, object]:
 
 
 def pack(folder: Path) -> None:
-    """Compresses the models in a folder, whose numbers have two bytes; they are used unpacked."""
-    pairs = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 1, "pb": 1}]
+    """Compress the models in a folder. They are unpacked before they are used."""
+    # Their numbers have two bytes each, so positions are counted in pairs (lp, pb).
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "lc": 0, "lp": 1, "pb": 1}]
     for path in folder.glob("*.safetensors"):
-        path.with_suffix(".xz").write_bytes(lzma.compress(path.read_bytes(), filters=pairs))
+        packed = lzma.compress(path.read_bytes(), filters=filters)
+        path.with_suffix(".xz").write_bytes(packed)
         path.unlink()
 
 
 class BuildPy(build_py):
-    """A wheel's code and data, of which its models are most."""
+    """The step that copies code and data into a wheel. It packs the models, the largest part."""
 
     def run(self) -> None:
         super().run()
@@ -69,11 +73,11 @@ class BuildPy(build_py):
 
 
 class EditableWheel(editable_wheel):
-    """``pip install -e`` that also puts ``benchmark/`` last on the path.
+    """The step of ``pip install -e``. It also puts ``benchmark/`` last on the path.
 
-    By setuptools' hook alone, a clone named ``compatbench`` is a namespace package of that name in
-    the folder above it, which Python takes before it asks a hook; and type checkers ask none. A
-    package that is anywhere on the path goes before a namespace.
+    Setuptools' own hook is not enough. From the folder above a clone, Python would take the clone,
+    a folder named ``compatbench``, for a namespace package before it asks a hook, and type checkers
+    ask no hook. A real package anywhere on the path is preferred to a namespace.
     """
 
     def run(self) -> None:
@@ -90,7 +94,9 @@ class EditableWheel(editable_wheel):
 
 
 if __name__ == "__main__":
-    # As GitHub names the repository of a workflow.
-    places = [os.environ.get(name, "") for name in ("GITHUB_SERVER_URL", "GITHUB_REPOSITORY")]
-    facts = describe(Path(__file__).parent, "/".join(places) if all(places) else "")
+    # In a workflow, GitHub names the repository in these variables.
+    server = os.environ.get("GITHUB_SERVER_URL", "")
+    name = os.environ.get("GITHUB_REPOSITORY", "")
+    repository = f"{server}/{name}" if server and name else ""
+    facts = describe(Path(__file__).parent, repository)
     setup(cmdclass={"build_py": BuildPy, "editable_wheel": EditableWheel}, **facts)

@@ -1,10 +1,10 @@
-"""Writes the pages of docs/ that programs make; what they are made from gives the same bytes.
+"""Write the pages of docs/ that programs make. The same input gives the same bytes.
 
 python benchmark/pages.py                    # every page
 python benchmark/pages.py speed methods      # these
 python benchmark/pages.py --check            # writes nothing; fails if a page is not up to date
 
-What the figures are measured by stands at the end of each page.
+The end of each page says how its numbers are measured.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ from compatbench.tables.templates import render_markdown
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
-# Page -> the file that makes it, ``<name>_page.py``. Its ``make_page`` gives a ``Page``.
+# The programs by the names of their pages. ``<name>_page.py`` has ``make_page``, which returns a
+# ``Page``.
 PAGES = {path.stem.removesuffix("_page"): path for path in sorted(HERE.glob("*/*_page.py"))}
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a page is made of; paths are below docs/.
+    """The content of a page. Paths are relative to docs/.
 
     Attributes:
-        values: of its template ``<name>.md.jinja``, which is beside the file that makes it; of a
-            page without one, its sections by name, and the rest is written by hand.
-        files: contents of further files.
-        filters: of the template, beside those of all pages.
+        values: the values for the template ``<name>.md.jinja`` beside the program. A page without
+            a template is written by hand, except for sections: then these are the sections, by
+            name.
+        files: the contents of further files, by path.
+        filters: the template's own filters, besides those of all pages.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -47,38 +49,41 @@ class Page:
 
 
 def make_files(name: str) -> dict[Path, bytes]:
-    """The files of a page by their paths below docs/."""
-    made = PAGES[name].with_name(name)
-    for place in (HERE, made.parent):
+    """Return the files of a page, by their paths below docs/."""
+    program = PAGES[name]
+    # The programs of a folder import each other, and this file, by their names.
+    for place in (HERE, program.parent):
         if str(place) not in sys.path:
             sys.path.append(str(place))
-    page = importlib.import_module(PAGES[name].stem).make_page()
+    page = importlib.import_module(program.stem).make_page()
     texts = dict(page.files)
     if page.values:
-        texts[f"{name}.md"] = _write_page(made, page)
+        texts[f"{name}.md"] = _write_page(name, page)
     return {Path(path): text.encode() for path, text in texts.items()}
 
 
-def _write_page(made: Path, page: Page) -> str:
-    template = made.with_suffix(".md.jinja")
+def _write_page(name: str, page: Page) -> str:
+    """Return the text of a page: its filled template, or the page with new sections."""
+    template = PAGES[name].with_name(f"{name}.md.jinja")
     if template.is_file():
         return render_markdown(str(template), page.filters, **page.values) + "\n"
-    text = (DOCS / f"{made.name}.md").read_text(encoding="utf-8")
+    text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
     for section, content in page.values.items():
-        shown = render_table(content) if isinstance(content, Table) else content
-        text = fill_section(text, section, shown)
+        if isinstance(content, Table):
+            content = render_table(content)
+        text = fill_section(text, section, content)
     return text
 
 
 def show_interval(interval: Interval) -> str:
-    """``+1.2 (-0.3 to +2.5)``."""
+    """Return an interval as text: ``+1.2 (-0.3 to +2.5)``."""
     return with_interval(interval_columns("x", interval), "x", "{:+.1f}".format)
 
 
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="pages; all unless said")] = None,
-    check: Annotated[bool, typer.Option(help="Write nothing; fail if one is stale.")] = False,
-    out: Annotated[Path, typer.Option(help="Folder to write to.")] = DOCS,
+    names: Annotated[list[str] | None, typer.Argument(help="Pages; by default all.")] = None,
+    check: Annotated[bool, typer.Option(help="Write nothing; fail if a page is stale.")] = False,
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = DOCS,
 ) -> None:
     """Write pages of docs/."""
     stale = []
@@ -87,12 +92,13 @@ def main(
             place = (out / path).resolve()
             if place.exists() and place.read_bytes() == content:
                 continue
-            stale.append(f"{place} is not up to date; run 'python benchmark/pages.py {name}'")
-            if not check:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(content)
-                print(f"wrote {place}")
-    if check and stale:
+            if check:
+                stale.append(f"{place} is not up to date; run 'python benchmark/pages.py {name}'")
+                continue
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+            print(f"wrote {place}")
+    if stale:
         sys.exit("\n".join(stale))
 
 

@@ -1,4 +1,4 @@
-"""Writes the generated sections of docs/analysis.md, and the figure of the layers.
+"""Write the generated sections of docs/analysis.md, and the figure of the layers.
 
 python benchmark/research/analysis_pages.py
 python benchmark/research/analysis_pages.py --only claims
@@ -28,45 +28,57 @@ HIGHEST = " has the highest H"
 
 @dataclass(frozen=True)
 class ReadingsReport(StudyReport):
-    """Claim 3 of every reading of ContCoOp in a suite, a column for each of its upgrades."""
+    """The verdicts on claim 3 for every reading of ContCoOp, with a column for each upgrade."""
 
     upgrades: Sequence[ClaimsReport]
 
     def tables(self) -> list[Table]:
-        first, cells = self.upgrades[0], dict[str, list[TableCell]]()
-        rivals, limits = set[str](), set[str]()
+        """Return one table, with a row for each reading."""
+        effects: dict[str, list[TableCell]] = {}  # by reading, one of each upgrade
+        rivals: set[str] = set()
+        limits: set[str] = set()
         for report in self.upgrades:
             for finding in records(report.findings.query("claim == 3")):
                 rivals.add(finding["data"].partition(";")[0])
-                limits |= {*(finding["why"] or "").split("; ")} - {""}
+                limits.update((finding["why"] or "").split("; "))
                 effect = text(show_effect(finding))
                 if finding["verdict"] != "not decided":
                     effect = text(f"{effect.text} {finding['verdict']}").bold()
-                cells.setdefault(finding["says"].removesuffix(HIGHEST), []).append(effect)
-        header = ["Reading", *(" → ".join(each.upgrade) for each in self.upgrades)]
-        head = f"Claim 3 ({HIGHEST.strip()}), {' or '.join(sorted(rivals))}: suite {first.suite}, "
-        head += f"{first.shots} shots, {first.over}; points of H:"
-        rows = [[reading, *of] for reading, of in cells.items()]
+                reading = finding["says"].removesuffix(HIGHEST)
+                effects.setdefault(reading, []).append(effect)
+        limits.discard("")
+        first = self.upgrades[0]
+        head = (
+            f"Claim 3 ({HIGHEST.strip()}), {' or '.join(sorted(rivals))}: suite {first.suite}, "
+            f"{first.shots} shots, {first.over}; points of H:"
+        )
+        header = ["Reading"]
+        for report in self.upgrades:
+            header.append(" → ".join(report.upgrade))
+        rows = [[reading, *cells] for reading, cells in effects.items()]
         chance = f"{len(rows)} intervals of 95 % for each upgrade: some leave 0 out by chance"
-        return [plain_table(header, rows, range(len(header)), head, [*sorted(limits), chance])]
+        notes = [*sorted(limits), chance]
+        return [plain_table(header, rows, range(len(header)), head, notes)]
 
 
 def write_sections(
     path: Path, only: str = "all", suite: str = "mini", out: Path = Path(), device: str = "auto"
 ) -> Iterator[str]:
-    """Write the sections that a page has markers for, and the figure in a folder beside it.
+    """Write the sections that a page has markers for, and their figures in a folder beside it.
 
     Args:
+        path: the page.
         only: names and globs of the sections.
+        suite, out, device: as for ``make_reports``.
 
     Yields:
-        The name of each section that was written.
+        The name of each section, once it is written.
     """
     content = path.read_text(encoding="utf-8")
-    there = [name for name in SECTIONS if f"<!-- {name}:" in content]
-    for name in there:
+    marked = [name for name in SECTIONS if f"<!-- {name}:" in content]
+    for name in marked:
         fill_section(content, name, "")  # broken markers fail before the work
-    for name in select_names(only, there, "section of this page"):
+    for name in select_names(only, marked, "section of this page"):
         reports = make_reports(name, suite, out, device)
         body = "\n\n".join(report.markdown() for report in reports)
         figure = path.with_suffix("") / f"{name}.svg"
@@ -78,12 +90,20 @@ def write_sections(
 
 
 def make_reports(name: str, suite: str, out: Path, device: str) -> Sequence[StudyReport]:
-    """Return what a section shows."""
+    """Return the reports that a section shows.
+
+    Args:
+        name: the section.
+        suite: the suite of the results; the readings are in ``<suite>-ablation``.
+        out: the folder of ``results/``.
+        device: where the layers are compared.
+    """
     if name == "claims":
         return analyze_claims(suite, out)
     if name == "readings":
         return [ReadingsReport(analyze_claims(f"{suite}-ablation", out))]
-    source, target = upgrade_pairs(suite_cards.read(suite).upgrades)[0]
+    upgrades = upgrade_pairs(suite_cards.read(suite).upgrades)
+    source, target = upgrades[0]
     return [analyze_layers(source, target, suite=suite, device=device)]
 
 

@@ -1,7 +1,7 @@
-"""The page ``docs/intervals.md``: how often intervals and ties are right, in a simulation.
+"""Make ``docs/intervals.md``: a simulation of how often intervals and ties are right.
 
-Its differences between methods are drawn from those of suite ``mini``: their size and spread over
-tasks and over seeds are those of pairs of methods, and their mean is set to zero.
+Differences between methods are drawn from those of suite ``mini``: they vary over tasks and over
+seeds as the differences of pairs of its methods do, and their mean is set to zero.
 """
 
 from __future__ import annotations
@@ -26,13 +26,21 @@ from compatbench.tables.table import records
 
 ROOT = Path(__file__).parents[2]
 SUITE = "mini"
-PAIRS, FAMILIES, RESAMPLES, SEED = 2_000, 1_000, 1_000, 34
-LEAST = 0.1  # points: pairs of methods whose difference varies less from task to task say nothing
+PAIRS = 2_000  # simulated pairs of methods
+FAMILIES = 1_000  # simulated rankings
+RESAMPLES = 1_000  # of each bootstrap
+SEED = 34
+MIN_SPREAD = 0.1  # points; pairs whose difference varies less over tasks are left out
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How H varies: standard deviations ``[pairs]``, and what deviates, in units of them."""
+    """The variation of H differences between two methods, over tasks and over seeds.
+
+    Attributes:
+        of_tasks, of_seeds: standard deviations in points, ``[pairs]``.
+        tasks, seeds: all deviations from the mean, in units of the pair's standard deviation.
+    """
 
     of_tasks: Array
     of_seeds: Array
@@ -41,15 +49,17 @@ class Spread:
 
 
 def measure_spread(h: Array) -> Spread:
-    """The spread of differences, of all pairs of methods; ``h`` is ``[methods, tasks, seeds]``."""
+    """Return the spread of the differences of all pairs; ``h`` is ``[methods, tasks, seeds]``."""
     pairs = np.array([h[i] - h[j] for i, j in combinations(range(len(h)), 2)])
     means = pairs.mean(axis=2)
-    pairs, means = (values[means.std(axis=1) > LEAST] for values in (pairs, means))
+    vary = means.std(axis=1) > MIN_SPREAD
+    pairs = pairs[vary]
+    means = means[vary]
     seeds = pairs.shape[2]
     within = pairs.var(axis=2, ddof=1).mean(axis=1)
     between = np.maximum(means.var(axis=1, ddof=1) - within / seeds, 0)
     by_task = means - means.mean(axis=1, keepdims=True)
-    by_seed = (pairs - means[:, :, None])[within > LEAST**2]
+    by_seed = (pairs - means[:, :, None])[within > MIN_SPREAD**2]
     return Spread(
         np.sqrt(between),
         np.sqrt(within),
@@ -59,26 +69,29 @@ def measure_spread(h: Array) -> Spread:
 
 
 def draw_differences(spread: Spread, shape: tuple[int, int], rng: np.random.Generator) -> Array:
-    """Differences of a pair of methods that do not differ, ``[tasks, seeds]``, in points."""
+    """Draw differences of two methods that do not differ, ``[tasks, seeds]``, in points."""
     pair = rng.integers(len(spread.of_tasks))
-    tasks = spread.of_tasks[pair] * rng.choice(spread.tasks, shape[0])
-    return tasks[:, None] + spread.of_seeds[pair] * rng.choice(spread.seeds, shape)
+    of_tasks = spread.of_tasks[pair] * rng.choice(spread.tasks, shape[0])
+    of_seeds = spread.of_seeds[pair] * rng.choice(spread.seeds, shape)
+    return of_tasks[:, None] + of_seeds
 
 
 def resampled_means(values: Array, rng: np.random.Generator) -> Array:
-    """Means of resamples of ``[units]``."""
-    return values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(axis=1)
+    """Return the means of resamples of ``[units]``, ``[RESAMPLES]``."""
+    drawn = rng.integers(len(values), size=(RESAMPLES, len(values)))
+    return values[drawn].mean(axis=1)
 
 
 def percentiles(resampled: Array) -> tuple[float, float]:
-    """The bounds of the plain percentile bootstrap."""
+    """Return the bounds of the plain percentile bootstrap, at 95 %."""
     low, high = np.percentile(resampled, [2.5, 97.5])
     return low, high
 
 
 def list_intervals(cells: Array, rng: np.random.Generator) -> Iterator[tuple[str, Interval]]:
-    """Intervals of a mean of ``[tasks, seeds]``, by their names on the page."""
-    means, value = cells.mean(axis=1), float(cells.mean())
+    """Yield the intervals of a mean of ``[tasks, seeds]``, with their names on the page."""
+    means = cells.mean(axis=1)
+    value = float(cells.mean())
     student = estimate(means)
     assert student is not None
     yield "Student's t, over tasks", student
@@ -92,15 +105,23 @@ def list_intervals(cells: Array, rng: np.random.Generator) -> Iterator[tuple[str
 
 
 def tie_tests(rng: np.random.Generator) -> dict[str, Callable[[list[Array]], list[float]]]:
-    """What makes p values of differences from the best, each ``[tasks, seeds]``."""
+    """Return the tests of differences from the best method, by their names on the page.
+
+    A test takes the differences from each other method, ``[tasks, seeds]``, and returns a p-value
+    for each.
+    """
 
     def by_task(differences: list[Array]) -> list[float]:
         means = [cells.mean(axis=1) for cells in differences]
         return paired_test([np.zeros(len(means[0])), *means])
 
     def by_cell(differences: list[Array]) -> list[float]:
-        bounds = [percentiles(resampled_means(cells.ravel(), rng)) for cells in differences]
-        return [float(low <= 0 <= high) for low, high in bounds]
+        # An interval has no p-value: take 1 if it contains 0, and 0 otherwise.
+        p_values = []
+        for cells in differences:
+            low, high = percentiles(resampled_means(cells.ravel(), rng))
+            p_values.append(float(low <= 0 <= high))
+        return p_values
 
     return {
         "paired t-test over tasks, Holm": lambda differences: holm(by_task(differences)),
@@ -110,57 +131,77 @@ def tie_tests(rng: np.random.Generator) -> dict[str, Callable[[list[Array]], lis
 
 
 def simulate(h: Array) -> dict[str, Any]:
-    """How often intervals hold zero, and methods that do not differ are told apart.
+    """Measure how often intervals contain 0 and tests find a difference, where there is none.
 
-    Of ``intervals`` also the mean width in points; and which share of the variance is between
-    tasks, in percent, in the median pair.
+    Args:
+        h: the values that differences are drawn from, ``[methods, tasks, seeds]``.
+
+    Returns:
+        ``intervals``: a record of each kind, with its coverage and mean width in points.
+        ``tests``: a record of each test, with the share of ``pairs`` that differ significantly,
+        and of ``families``, simulated rankings, that have such a pair. ``between_tasks``: the share
+        of the variance that is between tasks, in percent, in the median pair.
     """
-    rng, spread = np.random.default_rng(SEED), measure_spread(h)
+    rng = np.random.default_rng(SEED)
+    spread = measure_spread(h)
     shape = h.shape[1:]
-    intervals = [
-        (kind, interval.low <= 0 <= interval.high, interval.high - interval.low)
-        for _ in range(PAIRS)
-        for kind, interval in list_intervals(draw_differences(spread, shape, rng), rng)
-    ]
-    tests, told_apart = tie_tests(rng), []
+    intervals = []
+    for _ in range(PAIRS):
+        differences = draw_differences(spread, shape, rng)
+        for kind, interval in list_intervals(differences, rng):
+            covered = interval.low <= 0 <= interval.high
+            intervals.append((kind, covered, interval.high - interval.low))
+    tests = tie_tests(rng)
+    significant = []
     for _ in range(FAMILIES):
+        # The difference of two methods has the variance of both.
         methods = [draw_differences(spread, shape, rng) / np.sqrt(2) for _ in range(len(h))]
-        best = methods.pop(int(np.argmax([cells.mean() for cells in methods])))
-        differences = [best - cells for cells in methods]
+        means = [cells.mean() for cells in methods]
+        best = methods.pop(int(np.argmax(means)))
+        from_best = [best - cells for cells in methods]
         for kind, test in tests.items():
-            different = np.array(test(differences)) < ALPHA
-            told_apart.append((kind, different.mean(), different.any()))
-    variance = spread.of_tasks**2, spread.of_seeds**2
+            different = np.array(test(from_best)) < ALPHA
+            significant.append((kind, different.mean(), different.any()))
+    of_tasks = spread.of_tasks**2
+    of_seeds = spread.of_seeds**2
     return {
         "methods": len(h),
-        "between_tasks": 100 * float(np.median(variance[0] / (variance[0] + variance[1]))),
+        "between_tasks": 100 * float(np.median(of_tasks / (of_tasks + of_seeds))),
         "intervals": average_by_kind(intervals, "covered", "width"),
-        "tests": average_by_kind(told_apart, "pairs", "families"),
+        "tests": average_by_kind(significant, "pairs", "families"),
     }
 
 
 def average_by_kind(rows: list[tuple], *columns: str) -> list[dict[str, Any]]:
-    """The mean of each column by the ``kind`` that stands first."""
+    """Return the mean of each column by the kind, which is the first value of a row."""
     frame = pd.DataFrame(rows, columns=["kind", *columns])
     return records(frame.groupby("kind", sort=False, as_index=False).mean())
 
 
 def read_h(page: SuitePage, upgrade: tuple[str, str]) -> Array:
-    """H of the methods that learn and are measured by every seed, ``[methods, tasks, seeds]``."""
-    standings = [row.standing for row in page.ranks(upgrade, max(page.expected.shots))]
+    """Return H of the methods that are measured with every seed, ``[methods, tasks, seeds]``."""
     seeds = len(page.expected.seeds)
-    return np.array(
-        [one.figures("h").T for one in standings if one.is_measured and len(one.seeds) == seeds]
-    )
+    values = []
+    for ranked in page.ranks(upgrade, max(page.expected.shots)):
+        standing = ranked.standing
+        if standing.is_measured and len(standing.seeds) == seeds:
+            values.append(standing.figures("h").T)
+    return np.array(values)
 
 
 def make_page() -> Page:
-    """The page, of all upgrades of the suite."""
+    """Return the page, with a simulation for each upgrade of the suite."""
     page = read_suite_page(suite_cards.read(SUITE), ResultFiles(ROOT))
-    upgrades = [
-        {"name": page.path_title(upgrade), **simulate(read_h(page, upgrade))}
-        for upgrade in page.expected.upgrades
-    ]
-    tasks, seeds = len(page.expected.tasks), len(page.expected.seeds)
-    values = {"upgrades": upgrades, "tasks": tasks, "seeds": seeds, "suite": SUITE}
-    return Page(values | {"pairs": PAIRS, "families": FAMILIES})
+    upgrades = []
+    for upgrade in page.expected.upgrades:
+        simulated = simulate(read_h(page, upgrade))
+        upgrades.append({"name": page.path_title(upgrade), **simulated})
+    values = {
+        "upgrades": upgrades,
+        "tasks": len(page.expected.tasks),
+        "seeds": len(page.expected.seeds),
+        "suite": SUITE,
+        "pairs": PAIRS,
+        "families": FAMILIES,
+    }
+    return Page(values)

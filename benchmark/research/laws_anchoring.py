@@ -1,6 +1,7 @@
-"""Can a new model be trained to keep old modules, and at what price? A section of docs/laws.md.
+"""Measure whether a new model can be trained to keep old modules, and at what price.
 
-Hypothesis, figure, rule and analysis are of before any target was trained; ``mean_gains`` is not.
+This is a section of docs/laws.md. Its hypothesis, figure, rule and analysis were written before any
+target was trained. ``mean_gains`` was added afterwards.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from compatbench.results.estimate import Interval, estimate
 
 WEIGHTS = (0.3, 1.0, 3.0, 10.0)
 SEEDS = (5, 6)
-FREE = (
-    2.0  # points of zero-shot that a weight may cost and still be called free: a third of the gain
-)
+# A weight is called free if it costs fewer points of zero-shot: a third of the gain.
+FREE = 2.0
 
 
 @dataclass(frozen=True)
 class Price:
-    """What a weight of the penalty costs and gives beside the same training without it.
+    """The effect of a weight of the penalty, compared with the same training without it.
 
-    Differences in points, with Student's intervals over tasks, seeds averaged.
+    Differences are in points, with Student's intervals over tasks. Seeds are averaged.
 
     Attributes:
-        zero_shot: accuracy of zero-shot on the target.
-        gain: mean gain over zero-shot of the copied modules of all methods.
+        weight: the weight of the penalty.
+        zero_shot: the change of zero-shot's accuracy on the target.
+        gain: the change of the mean gain over zero-shot of copied modules of all methods.
     """
 
     weight: float
@@ -37,57 +38,67 @@ class Price:
 
     @property
     def is_free(self) -> bool:
-        """Whether zero-shot loses less than ``FREE``, by the whole interval."""
+        """Return True if zero-shot loses less than ``FREE`` points, by the whole interval."""
         return self.zero_shot.decides and self.zero_shot.low > -FREE
 
     @property
     def keeps(self) -> bool:
-        """Whether modules gain more than without the penalty."""
+        """Return True if modules gain significantly more than without the penalty."""
         return self.gain.sign > 0
 
 
 def name_targets(weight: float = 0.0) -> list[str]:
-    """The targets of all seeds that were trained with this weight of the penalty, or without it."""
+    """Return the targets of all seeds trained with this weight of the penalty; 0 is without it."""
     end = f"-anchored-{weight:g}" if weight else ""
     return [f"mini-eva-clip-anew-{seed}{end}" for seed in SEEDS]
 
 
 def price_weights(gains: pd.DataFrame, zero_shot: pd.DataFrame) -> list[Price]:
-    """The price of every weight.
+    """Return the price of every weight.
 
     Args:
-        gains: of copied modules in points, ``[(method, task), target]``.
-        zero_shot: its accuracy in percent, ``[task, target]``.
+        gains: the gains of copied modules in points, ``[(method, task), target]``.
+        zero_shot: the accuracy of zero-shot in percent, ``[task, target]``.
     """
-    tables = zero_shot, gains.groupby("task").mean()
+    mean_gains_by_task = gains.groupby("task").mean()
     prices = []
     for weight in WEIGHTS:
-        means = [[of[name_targets(w)].mean(axis=1) for w in (weight, 0.0)] for of in tables]
-        changes = [estimate(penalised - without) for penalised, without in means]
-        prices.append(Price(weight, *changes))  # type: ignore[arg-type]
+        changes = [_change(table, weight) for table in (zero_shot, mean_gains_by_task)]
+        prices.append(Price(weight, *changes))
     return prices
 
 
-def mean_gains(gains: pd.DataFrame) -> dict[str, float]:
-    """Mean gain of copied modules over zero-shot, in points, over methods, tasks and seeds.
+def _change(table: pd.DataFrame, weight: float) -> Interval:
+    """Return the mean change, over tasks, of a value of ``[task, target]`` due to a weight."""
+    penalised = table[name_targets(weight)].mean(axis=1)
+    without = table[name_targets()].mean(axis=1)
+    interval = estimate(penalised - without)
+    assert interval is not None
+    return interval
 
-    Without the penalty, by its weight, and on targets that inherit the joint space.
+
+def mean_gains(gains: pd.DataFrame) -> dict[str, float]:
+    """Return mean gains of copied modules over zero-shot, in points.
+
+    The means are over methods, tasks and seeds: without the penalty, with each weight of it, and on
+    targets that inherit the joint space.
     """
     targets = {"without": name_targets(), "inherited": [f"mini-eva-clip-{seed}" for seed in SEEDS]}
-    targets |= {f"{weight:g}": name_targets(weight) for weight in WEIGHTS}
+    for weight in WEIGHTS:
+        targets[f"{weight:g}"] = name_targets(weight)
     return {title: float(gains[names].to_numpy().mean()) for title, names in targets.items()}
 
 
 def answer(prices: Sequence[Price]) -> str:
-    """The answer to the question in a sentence."""
+    """Return the answer to the section's question, in a sentence."""
     kept = [price for price in prices if price.keeps]
     if not kept:
         return "At no weight was it shown that copied modules gain more than without the penalty."
     free = [price for price in kept if price.is_free]
     best = max(free or kept, key=lambda price: price.gain.value)
-    cost = (
-        f"less than {FREE:g} points are lost" if free else "what is lost is not shown to be small"
-    )
+    cost = "what is lost is not shown to be small"
+    if free:
+        cost = f"less than {FREE:g} points are lost"
     return (
         "Trained to keep texts where the source has them, at weight "
         f"{best.weight:g}, a target's copied modules gain {show_interval(best.gain)} points more "

@@ -1,6 +1,7 @@
-"""Targets of a kind, and how much of what a module gains is due to the one target that it met.
+"""Measure how much of a module's gain is due to the one target of a kind that it was tested on.
 
-Written before any row of suite ``mini-upgrades`` was seen, but for the first target of each kind.
+This was written before any row of suite ``mini-upgrades`` was seen, except those of the first
+target of each kind.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from compatbench.results.estimate import Array, Interval, estimate
 from compatbench.results.ranks import ALPHA
 
 AXES = ("methods", "tasks", "targets")
+# The effects of each axis, and the interactions of two and of three: (0,), (1,), ..., (0, 1, 2).
 EFFECTS = tuple(chain.from_iterable(combinations(range(3), size) for size in (1, 2, 3)))
-OF_TARGETS = [effect for effect in EFFECTS if 2 in effect]
+OF_TARGETS = [effect for effect in EFFECTS if 2 in effect]  # that change with the target
 
 
 def read_gains(rows: pd.DataFrame) -> pd.DataFrame:
-    """Gains of copied modules in points, ``[(method, task), backbone]``.
+    """Return the gains of copied modules in points, ``[(method, task), backbone]``.
 
     A gain is a module's accuracy less zero-shot's on the same backbone.
     """
@@ -32,97 +34,122 @@ def read_gains(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_zero_shot(rows: pd.DataFrame) -> pd.DataFrame:
-    """Zero-shot's accuracy in percent, ``[task, backbone]``."""
+    """Return the accuracy of zero-shot in percent, ``[task, backbone]``."""
     rows = rows[(rows["method"] == "zeroshot") & (rows["task"] == rows["test_set"])]
     return rows.pivot(index="task", columns="backbone", values="accuracy")
 
 
 def to_cells(table: pd.DataFrame) -> Array:
-    """The figures of a kind of target, ``[methods, tasks, targets]``."""
+    """Return a table of ``[(method, task), target]`` as an array ``[methods, tasks, targets]``."""
     return table.to_numpy(float).reshape(*table.index.levshape, -1)  # type: ignore[attr-defined]
 
 
 def variance_components(cells: Array) -> dict[tuple[int, ...], float]:
-    """The variance components of crossed random effects, one figure in each of ``[a, b, c]``.
+    """Return the variance components of crossed random effects; cells are ``[a, b, c]``.
 
-    The unbiased estimates of the analysis of variance: mean squares less what other components
-    add to their expectation. They can be negative, where a component is next to nothing.
+    These are the unbiased estimates of the analysis of variance: mean squares minus what other
+    components add to their expectation. A component that is close to 0 may be negative.
     """
-    means = {
-        effect: cells.mean(axis=tuple({0, 1, 2} - {*effect}), keepdims=True)
-        for effect in ((), *EFFECTS)
-    }
-    components = dict[tuple[int, ...], float]()
-    deviations: dict[tuple[int, ...], Array] = {(): means[()]}
+    deviations: dict[tuple[int, ...], Array] = {(): cells.mean(keepdims=True)}
     for effect in EFFECTS:
+        means = cells.mean(axis=tuple({0, 1, 2} - {*effect}), keepdims=True)
         parts = [deviations[part] for part in deviations if {*part} < {*effect}]
-        deviations[effect] = means[effect] - np.sum(np.broadcast_arrays(*parts), axis=0)
+        deviations[effect] = means - np.sum(np.broadcast_arrays(*parts), axis=0)
+    components: dict[tuple[int, ...], float] = {}
+    # Interactions come first, because they add to the mean squares of the effects in them.
     for effect in reversed(EFFECTS):
         freedom = np.prod([cells.shape[axis] - 1 for axis in effect])
-        square = _levels_beside(cells, effect) * float((deviations[effect] ** 2).sum() / freedom)
-        above = (other for other in components if {*effect} < {*other})
-        square -= sum(_levels_beside(cells, other) * components[other] for other in above)
-        components[effect] = square / _levels_beside(cells, effect)
+        replicates = _count_replicates(cells, effect)
+        square = replicates * float((deviations[effect] ** 2).sum() / freedom)
+        added = 0.0
+        for other in components:
+            if {*effect} < {*other}:
+                added += _count_replicates(cells, other) * components[other]
+        components[effect] = (square - added) / replicates
     return {effect: components[effect] for effect in EFFECTS}
 
 
-def _levels_beside(cells: Array, effect: tuple[int, ...]) -> float:
+def _count_replicates(cells: Array, effect: tuple[int, ...]) -> float:
+    """Return the number of cells for each combination of an effect's levels."""
     return float(np.prod([cells.shape[axis] for axis in {0, 1, 2} - {*effect}]))
 
 
 def share_of_targets(cells: Array) -> float:
-    """The share in percent of the variance that changes with the target; no part below 0."""
+    """Return the share of the variance that changes with the target, in percent.
+
+    Negative components count as 0.
+    """
     parts = {effect: max(part, 0) for effect, part in variance_components(cells).items()}
     return 100 * sum(parts[effect] for effect in OF_TARGETS) / sum(parts.values())
 
 
 def spread_of_means(cells: Array) -> float:
-    """The standard deviation between targets of a method's mean over tasks, pooled over methods."""
-    return float(np.sqrt(cells.mean(axis=1).var(axis=1, ddof=1).mean()))
+    """Return the standard deviation of a method's mean between targets, pooled over methods."""
+    variances = cells.mean(axis=1).var(axis=1, ddof=1)
+    return float(np.sqrt(variances.mean()))
 
 
 def reversals(differences: Array) -> float:
-    """How often what is clear on one target has the other sign on another, in percent.
+    """Return how often a clear difference on one target has the other sign on another, in percent.
 
-    Of ``[compared, tasks, targets]``: clear is what Student's t over tasks tells from 0 at 5 %.
-    The mean over targets on which something is clear; NaN if there is none.
+    Args:
+        differences: ``[compared, tasks, targets]``. One is clear if Student's t over tasks is
+            significant at 5 %.
+
+    Returns:
+        The mean over the targets on which any difference is clear; NaN if there is no such target.
     """
     signs = np.sign(differences.mean(axis=1))
     p_values: Any = stats.ttest_1samp(differences, 0, axis=1)[1]
-    shares = [
-        np.mean(np.delete(signs[chosen], target, axis=1) != signs[chosen, target, None])
-        for target, chosen in enumerate((p_values < ALPHA).T)
-        if chosen.any()
-    ]
+    shares = []
+    for target, clear in enumerate((p_values < ALPHA).T):
+        if clear.any():
+            here = signs[clear, target, None]
+            elsewhere = np.delete(signs[clear], target, axis=1)
+            shares.append(np.mean(elsewhere != here))
     return 100 * float(np.mean(shares or np.nan))
 
 
 def reversed_orders(cells: Array) -> float:
-    """How often two methods that are clearly apart on one target change places on another."""
+    """Return how often two methods, clearly apart on one target, change places on another.
+
+    The share is in percent, as for ``reversals``.
+    """
     pairs = combinations(range(len(cells)), 2)
     return reversals(np.array([cells[method] - cells[other] for method, other in pairs]))
 
 
 def over_targets(
-    cells: Array, statistic: Callable[[Array], float], most: float = np.inf
+    cells: Array, statistic: Callable[[Array], float], upper: float = np.inf
 ) -> Interval:
-    """A statistic of ``[methods, tasks, targets]`` between 0 and ``most``.
+    """Return a statistic with its interval over targets, for these methods and tasks.
 
-    Its interval is for these methods and tasks: the jackknife's over targets, of the logarithm (of
-    the odds, where there is a ``most``). Bootstraps of so few targets are too narrow for a spread.
+    The interval is the jackknife's of the statistic's logarithm, or of the logarithm of its odds if
+    it has an upper limit. Bootstraps of so few targets are too narrow for a spread.
+
+    Args:
+        cells: ``[methods, tasks, targets]``.
+        statistic: a function of cells, with values between 0 and ``upper``.
+        upper: the largest value that the statistic can have.
     """
 
-    def logarithm(value: float) -> float:
-        return float(np.log(value / (1 - value / most)))
+    def odds_of(value: float) -> float:
+        return value / (1 - value / upper)
 
-    count, value = cells.shape[2], statistic(cells)
-    left = [statistic(np.delete(cells, target, axis=2)) for target in range(count)]
-    if not all(0 < each < most for each in (value, *left)):
+    def from_odds(odds: float) -> float:
+        return float(odds / (1 + odds / upper))
+
+    count = cells.shape[2]
+    value = statistic(cells)
+    without = [statistic(np.delete(cells, target, axis=2)) for target in range(count)]
+    if not all(0 < each < upper for each in (value, *without)):
         return Interval(value, units=count)
-    pseudo = [count * logarithm(value) - (count - 1) * logarithm(each) for each in left]
-    interval = estimate(pseudo)
+    of_all = float(np.log(odds_of(value)))
+    pseudo_values = []
+    for each in without:
+        pseudo_values.append(count * of_all - (count - 1) * float(np.log(odds_of(each))))
+    interval = estimate(pseudo_values)
     assert interval is not None
     reach = np.exp(interval.high - interval.value)
-    odds = value / (1 - value / most)
-    low, high = (float(bound / (1 + bound / most)) for bound in (odds / reach, odds * reach))
-    return Interval(value, low, high, count)
+    odds = odds_of(value)
+    return Interval(value, from_odds(odds / reach), from_odds(odds * reach), count)

@@ -1,4 +1,4 @@
-"""The page ``docs/laws.md``: what one target of a kind says of others, and what anchoring does."""
+"""Make ``docs/laws.md``: how far a result on one target holds for others, and anchoring."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NAMES = {effect: " × ".join(AXES[axis] for axis in effect) for effect in EFFECT
 NAMES[0, 1, 2] = "what is left"
 
 
-# What one target says about others: by a sentence, the statistic and the most that it can be.
+# What one target says about others: a statistic and its largest possible value, by a description.
 TELLINGS: dict[str, tuple[Callable[[Array], float], float]] = {
     "share of a gain's variance that changes with the target, %": (share_of_targets, 100),
     "standard deviation between targets of a method's mean gain, points": (spread_of_means, np.inf),
@@ -48,14 +48,15 @@ TELLINGS: dict[str, tuple[Callable[[Array], float], float]] = {
 }
 
 
-def show(cells: Array, statistic: Callable[[Array], float], most: float) -> str:
-    """A statistic of gains, with its interval if there is one."""
-    interval = over_targets(cells, statistic, most)
-    return percent(interval.value) + (f" ({bounds(interval)})" if interval.decides else "")
+def show(cells: Array, statistic: Callable[[Array], float], upper: float) -> str:
+    """Return a statistic of gains as text, with its interval if there is one."""
+    interval = over_targets(cells, statistic, upper)
+    value = percent(interval.value)
+    return f"{value} ({bounds(interval)})" if interval.decides else value
 
 
 def answer(shown: Sequence[str]) -> str:
-    """The sentence on a kind of upgrade, of its ``TELLINGS``."""
+    """Return the sentence on a kind of upgrade; ``shown`` has its statistics of ``TELLINGS``."""
     share, spread, order, _ = shown
     return (
         f"{share} % of the variance of a gain changes with the target. A method's mean gain "
@@ -65,13 +66,17 @@ def answer(shown: Sequence[str]) -> str:
 
 
 def list_methods(kinds: Iterable[pd.DataFrame]) -> dict[str, list[tuple[str, str]]]:
-    """By method and kind: its mean gain, with its interval over targets, and their deviation."""
-    figures = dict[str, list[tuple[str, str]]]()
+    """Return the mean gain of each method, and its standard deviation between targets, by kind.
+
+    Args:
+        kinds: the gains of each kind of target, ``[(method, task), target]``.
+    """
+    shown: dict[str, list[tuple[str, str]]] = {}
     for gains in kinds:
         for name, means in gains.groupby("method").mean().iterrows():
             gain = f"{signed(means.mean())} ({bounds(estimate(means), signed)})"
-            figures.setdefault(str(name), []).append((gain, percent(means.std())))
-    return figures
+            shown.setdefault(str(name), []).append((gain, percent(means.std())))
+    return shown
 
 
 def make_page() -> Page:
@@ -80,22 +85,25 @@ def make_page() -> Page:
     rows = read_results(ROOT / "results" / SUITE).frame
     gains = read_gains(rows)
     [source] = rows["source"].unique()
-    # In the order of the suite.
-    losses = -gains[[path[-1] for path in suite.upgrades]].sub(gains[source], axis=0)
-    of_kinds = {title: [path[-1] for path in upgrades] for title, upgrades in suite.groups.items()}
-    # Kinds of which a target ships: sentences on that target are to hold for others, too.
-    shipped = {*backbone_cards.builtin_names()}
-    kinds = {title: names for title, names in of_kinds.items() if not shipped.isdisjoint(names)}
-    tellings = {
-        title: [show(to_cells(gains[names]), *telling) for telling in TELLINGS.values()]
-        for title, names in kinds.items()
-    }
+    targets = [path[-1] for path in suite.upgrades]
+    losses = -gains[targets].sub(gains[source], axis=0)
+    # Show the kinds of which a target ships. What other pages say of it should hold for its kind.
+    shipped = set(backbone_cards.builtin_names())
+    kinds = {}
+    for title, upgrades in suite.groups.items():
+        names = [path[-1] for path in upgrades]
+        if not shipped.isdisjoint(names):
+            kinds[title] = names
+    tellings = {}
+    components = {}
+    for title, names in kinds.items():
+        cells = to_cells(gains[names])
+        tellings[title] = [show(cells, *telling) for telling in TELLINGS.values()]
+        of_losses = variance_components(to_cells(losses[names]))
+        components[title] = [variance_components(cells), of_losses]
     values = {
         "answers": {title: answer(shown) for title, shown in tellings.items()},
-        "components": {
-            title: [variance_components(to_cells(table[names])) for table in (gains, losses)]
-            for title, names in kinds.items()
-        },
+        "components": components,
         "effects": NAMES,
         "tellings": dict(zip(TELLINGS, zip(*tellings.values(), strict=True), strict=True)),
         "methods": list_methods(gains[names] for names in kinds.values()),

@@ -1,4 +1,4 @@
-"""Makes ``words.txt``: common English names of things that a photo can show.
+"""Write ``words.txt``: common English names of things that a photo can show.
 
     apt-get download scowl=2020.12.07-4 wordnet-base=1:3.0-39
     dpkg -x scowl_*.deb scowl && dpkg -x wordnet-base_*.deb wordnet
@@ -6,8 +6,8 @@
 
 A word of SCOWL's levels 10 to 35 is taken if its most frequent sense as a noun is, in WordNet,
 an animal, an artefact, food, a place, a natural object or phenomenon, a plant or a substance.
-Words for persons and parts of the body are left out: the names people are called by are among
-them. No task's class names were looked at, and no model had a say.
+Words for persons and parts of the body are left out, because many of them are used to call people
+names. The choice uses neither the class names of any task nor any model.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import typer
 
 LEVELS = (10, 20, 35)
 VARIETIES = ("english", "american")
-# WordNet's lexicographer files, lexnames(5WN).
+# The numbers of WordNet's files of nouns, see lexnames(5WN).
 THINGS = {
     5: "animal",
     6: "artifact",
@@ -40,22 +40,28 @@ WORDS = Path(__file__).parents[1] / "compatbench" / "backbone" / "words.txt"
 
 
 def make_words(scowl: Path, wordnet: Path) -> list[str]:
-    """The words, in alphabetical order, by what two packages were unpacked to."""
+    """Return the words in alphabetical order; the folders are of the two unpacked packages."""
     things = set(_things(wordnet / "usr" / "share" / "wordnet"))
     folder = scowl / "usr" / "share" / "dict" / "scowl"
     words: set[str] = set()
     for level in LEVELS:
         for variety in VARIETIES:
-            words.update((folder / f"{variety}-words.{level}").read_text("latin-1").split())
-    plain = {w for w in words if w.isascii() and w.isalpha() and w.islower()}
-    return sorted(w for w in plain & things - UNKIND if len(w) >= SHORTEST)
+            text = (folder / f"{variety}-words.{level}").read_text("latin-1")
+            words.update(text.split())
+    chosen = []
+    for word in words & (things - UNKIND):
+        is_plain = word.isascii() and word.isalpha() and word.islower()
+        if is_plain and len(word) >= SHORTEST:
+            chosen.append(word)
+    return sorted(chosen)
 
 
 def _things(folder: Path) -> Iterator[str]:
-    """The nouns whose most frequent sense is a thing."""
-    files = {
-        offset: int(file) for offset, file, *_ in _rows(folder / "data.noun") if len(offset) == 8
-    }
+    """Yield the nouns whose most frequent sense is a thing."""
+    files: dict[str, int] = {}  # the file of each sense
+    for offset, file, *_ in _rows(folder / "data.noun"):
+        if len(offset) == 8:
+            files[offset] = int(file)
     for lemma, _, senses, *rest in _rows(folder / "index.noun"):
         offsets = rest[-int(senses) :]  # the most frequent sense first
         if files[offsets[0]] in THINGS:
@@ -63,8 +69,9 @@ def _things(folder: Path) -> Iterator[str]:
 
 
 def _rows(path: Path) -> Iterator[list[str]]:
+    """Yield the words of each line below the licence, whose lines are indented."""
     for line in path.read_text("latin-1").splitlines():
-        if not line.startswith(" "):  # the licence
+        if not line.startswith(" "):
             yield line.split()
 
 

@@ -1,7 +1,7 @@
-"""The table ``docs/methods.md``, and what the page of each method says besides its results.
+"""Make the table of ``docs/methods.md``, and the facts on the page of each method.
 
-What methods carry, derive and need is measured, by fitting and attaching them on random models, not
-declared. ``compatbench report`` writes the pages from it and from the results.
+What a method stores, derives and needs is measured, by fitting and attaching it on random models.
+``compatbench report`` writes the pages of methods from these facts and from the results.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from compatbench.tables.numbers import NOTHING
 from compatbench.tables.table import number, plain_table
 
 FACTS = "../benchmark/compatbench/tables/pages/methods.json"
-# What a method may ask of a backbone, in words.
-ASKED = {
+# What a method may derive from a backbone, with the attributes that give it.
+SOURCES = {
     "token embeddings": {"prompts", "image_prompts", "name_tokens", "embed", "embed_text"},
     "zero-shot text features": {"zero_shot", "zero_shot_ensemble", "text_features"},
     "features of descriptions": {"describe"},
@@ -46,29 +46,39 @@ ASKED = {
     "logit scale": {"logit_scale"},
 }
 SIZES = {"text tokens": "token width", "joint space": "feature size", "image tower": "image width"}
-# Numbers of classes and of shots that a method is tried with, to see what its module grows with.
+# Classes and shots that a method is tried with, to see what its module grows with. The first draw
+# is compared with one of more images, one of more classes, and one of both.
 DRAWS = ((4, 1), (4, 2), (8, 1), (8, 2))
 
 
 def make_page() -> Page:
-    """The table, and what the page of each method says besides its results."""
+    """Return the table of all methods, and the facts for their pages."""
     registry = builtin_methods()
-    recipes, lines = read_recipes(), list_lines()
-    differing = lines[lines["differs"]].groupby("method")[HEADER]
-    deviations = {name: [] for name in recipes}
-    deviations |= {name: of.to_numpy().tolist() for name, of in differing}
-    facts, rows = {}, []
-    for method in map(registry.get, registry.names()):
-        name = method.card.name
-        facts[name] = made = describe_method(method) | {
-            "deviations": deviations.get(name),
-            "repository": recipes[name].repository if name in recipes else "",
-        }
-        places = ", ".join(made["places"])
-        cells = (made["parameters"], "; ".join(made["must_be_equal"]), "; ".join(made["given"]))
-        shown = (places and made["depth"], places, method.card.summary, *cells)
-        title = number(f"[{escape(made['title'])}](methods/{name}.md)")
-        rows.append([title, *(cell or None for cell in shown)])
+    recipes = read_recipes()
+    lines = list_lines()
+    # None: no recipe was read. An empty list: all settings are as published.
+    deviations: dict[str, list[Any]] = {name: [] for name in recipes}
+    for name, differing in lines[lines["differs"]].groupby("method")[HEADER]:
+        deviations[str(name)] = differing.to_numpy().tolist()
+    facts = {}
+    rows = []
+    for name in registry.names():
+        method = registry.get(name)
+        about = describe_method(method)
+        about["deviations"] = deviations.get(name)
+        about["repository"] = recipes[name].repository if name in recipes else ""
+        facts[name] = about
+        places = ", ".join(about["places"])
+        cells = [
+            about["depth"] if places else None,
+            places,
+            method.card.summary,
+            about["parameters"],
+            "; ".join(about["must_be_equal"]),
+            "; ".join(about["given"]),
+        ]
+        title = number(f"[{escape(about['title'])}](methods/{name}.md)")
+        rows.append([title, *(cell or None for cell in cells)])
     header = ["Method", "Depth", "Place", "Idea", "Parameters", "Must be equal", "Also given"]
     values = {"methods": plain_table(header, rows, (0, 1, 2, 3, 5, 6)), "count": len(facts)}
     text = json.dumps(facts, ensure_ascii=False, indent=1)
@@ -76,8 +86,9 @@ def make_page() -> Page:
 
 
 def describe_method(method: type[Method]) -> dict[str, Any]:
-    """What a page says of a method: the words of its file, and what was measured."""
-    card, tested = method.card, MethodUnderTest(method)
+    """Return the facts for the page of a method, from its file and from measurements."""
+    card = method.card
+    tested = MethodUnderTest(method)
     modules = [_start(tested, classes, shots) for classes, shots in DRAWS]
     headline, idea = read_idea(method)
     return {
@@ -102,7 +113,7 @@ def describe_method(method: type[Method]) -> dict[str, Any]:
 
 
 def read_idea(method: type[Method]) -> tuple[str, str]:
-    """The sentence in the first line of a method's file, without the title, and what follows."""
+    """Return the first line of a method's file without the title, and the idea that follows."""
     about = inspect.cleandoc(sys.modules[method.__module__].__doc__ or "")
     first, _, rest = about.partition("\n\n")
     headline = first.partition(": ")[2]
@@ -110,7 +121,7 @@ def read_idea(method: type[Method]) -> tuple[str, str]:
 
 
 def to_markdown(docstring: str) -> str:
-    """A docstring as Markdown: its lists and formulas stay; no other text is markup."""
+    """Return a docstring as Markdown: lists and formulas stay, and other text is no markup."""
     blocks = []
     for block in docstring.split("\n\n"):
         if block.startswith("    "):
@@ -124,7 +135,8 @@ def to_markdown(docstring: str) -> str:
 
 
 def _escape_words(text: str) -> str:
-    """A paragraph on one line; ``names`` are code, and the *title* of a paper is in italics."""
+    """Return a paragraph on one line, with ``names`` as code and *titles* of papers in italics."""
+    # Every second piece is one that the pattern matches.
     pieces = re.split(r"(``.+?``|(?<![\w*])\*[A-Z][^*]*\*)", " ".join(text.split()))
     for i, piece in enumerate(pieces):
         if piece.startswith("``"):
@@ -132,14 +144,16 @@ def _escape_words(text: str) -> str:
         elif i % 2:
             pieces[i] = f"*{escape(piece[1:-1])}*"
         elif piece.strip():
-            left, right = piece[: -len(piece.lstrip())], piece[len(piece.rstrip()) :]
-            # Behind a word, for nothing in the middle of a paragraph begins a list.
+            left = piece[: -len(piece.lstrip())]
+            right = piece[len(piece.rstrip()) :]
+            # Escape it after a word: in the middle of a paragraph, nothing begins a list.
             shown = escape(f"x {piece.strip()}", 5000).removeprefix("x ")
             pieces[i] = f"{left}{shown}{right}"
     return "".join(pieces)
 
 
 def _recipe(method: type[Method]) -> str:
+    """Return the optimiser and its settings in words."""
     if not method.card.learns:
         return NOTHING
     recipe = getattr(method.Config(), "recipe", None)
@@ -147,33 +161,37 @@ def _recipe(method: type[Method]) -> str:
         return "closed form, or a loop of its own"
     epochs = recipe.epochs
     if not isinstance(epochs, int):
-        epochs = ", ".join(f"{count} (from {shots} shots on)" for shots, count in epochs.items())
+        parts = [f"{count} (from {shots} shots on)" for shots, count in epochs.items()]
+        epochs = ", ".join(parts)
     name = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[recipe.optimizer]
     return f"{name} {recipe.lr:g}, batch {recipe.batch_size}, epochs {epochs}, {recipe.schedule}"
 
 
 @cache
 def _b16_sized() -> Backbone:
-    """A CLIP with the widths and depths of ViT-B/16."""
+    """Return a CLIP with the widths and depths of ViT-B/16."""
     widths = dict(token_width=512, embed_dim=512, image_width=768, head_width=64)
     return build_clip("b16-sized", seed=7, **widths)
 
 
 def _start(tested: MethodUnderTest, classes: int, shots: int) -> Module:
-    """A module at the sizes of ViT-B/16: of a trained method before its first step."""
-    backbone, generator = _b16_sized(), torch.Generator().manual_seed(1)
+    """Return a module at the sizes of ViT-B/16; of a trained method before its first step."""
+    backbone = _b16_sized()
+    generator = torch.Generator().manual_seed(1)
     labels = relabel((*LABELS.names, "cat", "blue car", "boat")[:classes])
     targets = torch.arange(classes).repeat_interleave(shots)
     views = torch.randn(2, len(targets), backbone.embed_dim, generator=generator)
-    shown = FeatureSet(views[0], views, targets)
-    data, instance = FewShotData(labels, shots, shown, shown, shown), tested.build()
+    features = FeatureSet(views[0], views, targets)
+    data = FewShotData(labels, shots, features, features, features)
     data = replace(data, teacher=Teacher(backbone, data))
-    start = instance.init if isinstance(instance, TrainedMethod) else instance.fit
-    return start(backbone, data, generator)
+    instance = tested.build()
+    if isinstance(instance, TrainedMethod):
+        return instance.init(backbone, data, generator)
+    return instance.fit(backbone, data, generator)
 
 
 def write_size(sizes: Sequence[int]) -> str:
-    """Sizes at the ``DRAWS`` as a sum of parts that grow with C, with N, or with both."""
+    """Return sizes at the ``DRAWS`` as a sum of parts that grow with C, with N, or with both."""
     grid = np.array([[1, c, c * shots, c * c * shots] for c, shots in DRAWS])
     factors = np.rint(np.linalg.solve(grid, sizes)).astype(int)
     assert (grid @ factors == sizes).all(), "no sum of parts that grow with C, with N, or with both"
@@ -185,43 +203,58 @@ def write_size(sizes: Sequence[int]) -> str:
 
 
 def _shapes(groups: Sequence[dict[str, Tensor]]) -> list[str]:
-    """Names and shapes; tensors whose names differ in numbers alone are given once."""
+    """Return names and shapes; tensors whose names differ only in numbers are listed once.
+
+    Args:
+        groups: the tensors of a module at each of the ``DRAWS``, by name.
+    """
     counts = Counter[str]()
     for name in groups[0]:
+        shapes = [tensors[name].shape for tensors in groups]
         sizes = []
-        for size, more_images, more_classes, _ in zip(
-            *(g[name].shape for g in groups), strict=True
-        ):
-            grows = "N" if more_images != size else "C" if more_classes != size else f"{size:,}"
-            sizes.append(grows)
-        counts[f"{re.sub('[0-9]+', '*', name)}: {' × '.join(sizes) or '1'}"] += 1
+        for size, with_more_images, with_more_classes, _ in zip(*shapes, strict=True):
+            if with_more_images != size:
+                sizes.append("N")
+            elif with_more_classes != size:
+                sizes.append("C")
+            else:
+                sizes.append(f"{size:,}")
+        pattern = re.sub("[0-9]+", "*", name)
+        counts[f"{pattern}: {' × '.join(sizes) or '1'}"] += 1
     return [f"{text} ({times} times)" if times > 1 else text for text, times in counts.items()]
 
 
 def _derived(tested: MethodUnderTest) -> list[str]:
-    """What is asked of a backbone while a module is attached and images are classified."""
-    inputs, module = tested.inputs(tested.source), tested.module
-    asked: set[str] = set()
+    """Return what a method derives from a backbone to attach a module and classify images."""
+    inputs = tested.inputs(tested.source)
+    module = tested.module
+    used: set[str] = set()
 
     class Watched(Backbone):
+        """A backbone that notes which of its attributes are used."""
+
         def __getattribute__(self, name: str) -> Any:
-            asked.add(name)
+            used.add(name)
             return super().__getattribute__(name)
 
     backbone = copy.copy(tested.source)
     backbone.__class__ = Watched
     with torch.no_grad():
         tested.attach(backbone, module)(inputs)
-    # What the backbone asks of itself, to answer, is not asked by the method.
-    features = ASKED["zero-shot text features"] | ASKED["features of descriptions"]
-    if asked & features and not asked & {"prompts", "image_prompts"}:
-        asked -= {"embed", "encode_prompts"}
-    return [what for what, names in ASKED.items() if names & asked]
+    # To answer, the backbone uses attributes of its own. The method has not used these.
+    features = SOURCES["zero-shot text features"] | SOURCES["features of descriptions"]
+    if used & features and not used & {"prompts", "image_prompts"}:
+        used -= {"embed", "encode_prompts"}
+    return [source for source, names in SOURCES.items() if names & used]
 
 
 def _needs(tested: MethodUnderTest) -> list[str]:
-    """What must be equal on source and target, for otherwise the module is refused."""
-    others = tested.models.others
-    needs = [word for what, word in SIZES.items() if refusal(tested, what, others[what])]
+    """Return what must be equal on source and target. Otherwise the module is refused."""
+    needs = []
+    for what, size in SIZES.items():
+        if refusal(tested, what, tested.models.others[what]):
+            needs.append(size)
     fewer = relabel(LABELS.names[:3])
-    return [*needs, "classes"] if refusal(tested, "fewer classes", tested.source, fewer) else needs
+    if refusal(tested, "fewer classes", tested.source, fewer):
+        needs.append("classes")
+    return needs

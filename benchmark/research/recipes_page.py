@@ -1,13 +1,14 @@
-"""``docs/recipes.md``: where suite ``paper`` differs from what is published, and why.
+"""Make ``docs/recipes.md``: where suite ``paper`` differs from published recipes, and why.
 
-``docs/recipes.csv`` has every setting, also those that are as published. These were read in the
-authors' scripts, and are in ``benchmark/research/recipes/<method>.yaml``; ours are asked of the
-suite.
+``docs/recipes.csv`` has every setting, also those that are as published. Published settings were
+read in the authors' scripts, and are in ``benchmark/research/recipes/<method>.yaml``. Ours are
+those of the suite.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,8 +28,9 @@ from compatbench.tables.table import number, plain_table
 
 RECIPES = Path(__file__).parent / "recipes"
 SUITE = "paper"
+AS_PUBLISHED = "as published"
 HEADER = ["Setting", "Datasets", "Published", "Source", "Ours", "Why"]
-MOST = 1000  # characters of a reason that are shown
+MAX_CHARACTERS = 1000  # of a reason on the page
 
 # A value for each task: ``{'*': 1.17, flowers102: 10, 'dtd,eurosat': 2}``, or one for all.
 PerTask = Annotated[
@@ -40,24 +42,24 @@ PerTask = Annotated[
 class Setting(CardModel):
     """One setting of a method."""
 
-    name: str  # what it is, in words
-    # Where ours is: a path in the method's settings (``recipe.lr``), in its ``training``, or in
-    # the card of the ``task`` (``task.templates.0``); '' where there is no such setting.
+    name: str  # a description
+    # The path of our value in the method's settings (``recipe.lr``), in its ``training``, or in the
+    # card of the ``task`` (``task.templates.0``); empty if there is no such setting.
     field: str = ""
     published: PerTask
     source: str  # a file of the authors' repository, or a section of the paper
-    theirs: str = ""  # it in the authors' ``files``, as an expression of the names there
-    ours: PerTask = {}  # in words, where there is no field and ours differs
-    deviation: PerTask = {}  # why ours differs, where it does
+    theirs: str = ""  # the value in the authors' ``files``, as an expression of the names there
+    ours: PerTask = {}  # our value in words, if there is no field and ours differs
+    deviation: PerTask = {}  # the reason, if ours differs
 
 
 class PublishedRecipe(CardModel):
-    """How a method's authors run it."""
+    """The settings with which a method's authors run it."""
 
     method: str
-    repository: str  # owner/name; '' where no code is public
-    note: str = ""  # which of their protocols it is, if it is not the few-shot one
-    files: dict[str, PerTask] = {}  # where they stand; see benchmark/authors/configurations.py
+    repository: str  # owner/name; empty if no code is public
+    note: str = ""  # the authors' protocol, if it is not the few-shot one
+    files: dict[str, PerTask] = {}  # of the settings; see benchmark/authors/configurations.py
     settings: tuple[Setting, ...]
 
 
@@ -73,17 +75,17 @@ class Row:
 
     @property
     def differs(self) -> bool:
-        """Whether ours is not the published value."""
+        """Return True if our value is not the published one."""
         return self.ours != self.published
 
 
 def read_recipes() -> dict[str, PublishedRecipe]:
-    """The published recipes by the method's name."""
+    """Return the published recipes by the method's name."""
     return {path.stem: read_card(path, PublishedRecipe) for path in sorted(RECIPES.glob("*.yaml"))}
 
 
 def compare(recipe: PublishedRecipe, suite: SuiteCard, registry: MethodRegistry) -> list[Row]:
-    """Every setting on every task of the suite."""
+    """Return every setting on every task of the suite."""
     rows = []
     for task in suite.tasks:
         config = settings_on(recipe.method, suite, task, registry)
@@ -98,70 +100,91 @@ def compare(recipe: PublishedRecipe, suite: SuiteCard, registry: MethodRegistry)
 
 
 def settings_on(name: str, suite: SuiteCard, task: str, registry: MethodRegistry) -> dict[str, Any]:
-    """A method's settings on a task, with its ``training`` and the ``task``'s card."""
+    """Return a method's settings on a task, with its ``training`` and the card of the ``task``."""
     card = task_cards.read(task).model_dump(mode="json")
     card["teacher_template"] = card["teacher_template"] or card["templates"][0]
     settings = resolve_settings(registry.get(name), suite, name, task)
-    if "teacher" in settings.config:  # one that is left open is the task's
+    if "teacher" in settings.config:  # the task's, unless the method has one
         settings.config["teacher"] = settings.config["teacher"] or card["teacher_template"]
     training = settings.training.model_dump(mode="json")
     return settings.config | {"training": training, "task": card}
 
 
 def link_method(name: str, title: str) -> str:
-    """A method's title, with a link to its page if it has results and so a page."""
+    """Return a method's title, with a link to its page if it has one: it has with results."""
     page = Path("methods", f"{name}.md")
     return f"[{title}]({page})" if (DOCS / page).is_file() else title
 
 
 def make_page() -> Page:
-    """The page and its data; the same recipes give the same text."""
-    lines, cards = list_lines(), {n: c.card for n, c in builtin_methods().classes.items()}
+    """Return the page and its data. The same recipes give the same text."""
+    cards = {name: method.card for name, method in builtin_methods().classes.items()}
     titles = {name: escape(cards[name].title) for name in read_recipes()}
+    unread = []
+    for name, card in sorted(cards.items()):
+        if name not in titles and card.learns:
+            unread.append(escape(card.title))
+    lines = list_lines()
     differing = lines[lines["differs"]]
-    links = [number(link_method(name, titles[name])) for name in differing["method"]]
-    rows = [[link, *line] for link, line in zip(links, differing[HEADER].to_numpy(), strict=True)]
+    rows = []
+    for name, line in zip(differing["method"], differing[HEADER].to_numpy(), strict=True):
+        rows.append([number(link_method(name, titles[name])), *line])
     settings = plain_table(["Method", *HEADER], rows, left=range(len(HEADER) + 1))
-    data = lines.drop(columns="differs").rename(columns=str.lower)
+    differing_methods = set(differing["method"])
     values = {
-        "same": [title for name, title in titles.items() if name not in {*differing["method"]}],
-        "unread": [
-            escape(card.title)
-            for name, card in sorted(cards.items())
-            if name not in titles and card.learns
-        ],
-        "settings": render_table(settings, MOST),
+        "same": [title for name, title in titles.items() if name not in differing_methods],
+        "unread": unread,
+        "settings": render_table(settings, MAX_CHARACTERS),
     }
+    data = lines.drop(columns="differs").rename(columns=str.lower)
     return Page(values, files={"recipes.csv": data.to_csv(index=False, lineterminator="\n")})
 
 
 @cache
 def list_lines() -> pd.DataFrame:
-    """By ``method`` the lines of settings, as in ``HEADER``, and whether ours ``differs``.
+    """Return all settings: the columns are ``method``, those of ``HEADER``, and ``differs``.
 
-    A line is of a setting and a group of tasks with the same values.
+    A line is about a setting and a group of tasks with the same values. ``differs`` is True if our
+    value is not the published one.
     """
-    suite, registry = suite_cards.read(SUITE), builtin_methods()
-    titles, lines = {task: task_cards.read(task).title for task in suite.tasks}, []
+    suite = suite_cards.read(SUITE)
+    registry = builtin_methods()
+    titles = {task: task_cards.read(task).title for task in suite.tasks}
+    lines = []
     for name, recipe in read_recipes().items():
         rows = compare(recipe, suite, registry)
         for setting in recipe.settings:
-            groups = defaultdict[tuple[str, ...], list[str]](list)
-            for row in rows:
-                if row.setting is setting:
-                    ours = _write(row.ours) if row.differs else "as published"
-                    groups[_write(row.published), ours, row.deviation].append(titles[row.task])
-            largest = max(groups.values(), key=len)
-            for (published, ours, reason), group in groups.items():
-                others = "all" if len(groups) == 1 else "others"
-                line = [setting.name, others if group is largest else ", ".join(group), published]
-                line += [setting.source, ours, reason or NOTHING]
-                lines.append([name, *line, ours != "as published"])
+            of_setting = [row for row in rows if row.setting is setting]
+            for line in _group_tasks(setting, of_setting, titles):
+                lines.append([name, *line])
     return pd.DataFrame(lines, columns=["method", *HEADER, "differs"])
 
 
+def _group_tasks(
+    setting: Setting, rows: Iterable[Row], titles: Mapping[str, str]
+) -> Iterator[list[Any]]:
+    """Yield the lines of a setting, one for each group of tasks with the same values.
+
+    Args:
+        setting: the setting.
+        rows: its values on every task.
+        titles: of the tasks.
+    """
+    groups = defaultdict[tuple[str, ...], list[str]](list)
+    for row in rows:
+        ours = _write(row.ours) if row.differs else AS_PUBLISHED
+        groups[_write(row.published), ours, row.deviation].append(titles[row.task])
+    largest = max(groups.values(), key=len)
+    for (published, ours, reason), group in groups.items():
+        tasks = ", ".join(group)
+        if group is largest:
+            tasks = "all" if len(groups) == 1 else "others"
+        differs = ours != AS_PUBLISHED
+        yield [setting.name, tasks, published, setting.source, ours, reason or NOTHING, differs]
+
+
 def value_on(values: dict[str, Any], task: str, default: Any = None) -> Any:
-    """The value for a task: its own, or that of all others."""
+    """Return the value for a task: its own, or that of all other tasks (``*``)."""
     for names, value in values.items():
         if task in names.replace(" ", "").split(","):
             return value
@@ -169,17 +192,21 @@ def value_on(values: dict[str, Any], task: str, default: Any = None) -> Any:
 
 
 def _find(config: dict[str, Any], path: str, shots: int) -> Any:
-    """The value at a path; of numbers of epochs from so many shots on, the one that holds."""
+    """Return the value at a path of the settings.
+
+    Epochs may depend on the shots: ``{'1': 50, '2': 100}`` means 100 from 2 shots on.
+    """
     value: Any = config
     for part in path.split("."):
         value = value[int(part)] if isinstance(value, list) else value[part]
     if path == "recipe.epochs" and isinstance(value, dict):
-        value = value[max((key for key in value if int(key) <= shots), key=int)]
+        reached = [key for key in value if int(key) <= shots]
+        value = value[max(reached, key=int)]
     return value
 
 
 def _write(value: Any) -> str:
-    """A value as the page shows it."""
+    """Return a value as the page shows it."""
     if value is None or value == "":
         return "none"
     if isinstance(value, bool):

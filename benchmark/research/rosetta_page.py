@@ -1,8 +1,7 @@
-"""Makes the comparison of docs/rosetta.md from the committed results of the suite ``mini``."""
+"""Make the comparison of docs/rosetta.md from the committed results of suite ``mini``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from pages import Page
@@ -15,9 +14,10 @@ from compatbench.tables.numbers import NOTHING, percent, signed
 from compatbench.tables.table import Table, TableCell, number, plain_table
 
 REPOSITORY = Path(__file__).parents[2]
-SOURCE, TARGETS = "mini-clip", ("mini-eva-clip", "mini-eva-clip-anew")
+SOURCE = "mini-clip"
+TARGETS = ("mini-eva-clip", "mini-eva-clip-anew")
 OWN = "rosetta"
-# Its nearest rivals, the methods that lead by other means, and the floor.
+# Its nearest rivals, the best methods of other kinds, and zero-shot.
 BESIDE = ("proker", "tip_adapter", "tip_adapter_f", "taskres", "gda", "contcoop", "zeroshot")
 
 
@@ -33,36 +33,42 @@ def read() -> dict[tuple[str, str], list[Ranked]]:
 
 
 def lead(rosetta: Ranked, other: Ranked) -> str:
-    """H of Rosetta less that of another, in points, with an interval over tasks."""
+    """Return H of Rosetta minus that of another method, in points, with its interval over tasks."""
     gap = paired_interval(rosetta.standing, other.standing, "h")
     assert gap is not None
     return f"{signed(gap.value)} [{signed(gap.low)}, {signed(gap.high)}]"
 
 
 def compare(places: dict[tuple[str, str], list[Ranked]]) -> Table:
-    """Rosetta beside other methods, copied and through words."""
-    ours, rows = places[OWN, "words"], list[list[TableCell | str]]()
-    keys = [(OWN, "words"), *((m, t) for m in BESIDE for t in ("copied", "words"))]
-    for key in (key for key in keys if key in places):
+    """Return the table of Rosetta and other methods, copied and by words."""
+    ours = places[OWN, "words"]
+    keys = [(OWN, "words")]
+    for method in BESIDE:
+        keys += [(method, "copied"), (method, "words")]
+    rows: list[list[TableCell | str]] = []
+    for key in keys:
+        if key not in places:
+            continue
+        method, transfer = key
         first = places[key][0]
-        row: list[TableCell | str] = [first.standing.info.title, key[1], settings_tried(key[0])]
+        row: list[TableCell | str] = [first.standing.info.title, transfer, settings_tried(method)]
         row.append(percent(first.value("source")))
         for ranked, rosetta in zip(places[key], ours, strict=True):
             row += [percent(ranked.value("target")), percent(ranked.value("h"))]
             row.append(NOTHING if ranked is rosetta else number(lead(rosetta, ranked)))
         rows.append(row)
     header = ["Method", "Transfer", "Settings", "Source"]
-    return plain_table([*header, *columns("H", "Rosetta's lead")], rows, left=(0, 1))
+    for target in TARGETS:
+        header += [target, "H", "Rosetta's lead"]
+    return plain_table(header, rows, left=(0, 1))
 
 
 def settings_tried(method: str) -> str:
-    """How many settings were compared for it on the suite's development tasks."""
+    """Return the number of a method's settings that were compared on the development tasks."""
     record = tuning_path(REPOSITORY, "mini", method)
-    return str(len(read_record(record).settings)) if record.is_file() else "1"
-
-
-def columns(*rest: str) -> Iterable[str]:
-    return [name for target in TARGETS for name in (target, *rest)]
+    if not record.is_file():
+        return "1"
+    return str(len(read_record(record).settings))
 
 
 def make_page() -> Page:

@@ -1,4 +1,4 @@
-"""The programs of benchmark/ import each other by their own names."""
+"""Put the programs of benchmark/ on the path: they import each other by their own names."""
 
 from __future__ import annotations
 

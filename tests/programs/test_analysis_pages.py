@@ -1,4 +1,4 @@
-"""The committed page has every section, and shows what the committed results give."""
+"""docs/analysis.md has every section, made from the committed results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def body(section: str) -> str:
-    """Return what the committed page has between the markers of a section."""
+    """Return the text of the committed page between the markers of a section."""
     after = PAGE.read_text(encoding="utf-8").split(f"<!-- {section}:begin -->\n")[1]
     return after.split(f"<!-- {section}:end -->")[0]
 
@@ -24,7 +24,7 @@ def test_the_committed_page_has_every_section_and_its_figure() -> None:
 
 
 @pytest.mark.slow
-def test_one_section_of_a_page_is_written_as_it_was_committed(tmp_path: Path) -> None:
+def test_a_section_written_anew_equals_the_committed_one(tmp_path: Path) -> None:
     page = tmp_path / "why.md"
     page.write_text("# Why\n<!-- claims:begin -->\n<!-- claims:end -->\nEnd\n")
     assert [*write_sections(page, out=REPOSITORY)] == ["claims"]

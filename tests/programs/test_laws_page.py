@@ -21,7 +21,7 @@ from laws_kinds import (
 
 
 def draw_cells(shape: tuple[int, int, int], spreads: dict, seed: int) -> np.ndarray:
-    """Sums of crossed random effects with these standard deviations."""
+    """Draw sums of crossed random effects with these standard deviations."""
     rng = np.random.default_rng(seed)
     cells = np.zeros(shape)
     for effect, spread in spreads.items():
@@ -30,21 +30,22 @@ def draw_cells(shape: tuple[int, int, int], spreads: dict, seed: int) -> np.ndar
     return cells
 
 
-def test_components_are_those_of_the_analysis_of_variance():
+def test_variance_components_equal_those_of_statsmodels():
     cells = draw_cells((4, 3, 5), dict.fromkeys(EFFECTS, 1.0), 7)
     # From anova_lm's mean squares of ols("y ~ (C(m) + C(t) + C(u)) ** 2") in statsmodels 0.15.0.
     known = [0.010773, 0.223005, 1.907657, 0.165348, 0.786588, 1.924434, 0.694388]
     assert [*variance_components(cells).values()] == pytest.approx(known, abs=1e-6)
 
 
-def test_components_find_what_was_put_in():
+def test_variance_components_find_the_simulated_effects():
     spreads = dict(zip(EFFECTS, (3.0, 0.0, 2.0, 1.0, 2.0, 0.0, 1.0), strict=True))
     estimates = [variance_components(draw_cells((12, 8, 6), spreads, seed)) for seed in range(400)]
     for effect, spread in spreads.items():
-        assert np.mean([each[effect] for each in estimates]) == pytest.approx(spread**2, abs=0.6)
+        found = [each[effect] for each in estimates]
+        assert np.mean(found) == pytest.approx(spread**2, abs=0.6)
 
 
-def test_what_targets_share_is_nothing_where_they_are_equal_and_all_where_only_they_differ():
+def test_targets_have_no_share_if_they_are_equal_and_all_of_it_if_only_they_differ():
     equal = np.repeat(draw_cells((5, 8, 1), {(0,): 3.0, (1,): 2.0, (0, 1): 1.0}, 1), 6, axis=2)
     assert share_of_targets(equal) == pytest.approx(0, abs=1e-6)
     assert spread_of_means(equal) == pytest.approx(0, abs=1e-6)
@@ -53,21 +54,26 @@ def test_what_targets_share_is_nothing_where_they_are_equal_and_all_where_only_t
     assert spread_of_means(apart) == pytest.approx(np.std(range(6), ddof=1))
 
 
-def test_intervals_over_six_targets_hold_the_true_figures():
+def test_intervals_over_six_targets_contain_the_true_values():
     fixed = draw_cells((12, 8, 1), {(0,): 3.0, (1,): 3.0, (0, 1): 2.0}, 99)
     parts = variance_components(np.repeat(fixed, 2, axis=2))
-    share = 100 * 3 / (3 + sum(part for effect, part in parts.items() if 2 not in effect))
-    held = []
+    of_others = sum(part for effect, part in parts.items() if 2 not in effect)
+    share = 100 * 3 / (3 + of_others)  # three effects of the target have a variance of 1
+    contained = []
     for seed in range(100):
         cells = fixed + draw_cells((12, 8, 6), {(2,): 1.0, (0, 2): 1.0, (0, 1, 2): 1.0}, seed)
         spread = over_targets(cells, spread_of_means)
         changing = over_targets(cells, share_of_targets, 100)
-        spreads = spread.low <= (2 + 1 / 8) ** 0.5 <= spread.high
-        held.append((spreads, changing.low <= share <= changing.high))
-    assert (np.mean(held, axis=0) > 0.85).all()
+        contained.append(
+            (
+                spread.low <= (2 + 1 / 8) ** 0.5 <= spread.high,
+                changing.low <= share <= changing.high,
+            )
+        )
+    assert (np.mean(contained, axis=0) > 0.85).all()
 
 
-def test_clear_orders_that_every_target_has_are_never_reversed_and_opposite_ones_always():
+def test_equal_clear_orders_are_never_reversed_and_opposite_ones_always():
     rng = np.random.default_rng(2)
     cells = np.array([0.0, 5.0])[:, None, None] + rng.normal(size=(2, 8, 2)) / 10
     assert reversed_orders(cells) == 0
@@ -77,15 +83,10 @@ def test_clear_orders_that_every_target_has_are_never_reversed_and_opposite_ones
     assert np.isnan(reversals(unclear))
 
 
-def test_cells_are_the_gains_of_copied_modules_on_the_tasks_themselves():
-    rows = pd.DataFrame(
-        [
-            dict(method=method, transfer=way, task=task, test_set=test, backbone=b, gain=gain)
-            for gain, (method, way, task, test, b) in enumerate(
-                product(("coop", "gda", "zeroshot"), ("copied", "words"), "st", "st", "xyz")
-            )
-        ]
-    )
+def test_cells_have_the_gains_of_copied_modules_on_the_tasks_themselves():
+    values = product(("coop", "gda", "zeroshot"), ("copied", "words"), "st", "st", "xyz")
+    rows = pd.DataFrame(values, columns=["method", "transfer", "task", "test_set", "backbone"])
+    rows["gain"] = range(len(rows))
     cells = to_cells(read_gains(rows)[["z", "x"]])
     assert cells.shape == (2, 2, 2)
     known = rows.query("method == 'gda' and transfer == 'copied' and task == test_set == 't'")

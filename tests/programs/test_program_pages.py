@@ -1,6 +1,8 @@
-"""Pages that programs make say what they are made from, and what the code does."""
+"""Generated pages of docs/ are up to date, and their facts are those of papers and code."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import authors_page
 import pytest
@@ -15,20 +17,27 @@ SLOW = {"intervals", "laws", "methods", "recipes", "rosetta"}
 LISTS = {"authors", "methods", "recipes"}  # of all methods
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in PAGES],
-)
-def test_a_page_is_what_its_program_gives(name: str) -> None:
+def pages_with_marks() -> list[Any]:
+    pages = []
+    for name in PAGES:
+        marks = [pytest.mark.slow] if name in SLOW else []
+        pages.append(pytest.param(name, marks=marks))
+    return pages
+
+
+@pytest.mark.parametrize("name", pages_with_marks())
+def test_a_committed_page_equals_what_its_program_makes(name: str) -> None:
     if UNRECORDED and name in LISTS:
-        pytest.skip(f"it is made after the merge: {', '.join(sorted(UNRECORDED))}")
+        pytest.skip(f"it will be made after the merge: {', '.join(sorted(UNRECORDED))}")
     for registered in (builtin_methods, builtin_transfers):
-        registered.cache_clear()  # without what other tests have added
+        registered.cache_clear()  # other tests have added content
     for path, content in make_files(name).items():
         assert (DOCS / path).read_bytes() == content, f"run 'python benchmark/pages.py {name}'"
 
 
-def test_a_fit_of_an_older_version_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_authors_page_needs_fits_of_this_version(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     versions = authors_page.list_versions() | {"gradfix": "gradfix.99"}
     monkeypatch.setattr(authors_page, "list_versions", lambda: versions)
     with pytest.raises(SystemExit, match=r"code: gradfix$"):
@@ -54,7 +63,7 @@ FACTS = read_facts()
     ],
 )
 def test_modules_have_the_published_number_of_parameters(title: str, parameters: str) -> None:
-    """Those in the papers and their authors' code, at ViT-B/16."""
+    """The numbers are from papers and their authors' code, at ViT-B/16."""
     [row] = [line for line in PAGE.splitlines() if line.startswith(f"| [{title}]")]
     assert row.split("|")[5].strip() == parameters
 
@@ -68,13 +77,13 @@ def test_each_method_has_a_page_with_its_idea_formula_and_results(name: str) -> 
     assert idea.endswith(".")
     page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
     assert page.startswith(f"# {method.card.title}\n")
-    titles = "Formula and details", "What it stores and needs", "Recipe", "When it survives"
-    assert [title for title in titles if f"\n## {title}\n" not in page] == []
+    for title in ("Formula and details", "What it stores and needs", "Recipe", "When it survives"):
+        assert f"\n## {title}\n" in page
     assert "\n| Suite | Module |" in page  # every method was run
     assert f"](methods/{name}.md)" in PAGE
 
 
-def test_no_page_is_of_a_method_that_is_gone() -> None:
+def test_every_method_page_has_a_method() -> None:
     pages = {path.stem for path in (DOCS / "methods").glob("*.md")}
     assert pages == set(FACTS)
     assert pages ^ {*builtin_methods().names()} <= UNRECORDED

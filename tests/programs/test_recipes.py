@@ -1,9 +1,10 @@
-"""docs/recipes.md: how suite paper runs each method and why it differs; what authors' files say."""
+"""Suite paper differs from published recipes only with a reason; authors' files are read right."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from configurations import FILES, expressions_of, functions, list_read, load, script_options
@@ -17,7 +18,7 @@ RECIPES = read_recipes()
 
 
 def problems(rows: list[Row]) -> Iterator[str]:
-    """Deviations without a reason, and reasons without a deviation, one a line."""
+    """Yield a line for each deviation without a reason, and each reason without a deviation."""
     for row in rows:
         where = f"{row.setting.name} on {row.task}"
         if row.differs and not row.deviation:
@@ -32,15 +33,15 @@ def test_each_deviation_has_a_reason_and_each_reason_a_deviation(name: str) -> N
     assert [*problems(compare(RECIPES[name], PAPER, builtin_methods()))] == []
 
 
-def _coop(**setting: object) -> list[str]:
+def _coop(**changes: object) -> list[str]:
+    """Return the problems of a recipe of CoOp that has one setting, as published by default."""
     values = {"name": "epochs", "field": "recipe.lr", "source": "file", "published": 0.002}
-    recipe = PublishedRecipe(
-        method="coop", repository="", settings=(Setting.model_validate(values | setting),)
-    )
+    setting = Setting.model_validate(values | changes)
+    recipe = PublishedRecipe(method="coop", repository="", settings=(setting,))
     return [*problems(compare(recipe, PAPER, builtin_methods()))]
 
 
-def test_problems_are_told_by_task() -> None:
+def test_problems_are_reported_by_task() -> None:
     assert _coop() == []
     assert _coop(published={"*": 0.002, "dtd,eurosat": 0.1}) == [
         f"epochs on {task}: published 0.1, ours 0.002, and no reason" for task in ("dtd", "eurosat")
@@ -57,7 +58,7 @@ WITH_FILES = {name: recipe for name, recipe in RECIPES.items() if recipe.files}
 
 
 @pytest.mark.parametrize("name", WITH_FILES)
-def test_what_a_recipe_says_of_files_can_be_read(name: str) -> None:
+def test_files_and_expressions_of_a_recipe_can_be_read(name: str) -> None:
     recipe = WITH_FILES[name]
     assert recipe.files.keys() <= FILES
     for expression in expressions_of(recipe).values():
@@ -78,11 +79,12 @@ def test_defaults_of_arguments_and_constants_are_read_without_running(tmp_path: 
     )
     found = {"TEMPLATES": {"Cars": "a {}"}, "lr": 5e-6, "batch_size": 36}
     assert load(path) == found
-    exec(compile(functions(path), "", "exec"), space := {})
+    space: dict[str, Any] = {}
+    exec(compile(functions(path), "", "exec"), space)
     assert space["half"](3) == 1.5
 
 
-def test_options_of_a_shell_script_are_read_but_for_its_own_arguments(tmp_path: Path) -> None:
+def test_options_of_a_shell_script_are_read_except_its_own_arguments(tmp_path: Path) -> None:
     path = tmp_path / "main.sh"
     path.write_text(
         "NCTX=4  # tokens\nWEIGHT=$1\nDATA=/data\n"
@@ -92,7 +94,7 @@ def test_options_of_a_shell_script_are_read_but_for_its_own_arguments(tmp_path: 
     assert script_options(path) == ["TRAINER.COOP.N_CTX", "4", "LOSS.T", "1.5", "OPTIM.NAME", "sgd"]
 
 
-def test_only_what_stands_in_a_file_that_is_read_counts_as_read() -> None:
+def test_only_settings_from_files_that_are_read_count_as_read() -> None:
     def setting(field: str, source: str, theirs: str = "") -> Setting:
         values = dict(name=field, field=field, published=1, source=source, theirs=theirs)
         return Setting.model_validate(values)
