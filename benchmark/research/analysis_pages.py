@@ -10,55 +10,96 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import typer
 
 from compatbench.data.cards import select_names, suite_cards
-from compatbench.extras.studies.claims import ClaimsReport, analyze_claims, show_effect
+from compatbench.extras.studies.claims import analyze_claims, read_evidence
 from compatbench.extras.studies.frames import StudyReport
 from compatbench.extras.studies.layers import analyze_layers
 from compatbench.files.atomic import write_atomic
+from compatbench.messages import count
+from compatbench.results.best import ALPHA, holm, paired_test
+from compatbench.results.estimate import estimate, interval_columns
 from compatbench.results.expected import upgrade_pairs
+from compatbench.results.result_files import ResultFiles
 from compatbench.tables.markdown import fill_section
-from compatbench.tables.table import Table, TableCell, plain_table, records, text
+from compatbench.tables.numbers import signed, with_interval
+from compatbench.tables.suite_page import read_suite_page
+from compatbench.tables.table import Table, plain_table, records
 
 PAGE = Path(__file__).parents[2] / "docs" / "analysis.md"
 SECTIONS = ("layers", "claims", "readings")  # in the order of the page
-HIGHEST = " has the highest H"
 
 
 @dataclass(frozen=True)
 class ReadingsReport(StudyReport):
-    """The verdicts on claim 3 for every reading of ContCoOp, with a column for each upgrade."""
+    """Every reading of ContCoOp in a suite beside the best method that is none.
 
-    upgrades: Sequence[ClaimsReport]
+    Attributes:
+        over: shots, tasks and seeds.
+        differences: a row per upgrade and reading: the ``difference`` of H from the ``rival`` with
+            its interval over tasks, and ``p``, corrected for all rows (Holm).
+    """
+
+    over: str
+    differences: pd.DataFrame
 
     def tables(self) -> list[Table]:
-        """Return one table, with a row for each reading."""
-        effects: dict[str, list[TableCell]] = {}  # by reading, one of each upgrade
-        rivals: set[str] = set()
-        limits: set[str] = set()
-        for report in self.upgrades:
-            for finding in records(report.findings.query("claim == 3")):
-                rivals.add(finding["data"].partition(";")[0])
-                limits.update((finding["why"] or "").split("; "))
-                effect = text(show_effect(finding))
-                if finding["verdict"] != "not decided":
-                    effect = text(f"{effect.text} {finding['verdict']}").bold()
-                reading = finding["says"].removesuffix(HIGHEST)
-                effects.setdefault(reading, []).append(effect)
-        limits.discard("")
-        first = self.upgrades[0]
+        """Return one row per upgrade: the readings that differ significantly, and the others."""
+        rows = []
+        for upgrade, of_upgrade in self.differences.groupby("upgrade", sort=False):
+            differs = of_upgrade["p"] < ALPHA
+            better = of_upgrade[differs & (of_upgrade["difference"] > 0)]
+            worse = of_upgrade[differs & (of_upgrade["difference"] < 0)]
+            others = of_upgrade.loc[~differs, "difference"]
+            spread = f"{len(others)}: {signed(others.min())} to {signed(others.max())}"
+            rows.append([upgrade, _list_readings(better), _list_readings(worse), spread])
+        rivals = " or ".join(sorted(set(self.differences["rival"])))
+        header = ["Upgrade", "H higher", "H lower", "difference of the others"]
         head = (
-            f"Claim 3 ({HIGHEST.strip()}), {' or '.join(sorted(rivals))}: suite {first.suite}, "
-            f"{first.shots} shots, {first.over}; points of H:"
+            f"Readings whose H differs significantly from that of {rivals} ({self.over}; points, "
+            "95 % intervals over tasks; Holm's correction over "
+            f"{len(self.differences)} comparisons):"
         )
-        header = ["Reading"]
-        for report in self.upgrades:
-            header.append(" → ".join(report.upgrade))
-        rows = [[reading, *cells] for reading, cells in effects.items()]
-        chance = f"{len(rows)} intervals of 95 % for each upgrade: some leave 0 out by chance"
-        notes = [*sorted(limits), chance]
-        return [plain_table(header, rows, range(len(header)), head, notes)]
+        return [plain_table(header, rows, range(len(header)), head)]
+
+
+def _list_readings(rows: pd.DataFrame) -> str:
+    """Return the readings with their differences; *none* if there are none."""
+    shown = []
+    for row in records(rows):
+        shown.append(f"{row['reading']} {with_interval(row, 'difference')}")
+    return "; ".join(shown) or "none"
+
+
+def compare_readings(suite: str, out: Path) -> ReadingsReport:
+    """Compare every reading of ContCoOp with the best method that is none, on each upgrade."""
+    page = read_suite_page(suite_cards.read(suite), ResultFiles(out))
+    shots = max(page.expected.shots)
+    rows = []
+    for upgrade in page.expected.upgrades:
+        evidence = read_evidence(page, upgrade, shots)
+        h = evidence.scores["h"]
+        rivals = [name for name in evidence.methods if name not in evidence.readings]
+        rival = str(h.loc[rivals].mean(axis="columns").idxmax())
+        p_values = paired_test(h.loc[[rival, *evidence.readings]])
+        for reading, p_value in zip(evidence.readings, p_values, strict=True):
+            difference = estimate((h.loc[reading] - h.loc[rival]).to_numpy())
+            rows.append(
+                {
+                    "upgrade": " → ".join(upgrade),
+                    "reading": evidence.title(reading).removeprefix("ContCoOp, "),
+                    "rival": evidence.title(rival),
+                    **interval_columns("difference", difference),
+                    "p": p_value,
+                }
+            )
+    frame = pd.DataFrame(rows)
+    frame["p"] = holm(list(frame["p"]))
+    seeds = count(len(page.expected.seeds), "seed")
+    over = f"suite {suite}, {shots} shots, {count(len(page.expected.tasks), 'task')}, {seeds}"
+    return ReadingsReport(over, frame)
 
 
 def write_sections(
@@ -101,7 +142,7 @@ def make_reports(name: str, suite: str, out: Path, device: str) -> Sequence[Stud
     if name == "claims":
         return analyze_claims(suite, out)
     if name == "readings":
-        return [ReadingsReport(analyze_claims(f"{suite}-ablation", out))]
+        return [compare_readings(f"{suite}-ablation", out)]
     upgrades = upgrade_pairs(suite_cards.read(suite).upgrades)
     source, target = upgrades[0]
     return [analyze_layers(source, target, suite=suite, device=device)]
