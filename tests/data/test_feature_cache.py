@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import active_children
@@ -24,7 +25,13 @@ from compatbench.backbone import FEATURES, ImageInput, load_backbone
 from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.device import MAX_IMAGES, fit_batch
 from compatbench.data import encoding, feature_cache
-from compatbench.data.cache_files import list_entries, prune_entries, read_entry, write_entry
+from compatbench.data.cache_files import (
+    Unfinished,
+    list_entries,
+    prune_entries,
+    read_entry,
+    write_entry,
+)
 from compatbench.data.encoding import BATCH, Images
 from compatbench.data.feature_cache import PART, FeatureCache, FreshRows, StoredRows
 from compatbench.data.images.dataset_files import BrokenImages
@@ -139,6 +146,55 @@ def test_damaged_entry_is_recomputed_with_a_warning(tmp_path: Path) -> None:
     assert torch.equal(before, after)
     assert backbone.encoded == 10
     assert read_entry(entry.path) is not None
+
+
+def test_an_entry_in_the_place_of_another_is_recomputed(tmp_path: Path) -> None:
+    """Both files are whole, and have the same size."""
+    backbone = FakeBackbone()
+    task = FakeTask()
+    halves = [task.samples[:2], task.samples[2:4]]
+    before = [FeatureCache(tmp_path).features(backbone, task, half) for half in halves]
+    first, second = (entry.path for entry in list_entries(tmp_path))
+    first.rename(tmp_path / "other")
+    second.rename(first)
+    (tmp_path / "other").rename(second)
+    with pytest.warns(CompatbenchWarning, match="holds the features of another entry and is comp"):
+        after = [FeatureCache(tmp_path).features(backbone, task, half) for half in halves]
+    assert all(map(torch.equal, before, after))
+
+
+def test_rows_of_another_unfinished_entry_are_not_used(tmp_path: Path) -> None:
+    ours = Unfinished([tmp_path / "a.safetensors"])
+    for start in (0, 2):
+        ours.write(start, torch.ones(1, 2, 3), {})
+    assert len(ours.read()[0][0]) == 4
+    (tmp_path / "b.parts").mkdir()
+    for part in (tmp_path / "a.parts").iterdir():
+        part.rename(tmp_path / "b.parts" / part.name)
+    assert Unfinished([tmp_path / "b.safetensors"]).read() == []
+
+
+def test_cache_deleted_during_a_run_is_reported_with_its_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = FakeBackbone()
+    task = FakeTask()
+    cache = FeatureCache(tmp_path)
+    message = "its folder was deleted meanwhile; run the command again"
+
+    def delete(*_: object) -> None:
+        shutil.rmtree(tmp_path / "features")
+        raise FileNotFoundError(2, "No such file or directory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feature_cache.FileLock, "acquire", delete)
+        with pytest.raises(CompatbenchError, match=message):
+            cache.features(backbone, task, task.samples)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", delete)
+        with pytest.raises(CompatbenchError, match=message):
+            cache.features(backbone, task, task.samples)
+    cache.features(backbone, task, task.samples)
 
 
 def test_tokens_are_read_by_row_and_by_batch(tmp_path: Path) -> None:

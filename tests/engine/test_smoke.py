@@ -102,6 +102,41 @@ def test_a_killed_run_goes_on_where_it_stopped(smoke: Path, tmp_path: Path) -> N
     assert {key: cells(tmp_path)[key][0] for key in finished} == finished
 
 
+def test_temporary_files_of_a_killed_run_are_removed_by_the_next_one(
+    smoke: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "copy"
+    cache = tmp_path / "cache"
+    shutil.copytree(smoke, out)
+    before = snapshot(out)
+    name = ".a.json.0123456789ab.tmp"
+    places = ["runs/cells/aa", "runs/modules/aa", "runs/predictions/aa", "results/smoke/tuning"]
+    left = [cache / "features" / "aa" / name, *(out / place / name for place in places)]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    output_in(out, *SMOKE, COMPATBENCH_CACHE=str(cache))
+    assert [path for path in left if path.exists()] == []
+    assert snapshot(out) == before
+
+
+@pytest.mark.parametrize("name", ["coop.csv", "costs.csv"])
+def test_results_that_were_cut_off_are_reported_with_how_to_make_them_again(
+    smoke: Path, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "copy"
+    shutil.copytree(smoke, out)
+    path = out / "results" / "smoke" / name
+    whole = path.read_bytes()
+    for size in (len(whole) - 1, len(whole) // 2, 0):
+        path.write_bytes(whole[:size])
+        with pytest.raises(CompatbenchError, match=r"cut off.*; delete it, and 'compatbench run"):
+            invoke_in(out, *SMOKE)
+    path.unlink()
+    assert "all done" in output_in(out, *SMOKE)
+    assert path.read_bytes() == whole
+
+
 def test_a_new_target_costs_its_evaluation_only(smoke: Path, tmp_path: Path) -> None:
     folder, cards = tmp_path / "copy", tmp_path / "tasks"
     shutil.copytree(smoke, folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import remove_remains, write_atomic
+from compatbench.files.atomic import open_atomic, remove_remains, write_atomic
 from compatbench.files.hashes import canonical_json, hash_file, sha256_bytes
 
 FULL = OSError(28, "No space left on device")
@@ -126,10 +127,42 @@ def test_canonical_json_ignores_the_order_of_keys(
     assert canonical_json({"b": [1, "ä"], "a": None}) == '{"a":null,"b":[1,"ä"]}'
 
 
-def test_only_remains_of_killed_writers_are_removed(tmp_path: Path) -> None:
+LEFT = ".a.csv.0123456789ab.tmp"
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_only_remains_of_killed_writers_are_removed(tmp_path: Path, below: bool) -> None:
     kept = [".gitignore", ".mine.tmp", "a.csv", ".a.csv.tmp"]
-    for name in (*kept, ".a.csv.0123456789ab.tmp"):
-        (tmp_path / name).touch()
-    remove_remains(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
-    remove_remains(tmp_path / "nowhere")
+    inner = tmp_path / "inner" / "aa"
+    inner.mkdir(parents=True)
+    for folder in (tmp_path, inner):
+        for name in (*kept, LEFT):
+            (folder / name).touch()
+    remove_remains(tmp_path, below=below)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "inner"])
+    assert (inner / LEFT).exists() != below
+    remove_remains(tmp_path / "nowhere", below=below)
+
+
+def test_file_that_is_being_written_is_no_remains(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.touch()
+    work = tmp_path / "work"
+    with open_atomic(work / "a.csv") as file:
+        file.write(b"whole")
+        (work / LEFT).symlink_to(outside)
+        (work / ".b.csv.0123456789ab.tmp").touch()
+        remove_remains(tmp_path, below=True)
+        assert len([*work.glob(".a.csv.*.tmp")]) == 2  # this one, and the link
+        assert not [*work.glob(".b.csv.*.tmp")]
+    assert (work / "a.csv").read_bytes() == b"whole"
+    assert outside.exists()
+
+
+def test_folder_deleted_while_a_file_is_written_is_reported(tmp_path: Path) -> None:
+    def write() -> None:
+        with open_atomic(tmp_path / "work" / "a.csv"):
+            shutil.rmtree(tmp_path / "work")
+
+    with pytest.raises(CompatbenchError, match=r"a\.csv: its folder was deleted meanwhile"):
+        write()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 FEATURES = "features"  # the folder of the cache's entries, and the name of each one's tensor
 CHECKSUMS = ("sha256", "header")
+KEY_FIELD = "key"
+PARTS = ".parts"  # the ending of a folder with the first rows of an entry
 
 
 def default_cache_folder() -> Path:
@@ -39,25 +41,35 @@ def default_cache_folder() -> Path:
 def write_entry(path: Path, features: Tensor, about: dict[str, Any]) -> None:
     """Write features ``[images, e]`` with a checksum of their bytes, and of the whole header.
 
-    ``about`` describes them for people. It identifies nothing: the key is the entry's name.
+    The key is the entry's name. The header repeats it, so that no entry is read in place of
+    another. ``about`` describes the features for people.
     """
     from safetensors.torch import save
 
     features = features.contiguous()
-    header = canonical_json(_seal(features, about))
+    header = canonical_json(_seal(features, {**about, KEY_FIELD: _key_of(path)}))
     write_atomic(path, save({FEATURES: features}, {KEY: header}))
 
 
 def read_entry(path: Path, *, warn: bool = False) -> Tensor | None:
-    """Return the features of an entry, or None if its bytes are not those that were written."""
+    """Return the features of an entry, or None if its file is damaged or is of another entry."""
     values, features = _open(path)
     about = {name: value for name, value in values.items() if name not in CHECKSUMS}
-    if features is not None and values == _seal(features, about):
+    is_own = values.get(KEY_FIELD) == _key_of(path)
+    if features is not None and is_own and values == _seal(features, about):
         return features
     if warn and path.is_file():
-        message = f"{path} is damaged and is computed again"
+        problem = "is damaged" if is_own or not values else "holds the features of another entry"
+        message = f"{path} {problem} and is computed again"
         warnings.warn(message, CompatbenchWarning, stacklevel=3)
     return None
+
+
+def _key_of(path: Path) -> str:
+    """Return what names an entry: its key, or the key of a whole entry and the part's first row."""
+    if path.parent.suffix == PARTS:
+        return f"{path.parent.stem}/{path.stem}"
+    return path.stem
 
 
 def _seal(features: Tensor, about: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +97,7 @@ class Unfinished:
 
     def __init__(self, paths: Sequence[Path]) -> None:
         """``paths``: the files of the whole entries, which all have the same number of rows."""
-        self._folders = [path.with_suffix(".parts") for path in paths]
+        self._folders = [path.with_suffix(PARTS) for path in paths]
 
     def read(self) -> list[Tensor]:
         """Return the first rows that all entries have, ``[entries, n, ...]``, in a list, or []."""

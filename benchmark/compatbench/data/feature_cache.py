@@ -30,6 +30,7 @@ from compatbench.data.images.source import Sample
 from compatbench.data.images.views import View
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import cannot_write
 
 WHOLE = 0.5  # for a draw of at least this share of a split, the whole split is encoded
 FREE_SHARE = 0.5  # share of the disk's room for this cache that all entries may take together
@@ -179,7 +180,7 @@ class FeatureCache:
         row_bytes = first.nbytes // max(len(first), 1)
         if self.limit is None:
             stored = sum(entry.size for entry in list_entries(self.folder.parent))
-            room = stored + shutil.disk_usage(self.folder).free
+            room = stored + self._free_bytes()
             counted = missing[1:]
             max_bytes = FREE_SHARE * room - stored
         else:
@@ -189,6 +190,13 @@ class FeatureCache:
         if row_bytes * images_to_store > max_bytes:
             return None
         return row_bytes
+
+    def _free_bytes(self) -> int:
+        """Return the room on the disk of the cache."""
+        try:
+            return shutil.disk_usage(self.folder).free
+        except OSError as error:
+            raise cannot_write(self.folder, error) from None
 
     def _path(self, images: Images) -> Path:
         return self.folder / images.key[:2] / f"{images.key}.safetensors"
@@ -236,6 +244,8 @@ class FeatureCache:
                 try:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     locks.enter_context(FileLock(path.with_suffix(".lock")).acquire())
+                except FileNotFoundError as error:
+                    raise cannot_write(path, error) from None
                 except OSError as error:
                     raise CompatbenchError(
                         f"cannot write the feature cache {path.parent}: {error.strerror}; "

@@ -7,12 +7,17 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
+
+try:
+    import fcntl
+except ImportError:  # on Windows, nobody can delete a file that is open
+    fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 
@@ -39,7 +44,7 @@ def open_atomic(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("xb") as file:
+            with _make_locked(temporary) as file:
                 yield file
                 if sync:
                     file.flush()
@@ -64,6 +69,10 @@ def cannot_write(path: Path, error: OSError) -> CompatbenchError:
     """Return the error of a file or folder that cannot be written; a full disk has its own fix."""
     if error.errno == errno.ENOSPC:
         return CompatbenchError(f"no room for {path}; make some, and run the command again")
+    if error.errno == errno.ENOENT:
+        return CompatbenchError(
+            f"cannot write {path}: its folder was deleted meanwhile; run the command again"
+        )
     return CompatbenchError(f"cannot write {path}: {error.strerror or error}")
 
 
@@ -72,11 +81,46 @@ def holds(path: Path, content: bytes) -> bool:
     return kind_of(path) == "file" and path.read_bytes() == content
 
 
-def remove_remains(folder: Path) -> None:
-    """Delete the temporary files of killed writers. Nobody may be writing in the folder."""
+def remove_remains(folder: Path, *, below: bool = False) -> None:
+    """Delete the temporary files of killed writers in a folder, and in all folders ``below``.
+
+    Files that another process is writing stay.
+    """
+    for place, folders, names in os.walk(folder):
+        if not below:
+            folders.clear()
+        for name in names:
+            if _TEMPORARY.fullmatch(name):
+                # It may be another user's, or be gone, or lie where there are no locks.
+                with suppress(OSError):
+                    _remove_if_left(Path(place, name))
+
+
+def _make_locked(path: Path) -> BinaryIO:
+    """Make a file, and lock it until it is closed, so that nobody takes it for left over."""
+    while True:
+        file = path.open("xb")
+        with suppress(OSError):  # a file system without locks
+            _lock(file.fileno())
+        if path.exists():
+            return file
+        file.close()  # it was deleted before it was locked
+
+
+def _remove_if_left(path: Path) -> None:
+    """Delete a file that nobody is writing; raise ``OSError`` if somebody is."""
+    if fcntl is None:
+        path.unlink()
+        return
+    handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        for path in folder.glob(".*.tmp"):
-            if _TEMPORARY.fullmatch(path.name):
-                path.unlink(missing_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from None
+        _lock(handle)
+        path.unlink()
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> None:
+    """Lock an open file until it is closed; raise ``OSError`` if another process has locked it."""
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

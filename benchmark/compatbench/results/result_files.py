@@ -214,13 +214,24 @@ def _mark(path: Path) -> tuple[int, int, int]:
 
 
 def _parse_costs(content: bytes, path: Path) -> pd.DataFrame:
+    _check_whole(content, path)
     costs = parse_csv(content, path, Cost)
     _refuse_doubles(places_of(costs, Cost), path)
     return costs
 
 
 def _parse_rows(content: bytes, path: Path) -> pd.DataFrame:
+    _check_whole(content, path)
     return parse_csv(content, path, Row)
+
+
+def _check_whole(content: bytes, path: Path) -> None:
+    """Raise CompatbenchError for a file that was cut off within a line."""
+    if not content.endswith(b"\n"):
+        raise CompatbenchError(
+            f"{path} is cut off: its last line has no end; delete it, and 'compatbench run --suite "
+            f"{path.parent.name}' writes it again, without running finished cells again"
+        )
 
 
 def _parse_about(content: bytes, path: Path) -> _About:

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
 
+from compatbench.data.cache_files import FEATURES, default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.shots import Numbers
 from compatbench.engine.compute import Compute
@@ -176,15 +177,16 @@ def _check_folders(request: Request, files: ResultFiles) -> None:
         files.read_methods(folder.name)
     require(out / LEADERBOARD)
     read_readme(out)
+    cache = default_cache_folder()
+    for folder in (out / "runs", results_folder, cache / FEATURES, cache / "weights"):
+        remove_remains(folder, below=True)
 
 
 def _publish(plan: Plan, files: ResultFiles) -> None:
     """Write the results of a plan's cells, and the pages that show them."""
     out = plan.request.out
     with plan.store.locked(plan.store.folder / "results.lock"):
-        folder = out / RESULTS / plan.suite.name
         remove_remains(out)
-        remove_remains(folder)
         collect_results(plan, files)
         if plan.suite.publish:
             pages = published_pages(files, plan.suite)
