@@ -42,6 +42,8 @@ class Plan:
     broken: tuple[Cell, ...] = ()  # cells that cannot be measured, because images are broken
     # Stored rows that no longer hold: method, key and hash of weights and images.
     outdated: frozenset[tuple[str, str, str]] = frozenset()
+    # What the rows of results/<suite>/ took, if a run has read it already.
+    costs: pd.DataFrame | None = None
     # The keys of the cells that this job of several has to run; None means all.
     shard: frozenset[str] | None = None
 
@@ -103,7 +105,7 @@ class Plan:
             if done:
                 here[key] = seconds
         results = self.store.folder.parent / "results"
-        stored = read_stored_seconds(self.cells, self.suite.name, results)
+        stored = read_stored_seconds(self.cells, self.suite.name, results, self.costs)
         ratios = [here[key] / stored[key] for key in here.keys() & stored.keys() if stored[key]]
         ratio = median(ratios) if ratios else 1.0
         known = {key: ratio * seconds for key, seconds in stored.items()}

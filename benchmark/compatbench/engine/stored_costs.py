@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from compatbench.engine.cell import Cell, shorten_key
 from compatbench.files.project_folders import shipped_results
@@ -13,16 +15,29 @@ from compatbench.files.project_folders import shipped_results
 COSTS = "costs.csv"  # in the folder of a suite's results
 
 
-def read_stored_seconds(cells: Iterable[Cell], suite: str, results: Path) -> dict[str, float]:
+def read_stored_seconds(
+    cells: Iterable[Cell], suite: str, results: Path, costs: pd.DataFrame | None = None
+) -> dict[str, float]:
     """Return the seconds of cells by their keys, from a folder ``results/``.
 
     If the folder has no costs of the suite, those that come with the project are used. A file that
     cannot be read is skipped: this is only a guess, and whoever shows results reports their errors.
+
+    Args:
+        costs: those of the folder, if they have been read.
     """
     for folder in (results / suite, shipped_results(suite)):
-        fits, evaluations = _read_costs(folder / COSTS)
-        if not fits:
+        if costs is None or folder != results / suite:
+            lines = _read_costs(folder / COSTS)
+        else:
+            # Without the seconds of a fit, its record was lost.
+            lines = costs.dropna(subset="fit_seconds").to_dict("records")
+        if not lines:
             continue
+        fits = {line["key"]: line["fit_seconds"] for line in lines}
+        evaluations = defaultdict[str, float](float)
+        for line in lines:
+            evaluations[line["key"]] += line["evaluate_seconds"]
         seconds = {}
         for cell in cells:
             key = shorten_key(cell.key)
@@ -34,17 +49,12 @@ def read_stored_seconds(cells: Iterable[Cell], suite: str, results: Path) -> dic
     return {}
 
 
-def _read_costs(path: Path) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the seconds of fits and those of all predictions, by the keys in the file."""
-    fits: dict[str, float] = {}
-    evaluations = defaultdict[str, float](float)
+def _read_costs(path: Path) -> list[dict[Any, Any]]:
+    """Return the lines of a file that have the seconds of a fit; none if it cannot be read."""
+    names = ["key", "fit_seconds", "evaluate_seconds"]
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            for line in csv.DictReader(file):
-                if not line["fit_seconds"]:
-                    continue  # the record of the fit was lost
-                fits[line["key"]] = float(line["fit_seconds"])
-                evaluations[line["key"]] += float(line["evaluate_seconds"])
-    except (OSError, ValueError, KeyError, TypeError, csv.Error):
-        return {}, {}
-    return fits, evaluations
+        frame = pd.read_csv(path, usecols=names, dtype={"key": str}, encoding="utf-8")
+        times = frame[names[1:]].astype("float64")
+    except (OSError, ValueError):
+        return []
+    return frame.assign(**times).dropna().to_dict("records")

@@ -116,7 +116,9 @@ def run(
         if not request.trial:
             stored = files.read_methods(request.suite.name)
             rows = {name: method.rows for name, method in stored.items()}
-            plan = replace(plan, outdated=find_outdated_rows(plan, rows))
+            outdated = find_outdated_rows(plan, rows)
+            costs = files.read_costs(request.suite.name)
+            plan = replace(plan, outdated=outdated, costs=costs)
         failures = run_plan(plan, compute or Compute(), start, follow)
     if not request.trial:
         _publish(plan, files)
