@@ -184,6 +184,11 @@ class ResultFiles:
             changed.append(path)
         return changed
 
+    def read_bytes(self, path: Path) -> bytes:
+        """Return the content of a file, as it was read if that was done before."""
+        known = self._files.get(path)
+        return path.read_bytes() if known is None else known.content
+
     def _read(self, path: Path, parse: Callable[[bytes, Path], Any]) -> Any:
         """Return what a file holds, opened only if it was not read yet or has changed."""
         known = self._files.get(path)

@@ -55,7 +55,7 @@ def check_files(
         whole = [suite.folder for suite in stored if not suite.broken]
         pages = [folder / PAGE for folder in whole]
         note = f"no page is compared: results of {', '.join(broken)} are broken"
-        return list(_compare_files(made, whole, pages)), [note]
+        return list(_compare_files(files, made, whole, pages)), [note]
     findings = []
     if any(card.publish for card in cards):
         try:
@@ -69,7 +69,7 @@ def check_files(
     else:
         folders = [out / RESULTS, out / METHOD_PAGES]
     written = [out / RESULTS / PUBLISHED / name for name in WRITTEN]
-    findings += _compare_files(made, folders, written)
+    findings += _compare_files(files, made, folders, written)
     return findings, []
 
 
@@ -83,7 +83,7 @@ def _check_readme(out: Path, made: Files) -> Iterator[Finding]:
 
 
 def _compare_files(
-    made: Files, folders: Sequence[Path], left_out: Sequence[Path]
+    files: ResultFiles, made: Files, folders: Sequence[Path], left_out: Sequence[Path]
 ) -> Iterator[Finding]:
     """Yield the files that are not as made here, and those below the folders that nothing makes."""
     paths = {*made}
@@ -97,7 +97,7 @@ def _compare_files(
             yield Finding(str(path), f"is a {kind}, not a file of its own")
         elif path in made:
             expected, why = made[path]
-            yield from compare_file(path, expected, why)
+            yield from compare_file(path, expected, why, files.read_bytes)
         elif path not in left_out:
             yield Finding(str(path), "no command makes it; move it away")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -41,10 +41,12 @@ def list_findings(wrong: pd.DataFrame, problem: str, field: str, suffix: str) ->
     return findings
 
 
-def compare_file(path: Path, expected: bytes, problem: str) -> list[Finding]:
+def compare_file(
+    path: Path, expected: bytes, problem: str, read: Callable[[Path], bytes] = Path.read_bytes
+) -> list[Finding]:
     """Return the first line in which a file is not as expected; none if all bytes are."""
     try:
-        content = path.read_bytes()
+        content = read(path)
         if content == expected:
             return []
         text = content.decode()
