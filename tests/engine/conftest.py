@@ -1,4 +1,4 @@
-"""One undisturbed smoke run that many tests look at, and a worker."""
+"""One finished smoke run that many tests read, and a worker."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .running import SMOKE
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _heeds_ctrl_c() -> Iterator[None]:
-    """What a script starts in its background ignores Ctrl-C, and so would the tests' runs."""
+def _restore_ctrl_c() -> Iterator[None]:
+    """Let runs react to Ctrl-C, which processes in the background of a script ignore."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever looks at the smoke run has to wait for it."""
+    """Mark tests that need the smoke run as slow, because they wait for it."""
     for item in items:
         if "smoke" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
@@ -33,13 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def worker(cache: Path, tmp_path: Path) -> Worker:
-    """A worker with a store of its own, and with the image features of all tests."""
+    """Return a worker with its own store, and with the image features that all tests share."""
     return Worker(RunStore(tmp_path / "runs"), FeatureCache(cache))
 
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished smoke run of some methods."""
+    """Return the folder of a finished smoke run of some methods."""
     folder = tmp_path_factory.mktemp("smoke")
     output_in(folder, *SMOKE)
     return folder

@@ -1,4 +1,4 @@
-"""Cells that are finished, methods in files, and runs: of the command line, and of a slow cell."""
+"""Helpers of tests that run cells: suites, method files, finished cells, and a slow run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 import yaml
 from warm_processes import Command
 
-from compatbench.engine.cell import Cell, CellRecord, describe_cell
+from compatbench.engine.cell import Cell, CellRecord, Outcome, describe_cell
 from compatbench.engine.store import RunStore
 from compatbench.method.predictions import Predictions
 
@@ -39,7 +39,7 @@ class {cls}(Method):
 
 
 def write_suite(folder: Path, name: str, **changes: object) -> Path:
-    """The file of a suite that is the smoke suite but for these fields."""
+    """Write the file of a suite that changes these fields of the smoke suite, and return it."""
     path = folder / f"{name}.yaml"
     values = {"name": name, "title": name.title(), "extends": "smoke", **changes}
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -47,43 +47,44 @@ def write_suite(folder: Path, name: str, **changes: object) -> Path:
 
 
 def write_methods(path: Path, head: str = "", attach: str = "pass", **fits: str) -> None:
-    """Writes a method file, or adds to it: methods by name, and what they do in their fit."""
-    bodies = [
-        METHOD_FILE.format(cls=name.title(), name=name, fit=fit, attach=attach)
-        for name, fit in fits.items()
-    ]
+    """Write a method file, or add to it: the code of each method's fit by the method's name."""
     with path.open("a") as file:
-        file.write("".join([head, "\nfrom compatbench.method import *\n", *bodies]))
+        file.write(f"{head}\nfrom compatbench.method import *\n")
+        for name, fit in fits.items():
+            file.write(METHOD_FILE.format(cls=name.title(), name=name, fit=fit, attach=attach))
 
 
 def finish(store: RunStore, cell: Cell, *backbones: str) -> CellRecord:
-    """Stores a cell that has predictions on all of its backbones, or on these."""
-    places = [where for where in cell.places if where[0] in (backbones or cell.backbones)]
-    answers = {
-        where: Predictions(torch.zeros(2, dtype=torch.int32), torch.ones(2)) for where in places
-    }
-    for where in places:
-        store.write_zero_shot(where, cell.training.precision, answers[where])
-    store.write_predictions(cell.key, answers)
-    names = ("backbone", "test_set", "data")
-    records = [dict(zip(names, where, strict=True), status="ok") for where in places]
-    record = describe_cell(cell, "ok", records=records)
+    """Store a cell with predictions on all of its backbones, or on these, and return its record."""
+    predictions = {}
+    outcomes = []
+    for backbone, test_set, data in cell.places:
+        if backbone not in (backbones or cell.backbones):
+            continue
+        where = (backbone, test_set, data)
+        predictions[where] = Predictions(torch.zeros(2, dtype=torch.int32), torch.ones(2))
+        store.write_zero_shot(where, cell.training.precision, predictions[where])
+        outcomes.append(Outcome(backbone=backbone, test_set=test_set, data=data, status="ok"))
+    store.write_predictions(cell.key, predictions)
+    record = describe_cell(cell, "ok", records=outcomes)
     store.write(record)
     return record
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
-    """What a condition gives once it is true, or at the end of its time."""
+    """Return the value of a condition once it is true, or at the end of the time."""
     deadline = time.monotonic() + seconds
-    while not (value := condition()) and time.monotonic() < deadline:
+    value = condition()
+    while not value and time.monotonic() < deadline:
         time.sleep(0.05)
+        value = condition()
     return value
 
 
 class SlowRun:
     """A run of the smoke suite with a method that sleeps in its fit until ``go_on``.
 
-    What is left of it is ended and removed after its ``with``.
+    The end of its ``with`` block ends all of its processes and removes its temporary files.
 
     Args:
         also: other methods.
@@ -98,14 +99,16 @@ class SlowRun:
         before: Callable[[], object] | None = None,
         **env: str,
     ) -> None:
-        # Sockets of Ray are in it, and their paths may not be long.
+        # It contains sockets of Ray, whose paths may not be long.
         self.temporary = Path(tempfile.mkdtemp(prefix="c", dir="/tmp"))
         self.folder = folder
         folder.mkdir(exist_ok=True)
         write_methods(folder / "slow.py", HEAD, slow=SLEEP)
-        command = ["run", "--suite", "smoke", *options, "--methods", f"{also},./slow.py".strip(",")]
+        methods = f"{also},./slow.py".strip(",")
+        command = ["run", "--suite", "smoke", *options, "--methods", methods]
         environment = os.environ | {"TMPDIR": str(self.temporary)} | env
-        self.process = Command(command, folder, environment, *filter(None, [before]))
+        first = [before] if before else []
+        self.process = Command(command, folder, environment, *first)
         self._sessions = {self.process.pid}
 
     def __enter__(self) -> SlowRun:
@@ -126,43 +129,50 @@ class SlowRun:
         assert begun.exists(), self.process.communicate()
 
     def processes(self) -> dict[int, str]:
-        """The processes of this run by id, with their command lines."""
+        """Return the processes of this run by id, with their command lines."""
         found = {}
-        for place in Path("/proc").glob("[0-9]*"):
+        for folder in Path("/proc").glob("[0-9]*"):
             try:
-                fields = (place / "stat").read_text().rpartition(")")[2].split()
-                parent, session = int(fields[1]), int(fields[3])
-                if parent == self.process.pid:  # the driver of Ray has a session of its own
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                parent = int(fields[1])
+                session = int(fields[3])
+                if parent == self.process.pid:  # the driver of Ray has its own session
                     self._sessions.add(session)
-                if session in self._sessions:
-                    found[int(place.name)] = (place / "cmdline").read_text().replace("\0", " ")
+                if session not in self._sessions:
+                    continue
+                command = (folder / "cmdline").read_text().replace("\0", " ")
             except OSError:  # it has ended
                 continue
-        return {pid: command for pid, command in found.items() if command}  # no zombies
+            if command:  # zombies have none
+                found[int(folder.name)] = command
+        return found
 
     def find(self, name: str) -> int:
-        """The process whose command line begins with a name, once there is one."""
+        """Return the process whose command line begins with a name, once there is one."""
 
-        def look() -> list[int]:
+        def find() -> int | None:
             assert self.process.poll() is None, self.process.communicate()
-            commands = self.processes().items()
-            return [pid for pid, line in commands if f"/{line} ".split(" ")[0].endswith(name)]
+            for pid, command in self.processes().items():
+                program, _, _ = f"/{command} ".partition(" ")
+                if program.endswith(name):
+                    return pid
+            return None
 
-        return wait_until(look)[0]
+        return wait_until(find)
 
     def end(self, code: int) -> tuple[str, str]:
-        """What it has said on both streams; it ends with this code and leaves nothing."""
-        said = self.process.communicate(timeout=PATIENCE)
-        assert self.process.returncode == code, said
+        """Return the text of both streams after the run ended with this code and left nothing."""
+        streams = self.process.communicate(timeout=PATIENCE)
+        assert self.process.returncode == code, streams
         assert self.left_over() == []
         assert self.has_ended()
-        return said
+        return streams
 
     def has_ended(self) -> bool:
-        """Whether no process is left, half a minute after the run's end."""
+        """Return True if all processes have ended half a minute after the run's end."""
         return wait_until(lambda: not self.processes(), 30)
 
     def left_over(self) -> list[str]:
-        """What is in the temporary folder, but for a folder that PyTorch makes once for a user."""
-        left = (path.name for path in self.temporary.iterdir())
-        return [name for name in left if not name.startswith("torchinductor")]
+        """Return the temporary files, without a folder that PyTorch makes once for a user."""
+        names = [path.name for path in self.temporary.iterdir()]
+        return [name for name in names if not name.startswith("torchinductor")]

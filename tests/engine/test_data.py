@@ -1,4 +1,4 @@
-"""Images, suites and methods of one's own, through the whole harness and its workers."""
+"""A user's own images, suites and methods, through the whole harness and its workers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ training: {views: 2, max_steps: 5}
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with cards in tasks/ and images in data/."""
+    """Return a folder with cards in tasks/ and images in data/."""
     tasks = tmp_path / "tasks"
     shutil.copytree(tasks_folder(), tasks, ignore=shutil.ignore_patterns("build"))
     (tasks / "beasts.yaml").write_text(TASK)
@@ -74,11 +74,11 @@ def place(tmp_path: Path) -> Path:
 
 
 def do(place: Path, *arguments: str, **environment: str) -> str:
-    """What a command prints that reads cards and images of a place; ``run`` takes its suite."""
+    """Return the output of a command with the cards, images and suite of a place."""
     if arguments[0] == "run":
         arguments += ("--suite", "beasts")
-    own = {"COMPATBENCH_TASKS": str(place / "tasks"), "COMPATBENCH_DATA": str(place / "data")}
-    return output_in(place, *arguments, **own | environment)
+    variables = {"COMPATBENCH_TASKS": str(place / "tasks"), "COMPATBENCH_DATA": str(place / "data")}
+    return output_in(place, *arguments, **variables | environment)
 
 
 def rows(place: Path, method: str, suite: str = "beasts") -> dict[tuple[str, str], dict[str, str]]:
@@ -88,10 +88,11 @@ def rows(place: Path, method: str, suite: str = "beasts") -> dict[tuple[str, str
 
 @torch.no_grad()
 def right_by_hand(names: list[str], folder: Path) -> int:
-    """Images of a folder that the source's zero-shot with these names alone gets right."""
+    """Return how many images of a folder the source's zero-shot classifier gets right."""
     backbone = load_backbone("mini-clip")
+    model = backbone.model
     prompts = [f"a photo of a {name}.".replace("_", " ") for name in names]
-    model, texts = backbone.model, backbone.tokenizer(prompts)
+    texts = backbone.tokenizer(prompts)
     weights = F.normalize(model.encode_text(texts), dim=-1)  # type: ignore[operator]
     right = 0
     for label, name in enumerate(names):
@@ -104,12 +105,13 @@ def right_by_hand(names: list[str], folder: Path) -> int:
 
 @pytest.mark.slow
 def test_a_variant_of_some_classes_is_classified_among_these_alone(place: Path) -> None:
-    # Where the images lie is told on the command line, and reaches the worker.
+    # The folders of images are given on the command line, and must reach the worker.
     (place / "data" / "some").rename(place / "elsewhere")
     roots = ["--data-root", "data", "--data-root", "beasts-some=elsewhere"]
     limit = ["--timeout", "10m"]  # with one, a worker has a process of its own
     do(place, "run", "--methods", "zeroshot,taskres", *roots, *limit, COMPATBENCH_DATA="")
-    zero_shot, whole = rows(place, "zeroshot"), right_by_hand(NAMES, place / "data/beasts/test")
+    zero_shot = rows(place, "zeroshot")
+    whole = right_by_hand(NAMES, place / "data/beasts/test")
     part = right_by_hand(SUBSET, place / "elsewhere/test")
     assert zero_shot["mini-clip", "beasts"]["correct"] == str(whole)
     assert zero_shot["mini-clip", "beasts-some"]["correct"] == str(part)
@@ -170,7 +172,7 @@ class Mine(ZeroShot):
 
 
 @pytest.mark.slow
-def test_a_suite_of_one_s_own_brings_its_method(tmp_path: Path) -> None:
+def test_a_users_own_suite_brings_its_method(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     write_suite(tmp_path, "own", plugins=["./mine.py"], compare=["mine"])
     assert "Mine" in output_in(tmp_path, "run", "--suite", "own.yaml")

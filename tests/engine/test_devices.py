@@ -1,4 +1,4 @@
-"""Devices: what is here, workers on each of several, and a whole task on a make-believe one."""
+"""Devices: workers on each of several, and a whole task on a make-believe accelerator."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ for out, compute in (("processor", cb.Compute(device="cpu", jobs=1)), ("cards", 
 def test_workers_are_spread_over_all_cards_and_share_the_cores_for_decoding(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    here = ["cpu", "cuda", "cuda:0", "cuda:1", "mps"]
+    available = ["cpu", "cuda", "cuda:0", "cuda:1", "mps"]
     for place in (module, device):
-        monkeypatch.setattr(place, "available_devices", lambda: here)
+        monkeypatch.setattr(place, "available_devices", lambda: available)
     monkeypatch.setattr(module, "count_cores", lambda: 16)
     for given, devices, workers, decoders in (
         (Compute(device="cuda:all"), ["cuda:0", "cuda:1"], 2, 8),
@@ -57,15 +57,16 @@ def test_workers_are_spread_over_all_cards_and_share_the_cores_for_decoding(
     ):
         assert given.list_devices() == devices
         assert (given.count_workers(), given.count_decoders()) == (workers, decoders)
-        told = given.on(devices[-1])
-        assert (told.list_devices(), told.count_decoders()) == (devices[-1:], decoders)
+        worker = given.on(devices[-1])
+        assert (worker.list_devices(), worker.count_decoders()) == (devices[-1:], decoders)
 
 
 def test_cores_are_those_that_a_container_may_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64), raising=False)
-    monkeypatch.setattr(processes, "_QUOTA", file := tmp_path / "cpu.max")
+    file = tmp_path / "cpu.max"
+    monkeypatch.setattr(processes, "_QUOTA", file)
     found = [processes.count_cores()]
     for quota in ("max 100000", "1550000 100000", "50000 100000", "12800000 100000"):
         file.write_text(quota + "\n")
@@ -73,7 +74,7 @@ def test_cores_are_those_that_a_container_may_use(
     assert found == [64, 64, 16, 1, 64]
 
 
-def test_a_backbone_at_hand_computes_in_its_own_precision(
+def test_a_backbone_in_memory_computes_in_its_own_precision(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
@@ -93,7 +94,8 @@ def test_a_backbone_at_hand_computes_in_its_own_precision(
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
 def test_the_peak_is_that_of_the_cell_and_not_of_those_before() -> None:
-    memory, peaks = PeakMemory("cpu"), []
+    memory = PeakMemory("cpu")
+    peaks = []
     assert memory.read() is None
     for size in (1, 2**26, 1):
         memory.reset()
@@ -107,18 +109,22 @@ def test_the_peak_is_that_of_the_cell_and_not_of_those_before() -> None:
 
 @pytest.mark.slow
 def test_a_task_on_two_cards_has_the_rows_of_a_processor(tmp_path: Path) -> None:
-    """In processes of their own, since a registered device is there for the whole process."""
-    environment = {"PYTHONPATH": str(Path(__file__).parents[1]), "FAKE_CARDS": "2"}
-    environment["COMPATBENCH_CACHE"] = str(tmp_path / "cache")
+    """Run in another process, because a registered device stays for a whole process."""
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[1]),
+        "FAKE_CARDS": "2",
+        "COMPATBENCH_CACHE": str(tmp_path / "cache"),
+    }
     write_suite(tmp_path, "short", shots=[2], training={"views": 1, "max_steps": 2})
-    where = {"cwd": tmp_path, "env": os.environ | environment}
     command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(command, capture_output=True, text=True, **where)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     found = {}
     for name in ("processor", "cards"):
-        rows = sorted((tmp_path / name / "results" / "short").glob("*.csv"))
-        found[name] = {one.name: pd.read_csv(one) for one in rows if one.name != "costs.csv"}
+        found[name] = {}
+        for path in sorted((tmp_path / name / "results" / "short").glob("*.csv")):
+            if path.name != "costs.csv":
+                found[name][path.name] = pd.read_csv(path)
     assert set(found["cards"]) == {f"{name}.csv" for name in METHODS}
     # Confidences are rounded to half precision, so rounding before it may move one by a step of it.
     near = ["ece", "ece_width"]

@@ -63,32 +63,40 @@ def test_the_end_of_a_process_is_described() -> None:
 
 
 class Script:
-    """A crew whose workers say what a script has for the cell that they get, by its seed."""
+    """A crew whose workers send the messages of a script.
+
+    The script has the messages of a start, and of each attempt at a cell, by the cell's name.
+    """
 
     deaths = 0
 
-    def __init__(self, **said: list[list[tuple[str, Any]]]) -> None:
-        self.said = said
-        self.started = self.killed = 0
+    def __init__(self, **script: list[list[tuple[str, Any]]]) -> None:
+        self.script = script
+        self.started = 0
+        self.killed = 0
         self.orders: list[Order] = []
         self._messages: list[tuple[int, str, Any]] = []
 
     def start(self) -> None:
         self.started += 1
-        self._messages += [(self.started, *said) for said in self.said["start"][0]]
+        self._add(self.started, self.script["start"][0])
 
     def send(self, worker: int, order: Order) -> None:
         self.orders.append(order)
         if order.error:
-            said = [("ended", order.error), ("ready", None)]
+            self._add(worker, [("ended", order.error), ("ready", None)])
         else:
-            said = self.said[order.cell.name].pop(0)
-        self._messages += [(worker, *each) for each in said]
+            self._add(worker, self.script[order.cell.name].pop(0))
 
-    def listen(self, seconds: float, hear: Any) -> None:
-        messages, self._messages = self._messages, []
+    def _add(self, worker: int, messages: list[tuple[str, Any]]) -> None:
+        for kind, value in messages:
+            self._messages.append((worker, kind, value))
+
+    def listen(self, seconds: float, on_message: Any) -> None:
+        messages = self._messages
+        self._messages = []
         for message in messages:
-            hear(*message)
+            on_message(*message)
 
     def kill(self, worker: int) -> None:
         self.killed += 1
@@ -108,21 +116,21 @@ def follow(tmp_path: Path, cell: Cell, crew: Script, **compute: Any) -> list[Eve
 
 @pytest.mark.parametrize("last", [("died", "WorkerDied: x"), ("ended", "ValueError: x")])
 @pytest.mark.parametrize("retry", [0, 2])
-def test_a_cell_that_fails_is_tried_again_as_often_as_was_said(
+def test_a_cell_that_fails_is_retried_as_often_as_requested(
     cell: Cell, tmp_path: Path, last: tuple[str, str], retry: int
 ) -> None:
-    said = [("started", None), last, *([READY] if last[0] == "ended" else [])]
-    crew = Script(start=[[READY]], zeroshot=[list(said) for _ in range(retry + 1)])
+    kind, error = last
+    attempt = [("started", None), last]
+    if kind == "ended":
+        attempt.append(READY)
+    crew = Script(start=[[READY]], zeroshot=[attempt] * (retry + 1))
     events = follow(tmp_path, cell, crew, retry=retry)
-    assert [event.kind for event in events] == [
-        *["started", "retried"] * retry,
-        *["started", "finished"],
-    ]
-    assert events[-1].error == last[1]
+    expected = ["started", "retried"] * retry + ["started", "finished"]
+    assert [event.kind for event in events] == expected
+    assert events[-1].error == error
     # A worker that died is replaced, and its replacement records the failure in the end.
-    assert [order.error for order in crew.orders if order.error] == (
-        [last[1]] if last[0] == "died" else []
-    )
+    recorded = [order.error for order in crew.orders if order.error]
+    assert recorded == ([error] if kind == "died" else [])
 
 
 def test_a_cell_that_takes_too_long_is_ended_with_its_worker(
@@ -145,11 +153,10 @@ def test_loading_and_encoding_do_not_count_for_the_timeout(
     parts = [("loaded", None), ("encoding", (1, 2)), ("encoding", (2, 2)), ("ended", ""), READY]
 
     class Slow(Script):
-        def listen(self, seconds: float, hear: Any) -> None:
+        def listen(self, seconds: float, on_message: Any) -> None:
             now[0] += 0.6
-            for message in self._messages[:1]:
-                self._messages = self._messages[1:]
-                hear(*message)
+            if self._messages:
+                on_message(*self._messages.pop(0))
 
     crew = Slow(start=[[READY]], zeroshot=[[("started", None), *parts]])
     events = follow(tmp_path, cell, crew, timeout=1.0)
@@ -164,9 +171,12 @@ def test_workers_that_cannot_start_end_the_run(cell: Cell, tmp_path: Path) -> No
 
 
 def records_in(out: Path) -> dict[str, dict[str, Any]]:
-    """The records of a folder as they are written, by method."""
-    texts = [path.read_text() for path in out.rglob("cells/*/*.json")]
-    return {record["method"]: record for record in map(json.loads, texts)}
+    """Return the records in a folder as they are written, by method."""
+    records = {}
+    for path in out.rglob("cells/*/*.json"):
+        record = json.loads(path.read_text())
+        records[record["method"]] = record
+    return records
 
 
 @pytest.mark.slow
@@ -182,8 +192,8 @@ def test_each_failure_costs_its_cell_alone_with_one_worker_too(tmp_path: Path) -
         starves=f"{note}torch.empty(2**50)",
         second=f"{note}os.path.exists('died') or (os.mkdir('died'), os._exit(3))",
     )
-    only = "if backbone.name != 'mini-clip': raise NotTransferable('made for mini-clip')"
-    write_methods(bad, attach=only, picky="pass")
+    refuse = "if backbone.name != 'mini-clip': raise NotTransferable('made for mini-clip')"
+    write_methods(bad, attach=refuse, picky="pass")
     write_methods(bad, attach="return lambda features: features[:, :2]", wrong="pass")
     command = ["run", "--suite", "smoke", "--methods", "./bad.py,zeroshot", "--jobs", "1"]
     result = invoke_in(tmp_path, *command, "--retry", "1", "--timeout", "6s")

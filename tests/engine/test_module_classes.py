@@ -1,4 +1,4 @@
-"""A module knows its classes, in any order; on others it is attached anew, or not applicable."""
+"""A module finds its classes in any order; for others it is attached again or refused."""
 
 from __future__ import annotations
 
@@ -30,17 +30,19 @@ PAIR = ("mini-clip", "mini-eva-clip")
 
 @pytest.fixture(scope="module")
 def module() -> Module:
-    """A residual of each class weight, which is worth nothing beside another class."""
+    """Return a residual of each class weight, which is useless for another class."""
     settings = {"max_steps": 8}
     return cb.fit("taskres", task="mini-food", source="mini-clip", shots=2, config=settings)
 
 
 @pytest.fixture
 def task() -> Task:
-    """The task with its classes in another order, and another name, as on another card."""
+    """Return the task with its classes in another order, and another name, as on another card."""
     task = load_task("mini-food")
-    other = restrict_task(task, [*range(1, len(task.labels)), 0][::-1])
-    other.card, other.name = other.card.model_copy(update={"name": "pantry"}), "pantry"
+    order = [0, *reversed(range(1, len(task.labels)))]
+    other = restrict_task(task, order)
+    other.card = other.card.model_copy(update={"name": "pantry"})
+    other.name = "pantry"
     return other
 
 
@@ -50,7 +52,8 @@ def named(task: Task, **changes: tuple[str, ...]) -> Task:
 
 
 def test_classes_are_found_by_name_in_any_order(module: Module, task: Task) -> None:
-    before, after = cb.evaluate(module, TARGET), cb.evaluate(module, TARGET, task)
+    before = cb.evaluate(module, TARGET)
+    after = cb.evaluate(module, TARGET, task)
     assert after.test_set == "pantry"
     for one, other in ((before.source, after.source), (before.target, after.target)):
         assert sorted(np.bincount(one.targets)) == sorted(np.bincount(other.targets))
@@ -69,7 +72,9 @@ def test_classes_of_one_name_keep_their_order(module: Module, task: Task) -> Non
     assert found.images == len(task.split("test"))
 
 
-def test_what_does_not_match_is_named(module: Module, task: Task, tmp_path: Path) -> None:
+def test_an_error_names_the_classes_that_do_not_match(
+    module: Module, task: Task, tmp_path: Path
+) -> None:
     first, *others = task.labels.names
     with pytest.raises(CompatbenchError, match=rf"lacks '{first}' and also has 'elk': give a"):
         cb.evaluate(module, TARGET, named(task, names=("elk", *others)))
@@ -121,9 +126,10 @@ def test_a_variant_with_some_classes_is_restricted_as_its_parent(task: Task) -> 
 
 @pytest.mark.slow
 def test_a_prompt_serves_new_classes_and_a_residual_does_not(worker: Worker) -> None:
-    names = ["zeroshot", "kgcoop", "taskres"]
-    changes = {"upgrades": (PAIR,), "methods": {name: {"max_steps": 3} for name in names[1:]}}
+    short = {"max_steps": 3}
+    changes = {"upgrades": (PAIR,), "methods": {"kgcoop": short, "taskres": short}}
     suite = suite_cards.read("mini-base-to-new").model_copy(update=changes)
+    names = ["zeroshot", "kgcoop", "taskres"]
     cells = cells_of(suite, names, tasks=["mini-signs"], seeds=[1], shots=[2])
     records = {cell.method: (cell, worker.run(cell)) for cell in cells}
     new = load_task("mini-signs.new")
@@ -146,10 +152,11 @@ def test_a_prompt_serves_new_classes_and_a_residual_does_not(worker: Worker) -> 
             assert found[name].zero_shot_correct == int((own.argmax(-1) == targets).sum())
         before, after = right
         assert found["mini-eva-clip"].negative_flips == int((before & ~after).sum())
-    # As many new classes as base ones: only the question itself tells.
+    # There are as many new classes as base ones, so shapes do not show that they are others.
     assert len(new.labels) == len(load_task("mini-signs.base").labels)
-    ends = {(one.test_set, one.status, one.reason[:36]) for one in records["taskres"][1].records}
-    assert ends == {
+    _, record = records["taskres"]
+    outcomes = {(one.test_set, one.status, one.reason[:36]) for one in record.records}
+    assert outcomes == {
         ("mini-signs.base", "ok", ""),
         ("mini-signs.new", "not transferable", "not applicable: the module knows the"),
     }
@@ -177,7 +184,7 @@ def test_one_task_s_module_is_tested_on_others_under_the_same_key(worker: Worker
     assert sets["mini-signs"].total == len(load_task("mini-signs").split("test"))
 
 
-def test_a_module_is_asked_on_its_source_which_it_fits_without_a_transfer() -> None:
+def test_fewer_classes_are_tried_on_the_source_which_a_module_fits_without_a_transfer() -> None:
     @dataclass
     class Narrow:
         least: int
@@ -188,12 +195,15 @@ def test_a_module_is_asked_on_its_source_which_it_fits_without_a_transfer() -> N
             if len(labels) < self.least:
                 raise NotTransferable("fewer classes")
 
-    labels: Any = Labels(("cat", "dog", "elk"), ("{}",), "{}")
-    given: Any = (None, "source", "target", labels, None)
-    nothing: Any = (None,) * 5
-    for least, why in ((0, ""), (3, "fewer classes")):
-        carried = Carried(Narrow(least), *given)  # type: ignore[arg-type]
-        assert Attached(nothing[0], carried, *nothing[1:], 0.0).keeps_classes == why
+    labels = Labels(("cat", "dog", "elk"), ("{}",), "{}")
+    unused: Any = None
+    for least, reason in ((0, ""), (3, "fewer classes")):
+        method: Any = Narrow(least)
+        source: Any = "source"
+        target: Any = "target"
+        carried = Carried(method, unused, source, target, labels, unused)
+        attached = Attached(unused, carried, unused, unused, unused, None, 0.0)
+        assert attached.keeps_classes == reason
 
 
 def test_a_module_on_its_source_needs_no_teacher(
@@ -201,5 +211,6 @@ def test_a_module_on_its_source_needs_no_teacher(
 ) -> None:
     monkeypatch.setattr(evaluation, "find_teacher", lambda *_: pytest.fail("no fit is asked for"))
     source = module.about["source"]
-    asked = [cb.evaluate(module, source, transfer=name) for name in ("copied", "retrained+1")]
-    assert asked[0].frame.equals(asked[1].frame)
+    copied = cb.evaluate(module, source, transfer="copied")
+    retrained = cb.evaluate(module, source, transfer="retrained+1")
+    assert copied.frame.equals(retrained.frame)

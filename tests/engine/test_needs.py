@@ -1,4 +1,4 @@
-"""What a card needs is given, is in the keys, and is given to no other method."""
+"""The needs on a card: they are met, are in the keys, and no other method receives them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from compatbench.method import MethodCard
 from compatbench.method.registry import MethodRegistry
 
 PLAIN = MethodCard("plain", "Plain", "none", "classifier", "is given nothing besides")
-TASK, TEACHER = "mini-weather", "mini-clip-next"
+TASK = "mini-weather"
+TEACHER = "mini-clip-next"
 SMOKE = suite_cards.read("smoke")
-# Two methods that refuse to be given something else than they need.
+# Two methods that check that they receive exactly what they need.
 METHODS = """
     import torch
     import torch.nn.functional as F
@@ -82,7 +83,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_needed_is_in_the_key_and_nothing_else_is() -> None:
+def test_the_key_contains_what_the_card_needs_and_nothing_else() -> None:
     def key(*needs: Any, **config: str) -> str:
         return identify("plain.1", replace(PLAIN, needs=set(needs)), TASK, config)
 
@@ -95,7 +96,7 @@ def test_what_is_needed_is_in_the_key_and_nothing_else_is() -> None:
 
 
 @pytest.mark.slow
-def test_it_is_given_to_fits_and_predictions(path: Path, worker: Worker) -> None:
+def test_fits_and_predictions_receive_what_the_card_needs(path: Path, worker: Worker) -> None:
     registry = MethodRegistry()
     for cell in cells_of(SMOKE, registry.add_file(path), registry=registry):
         assert worker.run(cell).errors == []
@@ -112,16 +113,17 @@ def test_a_teacher_that_is_not_here_is_missing_for_its_method_alone(path: Path) 
 
 
 def test_a_stream_comes_in_one_call_and_in_an_order_that_the_seed_draws(worker: Worker) -> None:
-    backbone, features = load_backbone("mini-clip"), worker.cache
+    backbone = load_backbone("mini-clip")
     task = load_test_set(TASK)
-    weights, calls = backbone.zero_shot(task.labels), list[Tensor]()
+    weights = backbone.zero_shot(task.labels)
+    calls: list[Tensor] = []
 
     def classify(images: Tensor) -> Tensor:
         calls.append(images)
         return images @ weights.T
 
     answers = [
-        predict_module(classify, backbone, task, features, stream=seed).classes
+        predict_module(classify, backbone, task, worker.cache, stream=seed).classes
         for seed in (None, 1, 1, 2)
     ]
     # A few images first, to size the batches; a stream has none.

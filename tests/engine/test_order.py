@@ -1,4 +1,4 @@
-"""Cells run seed by seed; those that share features stay together, in a worker and in a shard."""
+"""Cells run seed by seed. Cells that share features stay together, in a worker and in a shard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from compatbench.engine.order import divide, longest_first, order_cells
 
 @dataclass(frozen=True)
 class Toy:
-    """A cell of which only the place and the cost matter."""
+    """A cell with a place and a cost."""
 
     source: str = "clip"
     task: str = "pets"
@@ -44,22 +44,21 @@ toys = st.lists(
 
 
 def test_cells_run_by_seed_then_by_cost_of_the_method_then_by_task() -> None:
-    seconds = {"coop": 90.0, "gda": 1.0, "taskres": 1.2}
-    cells = [
-        Toy(task=task, seed=seed, name=name, cost=cost)
-        for task in ("food", "cars")
-        for seed in (2, 1)
-        for name, cost in seconds.items()
-    ]
+    cells = []
+    for task in ("food", "cars"):
+        for seed in (2, 1):
+            cells.append(Toy(task=task, seed=seed, name="coop", cost=90.0))
+            cells.append(Toy(task=task, seed=seed, name="gda", cost=1.0))
+            cells.append(Toy(task=task, seed=seed, name="taskres", cost=1.2))
     cheap = ["gda food", "taskres food", "gda cars", "taskres cars"]
-    of_a_seed = [*cheap, "coop food", "coop cars"]
-    assert [f"{cell.seed} {cell.name} {cell.task}" for cell in order_cells(cells, cost)] == [
-        f"{seed} {each}" for seed in (2, 1) for each in of_a_seed
-    ]  # the suite's order of seeds
+    one_seed = [*cheap, "coop food", "coop cars"]
+    found = [f"{cell.seed} {cell.name} {cell.task}" for cell in order_cells(cells, cost)]
+    # Seeds keep the suite's order.
+    assert found == [f"2 {each}" for each in one_seed] + [f"1 {each}" for each in one_seed]
     assert order_cells([], cost) == []
 
 
-def test_workers_begin_with_tasks_of_their_own_and_what_is_in_no_mean_is_last() -> None:
+def test_each_worker_begins_with_another_task_and_tasks_in_no_mean_come_last() -> None:
     tasks = ("mine", "food", "cars", "pets")
     cells = [Toy(task=task, name=name) for task in tasks for name in ("coop", "gda")]
     cells += [Toy(task=task, name="slow", cost=1000.0) for task in tasks]
@@ -87,21 +86,23 @@ def test_every_cell_is_in_exactly_one_shard_of_about_an_equal_share(
 
 
 def test_a_ranking_changes_every_half_minute_with_costs_as_those_of_the_mini_suite() -> None:
-    """Two workers take the cells in order; a method's first half, or a whole one, is a change."""
+    """Two workers take the cells in order. A change is a method that is half or wholly finished."""
     seconds = [0.3] * 24 + [4, 5, 5, 5, 6, 7, 8, 9, 11, 11, 12, 12, 13, 13, 14, 14, 14, 15]
     seconds += [17, 18, 18, 18, 19, 20, 20, 27, 32]
-    tasks, aim = [f"task{number}" for number in range(7)], 0.5  # of what fits took in 2026
-    cells = [
-        Toy(task=task, name=f"method{number:02}", cost=aim * each, number=number)
-        for number, each in enumerate(seconds)
-        for task in tasks
-    ]
-    free, done, changes = [0.0, 0.0], Counter[str](), list[float]()
-    ends = list[tuple[float, str]]()
+    speed_up = 0.5  # of the times of fits in 2026
+    cells = []
+    for number, each in enumerate(seconds):
+        for task in range(7):
+            name = f"method{number:02}"
+            cells.append(Toy(task=f"task{task}", name=name, cost=speed_up * each, number=number))
+    free = [0.0, 0.0]  # the time at which each worker is free
+    ends: list[tuple[float, str]] = []
     for cell in order_cells(cells, cost, workers=2):
         free.sort()
         free[0] += cell.cost
         ends.append((free[0], cell.name))
+    done = Counter[str]()
+    changes: list[float] = []
     for end, name in sorted(ends):
         done[name] += 1
         if done[name] in (4, 7):
@@ -110,10 +111,11 @@ def test_a_ranking_changes_every_half_minute_with_costs_as_those_of_the_mini_sui
     assert max(after - before for before, after in pairwise(changes)) < 30
 
 
-def test_for_many_workers_what_takes_long_begins_first() -> None:
-    small = [
-        Toy(seed=seed, cost=cost, number=i) for i in range(500) for seed, cost in ((1, 1), (2, 2))
-    ]
+def test_for_many_workers_the_longest_cells_begin_first() -> None:
+    small = []
+    for number in range(500):
+        small.append(Toy(seed=1, cost=1, number=number))
+        small.append(Toy(seed=2, cost=2, number=number))
     long = Toy(seed=2, cost=100.0, number=9)
     ordered = longest_first([*small, long, Toy(seed=1, cost=1.5)], cost)
     assert ordered[:2] == [long, Toy(seed=1, cost=1.5)]

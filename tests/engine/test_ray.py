@@ -1,4 +1,4 @@
-"""Cells on a cluster of three nodes, which are processes here, with GPUs that are numbers only."""
+"""Cells on a cluster of three nodes, which are processes here and only count their GPUs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 SYSTEM = {"health_check_period_ms": 500, "health_check_failure_threshold": 5}
 SYSTEM |= {"prestart_worker_first_driver": False, "enable_worker_prestart": False}
 
-# What the methods of these tests do in their fit; FOLDER is the test's own.
+# The head of method files; FOLDER is the test's folder.
 HEAD = """
 import os, time
 from pathlib import Path
@@ -79,14 +79,14 @@ def store(tmp_path: Path) -> RunStore:
 
 @pytest.fixture
 def run(store: RunStore, cache: Path, cluster: Cluster) -> Run:
-    """Runs cells with workers of half a GPU each, or as told; returns what happened."""
-    usual = Compute("ray", "cpu", address=cluster.address, gpus_per_cell=0.5)
+    """Return a function that runs cells, by default with half a GPU each, and returns events."""
+    defaults = Compute("ray", "cpu", address=cluster.address, gpus_per_cell=0.5)
 
     def run(
         cells: list[Cell], on_event: OnEvent | None = None, cache: Path = cache, **compute: object
     ) -> list[Event]:
         events: list[Event] = []
-        job = Job(cells, store.folder, cache, replace(usual, **compute))
+        job = Job(cells, store.folder, cache, replace(defaults, **compute))
         on_ray.run_on_ray(job, on_event or events.append, lambda _: None)
         return events
 
@@ -94,7 +94,7 @@ def run(store: RunStore, cache: Path, cluster: Cluster) -> Run:
 
 
 def make_cells(folder: Path, seeds: int = 1, **fits: str) -> list[Cell]:
-    """Smoke cells of methods of new names whose fit is given here, one for each seed."""
+    """Return smoke cells, one for each seed, of new methods with the code of their fits."""
     noted = {name: f"note('{name}'); {fit}" for name, fit in fits.items()}
     write_methods(folder / "plugin.py", HEAD, **noted)
     registry = MethodRegistry(dict(builtin_methods().classes))
@@ -103,12 +103,18 @@ def make_cells(folder: Path, seeds: int = 1, **fits: str) -> list[Cell]:
 
 
 def notes(folder: Path, name: str) -> list[list[str]]:
-    """Node, devices, threads and id of every process that noted something."""
+    """Return node, devices, threads and id of every process that wrote a note."""
     return [path.read_text().split(" ") for path in sorted(folder.glob(f"{name}.*.note"))]
 
 
+def without_place(error: str) -> str:
+    """Return an error without the line of code that follows it in brackets."""
+    text, _, _ = error.partition(" (")
+    return text
+
+
 def is_running(pid: str) -> bool:
-    """Whether a process is there, and no zombie."""
+    """Return True if a process exists and is no zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -123,11 +129,13 @@ def test_results_are_those_of_the_local_run_byte_for_byte(cluster: Cluster, tmp_
     for name, options in (("local", ["--jobs", "1"]), ("ray", cluster_options)):
         out = tmp_path / name
         out.mkdir()
-        said = output_in(out, *command, "--device", "cpu", *options)
-        paths = [path for path in out.glob("results/smoke/*") if path.name != "costs.csv"]
-        found[name] = {path.name: path.read_bytes() for path in paths}
-    assert "with 6 workers" in said
-    assert "2 of 2 cells" in said
+        output = output_in(out, *command, "--device", "cpu", *options)
+        found[name] = {}
+        for path in out.glob("results/smoke/*"):
+            if path.name != "costs.csv":
+                found[name][path.name] = path.read_bytes()
+    assert "with 6 workers" in output
+    assert "2 of 2 cells" in output
     assert len(found["local"]) == 4
     assert found["ray"] == found["local"]
     assert not list(tmp_path.rglob("compatbench-tmp-*"))
@@ -150,12 +158,21 @@ def test_death_is_retried_and_an_error_or_the_end_of_its_time_is_not(
         "error": "RuntimeError: no luck today",
         "hangs": "TimedOut: no end after 5 s",
     }
-    ends = {e.cell.method: e.error.partition(" (")[0] for e in events if e.kind == "finished"}
-    assert ends == expected
-    retried = Counter(event.cell.method for event in events if event.kind == "retried")
+    errors = {}
+    retried = Counter[str]()
+    for event in events:
+        if event.kind == "finished":
+            errors[event.cell.method] = without_place(event.error)
+        elif event.kind == "retried":
+            retried[event.cell.method] += 1
+    assert errors == expected
     assert retried == {"once": 1, "ever": on_ray.DEATHS}
-    records = [store.read(cell.key) for cell in cells]
-    assert {r.method: r.error.partition(" (")[0] for r in records if r} == expected
+    recorded = {}
+    for cell in cells:
+        record = store.read(cell.key)
+        if record is not None:
+            recorded[record.method] = without_place(record.error)
+    assert recorded == expected
     tried = {name: len(notes(tmp_path, name)) for name in expected}
     assert tried == {"once": 2, "ever": on_ray.DEATHS + 1, "error": 1, "hangs": 1}
 
@@ -181,12 +198,12 @@ def test_workers_see_devices_of_their_own_and_a_lost_node_loses_no_cell(
     events = run(cells, cache=tmp_path / "fresh", gpus_per_cell=1)
     thread.join()
 
-    # All four were at work together; the cell of the lost node was then run once more.
+    # All four worked at the same time; then the cell of the lost node was run again.
     places = notes(tmp_path, "stays")
     assert len({(node, device) for node, device, *_ in places}) == 4
     assert {(device, threads) for _, device, threads, _ in places} == {("0", "1"), ("1", "1")}
     assert [node for node, *_ in places].count(doomed.node_id) == 1
-    # What happens is told as by a local run; a cell ends twice if the doomed worker ends it, too.
+    # Events are those of a local run; a cell ends twice if the doomed worker ends it, too.
     assert {event.kind for event in events} >= {"started", "encoding", "measured", "finished"}
     ended = [event for event in events if event.kind == "finished"]
     assert {event.cell.seed for event in ended} == {1, 2, 3, 4}
@@ -231,7 +248,7 @@ def test_a_node_has_to_see_the_drivers_folders(tmp_path: Path) -> None:
         away.check()
 
 
-def test_what_no_cluster_holds_and_an_address_without_one_are_refused(run: Run) -> None:
+def test_requests_beyond_the_cluster_and_wrong_addresses_are_refused(run: Run) -> None:
     for compute, message in (
         ({"gpus_per_cell": 4}, "no node of the Ray cluster has 4 GPUs and 1 cores"),
         ({"address": "127.0.0.1:1"}, "'127.0.0.1:1': Connection refused; give auto, or HOST:PORT"),

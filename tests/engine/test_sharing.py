@@ -1,4 +1,4 @@
-"""The same bytes, however the work is divided."""
+"""Results have the same bytes, however the work is divided."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ METHODS = "zeroshot,gda,taskres,simpleshot"
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The smoke suite with a page of its own, and three seeds."""
+    """Return the smoke suite with a page and three seeds."""
     folder = tmp_path_factory.mktemp("suite")
     return write_suite(folder, "mine", publish=True, seeds=[1, 2, 3])
 
 
 @pytest.fixture(scope="module")
 def whole(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one undisturbed run."""
+    """Return the folder of one undisturbed run."""
     out = tmp_path_factory.mktemp("whole")
     command("run", suite, out)
     return out
 
 
 def command(name: str, suite: Path, out: Path, *options: str) -> str:
-    """Runs a command in this process, which has loaded what it needs; returns its output."""
+    """Return the output of a command that runs in this process, where torch is loaded."""
     arguments = [name, "--suite", suite, "--methods", METHODS, "--out", out, *options]
     if name == "run":
         arguments += ["--jobs", "1"]
@@ -50,13 +50,17 @@ def command(name: str, suite: Path, out: Path, *options: str) -> str:
 
 
 def published(suite: Path, out: Path, times: Path) -> dict[str, str]:
-    """Results, and the leaderboard that they make with the times of another run."""
+    """Return the files of results, and their leaderboard with the times of another run."""
     if out != times:
         for path in (times / "results").rglob("costs.csv"):
             shutil.copy(path, out / path.relative_to(times))
     pages = render_pages(out, published_pages(ResultFiles(out), suite_cards.read(str(suite))))
-    files = {str(p.relative_to(out)): p.read_text() for p in (out / "results").rglob("*.*")}
-    return files | {str(path.relative_to(out)): text for path, text in pages.items()}
+    files = {}
+    for path in (out / "results").rglob("*.*"):
+        files[str(path.relative_to(out))] = path.read_text()
+    for path, text in pages.items():
+        files[str(path.relative_to(out))] = text
+    return files
 
 
 def count_records(out: Path) -> int:
@@ -73,7 +77,8 @@ def test_shards_add_up_in_one_folder_or_copied_into_one(
     for index in (2, 1):
         out = joined if one_folder else tmp_path / str(index)
         out.mkdir(exist_ok=True)
-        shard, before = ["--shard", f"{index}/2"], count_records(out)
+        shard = ["--shard", f"{index}/2"]
+        before = count_records(out)
         plan = command("plan", suite, out, *shard).splitlines()
         [line] = [line for line in plan if "in this shard" in line]
         output = command("run", suite, out, *shard)
@@ -91,7 +96,7 @@ def test_shards_add_up_in_one_folder_or_copied_into_one(
 
 @pytest.fixture
 def held(cache: Path, tmp_path: Path) -> SimpleNamespace:
-    """A job of one cell, which another has claimed, and what the other may do."""
+    """Return a job of one cell that another run holds, with what the other run can do."""
     [cell] = cells_of("smoke", ["gda"])
     worker = make_worker(tmp_path / "runs", cache, Compute())
     store = worker.store
@@ -109,8 +114,8 @@ def held(cache: Path, tmp_path: Path) -> SimpleNamespace:
 
 
 @pytest.mark.slow
-def test_a_cell_that_another_run_has_is_waited_for(held: SimpleNamespace) -> None:
-    """It is looked at again when it is free, and not run again."""
+def test_a_run_waits_for_a_cell_that_another_run_holds(held: SimpleNamespace) -> None:
+    """The run tries the cell again once it is free, and finds it finished."""
     seen: list[str] = []
 
     def on_event(event: Event) -> None:
@@ -124,7 +129,7 @@ def test_a_cell_that_another_run_has_is_waited_for(held: SimpleNamespace) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fails", [True, False])
-def test_a_cell_of_a_run_that_died_is_run_and_its_failure_is_taken(
+def test_a_cell_of_a_run_that_died_is_run_unless_its_failure_is_recorded(
     held: SimpleNamespace, fails: bool
 ) -> None:
     seen: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""Runs that are stopped or killed, and parts of Ray under them: what is said, and what is left."""
+"""Runs that are stopped or killed, and lost parts of Ray: their output, and what they leave."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LONG = pytest.mark.skipif(
         pytest.param(RAY, signal.SIGINT, marks=NEEDS_RAY),
     ],
 )
-def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_nothing(
+def test_a_stopped_run_says_how_to_resume_and_leaves_nothing(
     tmp_path: Path, options: list[str], stop: signal.Signals
 ) -> None:
     with SlowRun(tmp_path, *options) as run:
@@ -49,7 +49,8 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_nothing(
             os.killpg(run.process.pid, stop)
         else:
             run.process.send_signal(stop)
-        stopped, command = run.end(130)[1].strip().splitlines()
+        _, errors = run.end(130)
+        stopped, command = errors.strip().splitlines()
         assert "stopped; finished cells are kept" in stopped
         assert "run --suite smoke" in command
         assert not list(tmp_path.rglob("*.tmp"))
@@ -60,24 +61,26 @@ def test_ray_that_is_stopped_while_it_starts_leaves_nothing(tmp_path: Path) -> N
     with SlowRun(tmp_path, *RAY) as run:
         run.find("gcs_server")
         run.process.send_signal(signal.SIGTERM)
-        assert len(run.end(130)[1].strip().splitlines()) == 2
+        _, errors = run.end(130)
+        assert len(errors.strip().splitlines()) == 2
 
 
 def take_terminal(name: str) -> None:
-    """Makes it the one of this session, whose leader opens it, and all streams."""
+    """Make a terminal that of this session and of all streams."""
     terminal = os.open(name, os.O_RDWR)
     for stream in range(3):
         os.dup2(terminal, stream)
 
 
 def test_a_run_whose_terminal_is_closed_ends_as_by_ctrl_c(tmp_path: Path) -> None:
-    ours, theirs = pty.openpty()
+    ours, theirs = pty.openpty()  # the two ends of a terminal
     shown: list[bytes] = []
     terminal = partial(take_terminal, os.ttyname(theirs))
 
     def read() -> None:
         while not (tmp_path / "begun").exists():
-            if select.select([ours], [], [], 0.1)[0]:
+            readable, _, _ = select.select([ours], [], [], 0.1)
+            if readable:
                 shown.append(os.read(ours, 1000))
 
     reader = threading.Thread(target=read, daemon=True)
@@ -97,7 +100,7 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next_run(
 ) -> None:
     with SlowRun(tmp_path / "killed", *options) as run:
         run.wait_for_fit()
-        run.processes()  # which remembers the sessions of its children
+        run.processes()  # remembers the sessions of its children
         run.process.kill()
         run.process.communicate()
         assert run.has_ended()  # with it all the processes that it has started
@@ -110,7 +113,7 @@ def test_what_a_killed_run_leaves_is_removed_by_the_next_run(
             assert run.left_over() == []
 
 
-def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path: Path) -> None:
+def test_a_run_under_nohup_continues_when_its_terminal_is_closed(tmp_path: Path) -> None:
     ignore = partial(signal.signal, signal.SIGHUP, signal.SIG_IGN)
     with SlowRun(tmp_path, "--jobs", "1", before=ignore) as run:
         run.wait_for_fit()
@@ -120,12 +123,13 @@ def test_a_run_under_nohup_goes_on_when_its_terminal_is_closed(tmp_path: Path) -
 
 
 def kill_part(name: str, folder: Path, in_fit: bool) -> None:
-    """Kills a part of Ray while it starts or in a fit; the run ends with one line, cleanly."""
+    """Kill a part of Ray while it starts or in a fit, and check that the run ends in one line."""
     with SlowRun(folder, *RAY, "--jobs", "1") as run:
         if in_fit:
             run.wait_for_fit()
         os.kill(run.find(name), signal.SIGKILL)
-        [line] = run.end(2)[1].splitlines()
+        _, errors = run.end(2)
+        [line] = errors.splitlines()
         assert "the Ray cluster is lost: " in line
         assert "finished cells are kept, and the same command continues" in line
 
@@ -148,7 +152,7 @@ def test_a_vital_part_that_dies_ends_the_run_in_one_line_within_a_minute(
 
 @LONG
 @NEEDS_RAY
-def test_a_run_goes_on_without_the_dashboard(tmp_path: Path) -> None:
+def test_a_run_continues_without_the_dashboard(tmp_path: Path) -> None:
     with SlowRun(tmp_path, *RAY, "--jobs", "1") as run:
         run.wait_for_fit()
         for pid, command in run.processes().items():
@@ -156,4 +160,5 @@ def test_a_run_goes_on_without_the_dashboard(tmp_path: Path) -> None:
                 os.kill(pid, signal.SIGKILL)
         run.go_on()
         output, errors = run.end(0)
-        assert ("1 of 1 cells" in output, errors) == (True, "")
+        assert "1 of 1 cells" in output
+        assert errors == ""

@@ -1,4 +1,4 @@
-"""The store: what a killed process or a crashed machine leaves behind; who may run a cell."""
+"""The run store: after a killed process or a crashed machine, and who may run a cell."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def store(tmp_path: Path) -> RunStore:
     return store
 
 
-def test_what_was_written_is_read_and_a_lost_record_is_that_of_the_fit(store: RunStore) -> None:
+def test_a_record_is_read_as_written_and_a_lost_one_comes_from_the_module(store: RunStore) -> None:
     other = "6" * 64
     assert store.read(other) is None
     assert store.read(KEY) == DONE
     assert store.read_module(DONE).fingerprint == MODULE.fingerprint
     store.cell_path(KEY).unlink()
     assert store.read(KEY) == FROM_MODULE
-    # Under another name it is not that cell's.
+    # Under another name it does not belong to that cell.
     store.module_path(other).parent.mkdir(parents=True)
     shutil.copy(store.module_path(KEY), store.module_path(other))
     with pytest.warns(CompatbenchWarning, match="another cell"):
@@ -57,13 +57,13 @@ def test_what_was_written_is_read_and_a_lost_record_is_that_of_the_fit(store: Ru
 
 def test_equal_fits_are_equal_files_however_long_they_took(store: RunStore) -> None:
     before = store.module_path(KEY).read_bytes()
-    how = {"fit_seconds": 1.5, "peak_memory": 2**30, "attempt": 2}
-    store.write_module(MODULE, FIT.model_copy(update=how))
+    measured = {"fit_seconds": 1.5, "peak_memory": 2**30, "attempt": 2}
+    store.write_module(MODULE, FIT.model_copy(update=measured))
     assert store.module_path(KEY).read_bytes() == before
 
 
 def test_damaged_files_are_set_aside_and_count_as_lost(store: RunStore) -> None:
-    """Every byte of every kind of file is changed by the tests of programs."""
+    """The tests of damage change every byte of every kind of file."""
     store.write_predictions(KEY, {("b", "t", "e"): predict(torch.eye(3))})
     for place, read, left in (
         (store.cell_path, store.read, FROM_MODULE),
@@ -82,8 +82,9 @@ def test_damaged_files_are_set_aside_and_count_as_lost(store: RunStore) -> None:
 
 def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "p.safetensors"
-    # A backbone's name may hold slashes.
-    one, other = predict(torch.tensor([[0.0, 1.0], [2.0, 0.0]])), predict(torch.eye(3))
+    one = predict(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+    other = predict(torch.eye(3))
+    # A backbone's name may contain slashes.
     kept = {("ViT-B-16/openai", "dtd", "d" * 64): one, ("b", "t", "e"): other}
     write_predictions(path, kept, KEY)
     found = read_predictions(path, KEY)
@@ -97,19 +98,22 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["gone", "zeros"])
+@pytest.mark.parametrize("state", ["gone", "zeros"])
 def test_after_a_crash_of_the_machine_nothing_is_fitted_again(
-    smoke: Path, tmp_path: Path, what: str
+    smoke: Path, tmp_path: Path, state: str
 ) -> None:
     """The records were not on the disk yet; the modules were."""
     folder = tmp_path / "copy"
     shutil.copytree(smoke, folder)
     for path in (folder / "runs" / "cells").rglob("*.json"):
-        if what == "gone":
+        if state == "gone":
             path.unlink()
         else:
             path.write_bytes(bytes(path.stat().st_size))
-    with nullcontext() if what == "gone" else pytest.warns(CompatbenchWarning, match="damaged"):
+    expected = nullcontext()
+    if state == "zeros":
+        expected = pytest.warns(CompatbenchWarning, match="damaged")
+    with expected:
         output_in(folder, *SMOKE)
     modules = sorted((smoke / "runs" / "modules").rglob("*.safetensors"))
     assert modules
@@ -121,13 +125,13 @@ def test_after_a_crash_of_the_machine_nothing_is_fitted_again(
             assert (folder / path.relative_to(smoke)).read_bytes() == path.read_bytes()
 
 
-def test_a_claim_is_had_once(tmp_path: Path) -> None:
+def test_only_one_run_gets_a_claim(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     with store.claim(KEY) as held, store.claim(KEY) as again, store.claim("6" * 64) as other:
         assert (held, again, other) == (True, False, True)
 
 
-def test_without_locks_a_run_warns_and_goes_on(
+def test_without_locks_a_run_warns_and_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -141,7 +145,7 @@ def test_without_locks_a_run_warns_and_goes_on(
         assert held
 
 
-def test_a_folder_that_vanished_is_not_made_again(tmp_path: Path) -> None:
+def test_a_folder_that_vanished_is_not_created_again(tmp_path: Path) -> None:
     """As where a disk was unmounted: the next write would go to the disk below."""
     folder = tmp_path / "runs"
     folder.mkdir()

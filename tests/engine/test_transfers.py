@@ -1,4 +1,4 @@
-"""Transfers: chosen, planned, run from one fit, published and evaluated."""
+"""Transfers: selected, planned, run from one fit, published and evaluated."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def cell_of(name: str, transfer: str = "copied") -> Cell:
     return cell
 
 
-def test_modules_are_copied_unless_another_transfer_is_asked_for() -> None:
+def test_modules_are_copied_unless_another_transfer_is_requested() -> None:
     both = [("taskres", "copied"), ("taskres", "words")]
     assert chosen("taskres") == both[:1]
     assert chosen("taskres", "copied", "words") == both
     assert {transfer for _, transfer in chosen("all")} == {"copied"}
-    # A pattern means the methods that a transfer serves; what is asked for by name is measured.
-    cards = {name: cls.card for name, cls in REGISTRY.classes.items()}
-    served = [name for name in REGISTRY.names() if find_transfer("words").serves(cards[name])]
+    # A pattern means the methods that a transfer serves; a method that is named is measured.
+    words = find_transfer("words")
+    served = [name for name in REGISTRY.names() if words.serves(REGISTRY.get(name).card)]
     assert chosen("all", "words") == [(name, "words") for name in served]
     assert "cocoop" not in served  # it reads features, whose coordinates its net has learned
     assert chosen("cocoop", "words") == [("cocoop", "words")]
@@ -66,7 +66,8 @@ def test_modules_are_copied_unless_another_transfer_is_asked_for() -> None:
 
 def test_a_transfer_sees_plain_images_alone_if_its_card_says_so(worker: Worker) -> None:
     cell = cell_of("taskres")
-    task, training = load_task(cell.task), cell.training.model_copy(update={"views": 3})
+    task = load_task(cell.task)
+    training = cell.training.model_copy(update={"views": 3})
     images = TaskImages(task, training, cell.seed, worker.cache)
     model = load_backbone(cell.source)
     carried = Carried(
@@ -82,10 +83,11 @@ def test_a_transfer_sees_plain_images_alone_if_its_card_says_so(worker: Worker) 
     assert torch.equal(plain.views, plain.plain[None])
 
 
-def test_cells_of_one_fit_have_keys_of_their_own(
+def test_cells_of_one_fit_have_different_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copied, moved = cell_of("simpleshot"), cell_of("simpleshot", "words")
+    copied = cell_of("simpleshot")
+    moved = cell_of("simpleshot", "words")
     assert moved.copied == copied
     assert moved.fit_key == copied.key == copied.fit_key != moved.key
     assert str(moved).startswith("simpleshot (words) ·")
@@ -93,8 +95,9 @@ def test_cells_of_one_fit_have_keys_of_their_own(
     cells = [cell_of("simpleshot", label) for label in labels]
     assert len({cell.key for cell in cells}) == len(labels)
     assert {cell.fit_key for cell in cells} == {copied.key}
-    # So have those of a method from a file.
-    source, path = Path(__file__).parents[2] / "methods" / "simpleshot.py", tmp_path / "mine.py"
+    # The same holds for a method from a file.
+    source = Path(__file__).parents[2] / "methods" / "simpleshot.py"
+    path = tmp_path / "mine.py"
     path.write_text(source.read_text().replace('name="simpleshot"', 'name="mine"'))
     registry = MethodRegistry(dict(REGISTRY.classes))
     own, carried = cells_of(SUITE, str(path), transfers=["copied", "words"], registry=registry)
@@ -168,7 +171,7 @@ def test_the_old_model_answers_for_images_and_a_method_is_trained_anew(worker: W
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> RunStore:
-    """The store of a run through words, and then of the copied module."""
+    """Return the store of a run with the transfer words, and then of the copied module."""
     store = RunStore(tmp_path_factory.mktemp("transfers") / "runs")
     worker = Worker(store, FeatureCache(cache))
     worker.run(cell_of("simpleshot", "words"))
@@ -180,32 +183,36 @@ def store(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> RunStore:
 def test_one_fit_serves_both_and_their_records_are_apart(
     store: RunStore, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cells = {name: cell_of("simpleshot", name) for name in ("copied", "words")}
-    assert all(store.read_state(cell)[0] for cell in cells.values())
-    copied, moved = (store.read(cell.key) for cell in cells.values())
+    copied_cell = cell_of("simpleshot", "copied")
+    moved_cell = cell_of("simpleshot", "words")
+    copied = store.read(copied_cell.key)
+    moved = store.read(moved_cell.key)
+    assert store.is_done(copied_cell, copied)
+    assert store.is_done(moved_cell, moved)
     assert (copied.module, copied.fit_seconds) == (moved.module, moved.fit_seconds)
-    assert [p.stem for p in store.folder.glob("modules/*/*.safetensors")] == [cells["copied"].key]
-    source, target = cells["copied"].backbones
-    one, other = (
-        {row.backbone: row for row in rows_of(cell, record, store)}
-        for cell, record in zip(cells.values(), (copied, moved), strict=True)
-    )
+    [module] = store.folder.glob("modules/*/*.safetensors")
+    assert module.stem == copied_cell.key
+    one = {row.backbone: row for row in rows_of(copied_cell, copied, store)}
+    other = {row.backbone: row for row in rows_of(moved_cell, moved, store)}
+    source, target = copied_cell.backbones
     assert one[source].correct == other[source].correct
     assert one[target].correct != other[target].correct
     assert one[target].zero_shot_correct == other[target].zero_shot_correct
-    # A second run, whatever is asked for first, fits and measures nothing.
+    # A second run, in any order, fits and measures nothing.
     monkeypatch.setattr(Worker, "_predict", None)
     worker = Worker(store, FeatureCache(cache))
-    assert worker.run(cells["words"]) == moved
-    assert worker.run(cells["copied"]) == copied
+    assert worker.run(moved_cell) == moved
+    assert worker.run(copied_cell) == copied
 
 
 @pytest.mark.slow
 def test_a_saved_module_is_evaluated_through_words_and_beside_them_needs_no_source(
     store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cell, load = cell_of("simpleshot", "words"), evaluating.load_backbone
-    record, path = store.read(cell.key), store.module_path(cell.fit_key)
+    cell = cell_of("simpleshot", "words")
+    record = store.read(cell.key)
+    path = store.module_path(cell.fit_key)
+    load = evaluating.load_backbone
 
     def evaluate(path: Path) -> evaluating.Evaluation:
         return evaluating.evaluate(path, cell.backbones[1], transfer="words")

@@ -1,4 +1,4 @@
-"""What is shown of a run: on a terminal, in a notebook, and in a log, which is short."""
+"""The display of a run: on a terminal, in a notebook, and in a log, which is short."""
 
 from __future__ import annotations
 
@@ -20,15 +20,29 @@ from compatbench.runs.progress import RunProgress, show_progress
 
 
 def make_cells(count: int) -> list[Cell]:
-    training, pair = TrainingCard.model_validate({}), ("a", "b")
-    return [
-        Cell(key, key, "coop", "coop", {}, "task", 4, i, pair, ("task",), (), training)
-        for i, key in enumerate(f"key{i}" for i in range(count))
-    ]
+    training = TrainingCard.model_validate({})
+    cells = []
+    for seed in range(count):
+        cell = Cell(
+            key=f"key{seed}",
+            fit_key=f"key{seed}",
+            name="coop",
+            method="coop",
+            config={},
+            task="task",
+            shots=4,
+            seed=seed,
+            backbones=("a", "b"),
+            test_sets=("task",),
+            places=(),
+            training=training,
+        )
+        cells.append(cell)
+    return cells
 
 
 def plan_of(cells: list[Cell]) -> Any:
-    """A plan of cells that are expected to take ten seconds each."""
+    """Return a plan of cells that are expected to take ten seconds each."""
     pace = SimpleNamespace(seconds=lambda cell: 10.0)
     return SimpleNamespace(to_do=cells, pace=pace)
 
@@ -38,7 +52,7 @@ def tell(progress: RunProgress, cell: Cell, *kinds: Any, **more: Any) -> None:
         progress.on_event(Event(kind, cell, **more))
 
 
-def test_a_log_gets_one_line_for_every_tenth_and_one_for_every_failure() -> None:
+def test_a_log_has_a_line_for_every_tenth_and_every_failure() -> None:
     out = io.StringIO()
     cells = make_cells(40)
     with RunProgress(Console(file=out, width=200)) as progress:
@@ -98,7 +112,7 @@ def test_cells_of_more_than_a_minute_have_a_throughput(clock: Clock) -> None:
     assert progress.seconds_left() == pytest.approx(7 * 300)
 
 
-def test_the_time_left_is_what_the_longest_running_cell_needs(clock: Clock) -> None:
+def test_the_time_left_is_at_least_that_of_the_longest_running_cell(clock: Clock) -> None:
     cells = make_cells(12)
     plan = plan_of(cells)
     plan.pace.seconds = lambda cell: 100.0 if cell == cells[0] else 1.0
@@ -111,7 +125,7 @@ def test_the_time_left_is_what_the_longest_running_cell_needs(clock: Clock) -> N
     assert progress.seconds_left() == pytest.approx(400 - 11)
 
 
-def test_what_another_run_finished_is_no_throughput(clock: Clock) -> None:
+def test_cells_of_another_run_do_not_count_as_throughput(clock: Clock) -> None:
     cells = make_cells(5)
     progress = RunProgress(Console(file=io.StringIO()))
     progress.start_plan(plan_of(cells), 1)
@@ -149,7 +163,7 @@ def test_a_display_of_80_columns_cuts_nothing(clock: Clock) -> None:
 
 
 class Screen:
-    """A notebook's outputs: what stands in one after each change."""
+    """The outputs of a notebook, and the text of one after each change."""
 
     def __init__(self) -> None:
         self.states: list[str] = []
@@ -172,7 +186,8 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> Screen:
 
 
 def test_a_notebook_has_one_output_that_ends_as_a_line(notebook: Screen, clock: Clock) -> None:
-    cells, out = make_cells(4), io.StringIO()
+    cells = make_cells(4)
+    out = io.StringIO()
     with RunProgress(Console(file=out, force_jupyter=True)) as progress:
         assert notebook.states == []  # a run with nothing to do shows nothing
         progress.start_plan(plan_of(cells), 1)
@@ -189,7 +204,7 @@ def test_a_notebook_has_one_output_that_ends_as_a_line(notebook: Screen, clock: 
 @pytest.mark.parametrize(
     ("enabled", "place"), [(True, "log"), (False, "terminal"), (True, "terminal")]
 )
-def test_python_shows_a_run_where_someone_looks(
+def test_python_shows_a_run_on_terminals_unless_disabled(
     enabled: bool, place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = io.StringIO()
@@ -210,12 +225,15 @@ def test_python_shows_a_run_where_someone_looks(
         follow(Event("started", cells[0]))
         follow(Event("finished", cells[0]))
     assert seen == ["start", "started", "finished"]
-    assert ("1 of 2 cells" in stream.getvalue()) == (enabled and place == "terminal")
-    assert (enabled and place == "terminal") or stream.getvalue() == ""
+    if enabled and place == "terminal":
+        assert "1 of 2 cells" in stream.getvalue()
+    else:
+        assert stream.getvalue() == ""
 
 
-def test_what_happens_to_a_cell_before_its_end_is_told_once() -> None:
-    out, [cell, other] = io.StringIO(), make_cells(2)
+def test_waiting_is_printed_once_and_every_retry_is_printed() -> None:
+    out = io.StringIO()
+    cell, other = make_cells(2)
     with RunProgress(Console(file=out, width=200)) as progress:
         progress.start_plan(plan_of([cell, other]), 2)
         tell(progress, other, "waiting")
