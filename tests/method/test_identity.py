@@ -130,6 +130,11 @@ def test_identity_covers_neighbours_on_the_python_path(
     assert identity(path) != before
 
 
+def test_modules_built_into_python_can_be_imported(tmp_path: Path) -> None:
+    assert "time" in sys.builtin_module_names
+    assert identity(write(tmp_path, top="import time"))
+
+
 def test_importing_from_a_folder_without_init_is_refused(neighbours: Path) -> None:
     (neighbours / "sub" / "__init__.py").unlink()
     with pytest.raises(CompatbenchError, match=r"import from .*/sub, put an '__init__\.py' there"):

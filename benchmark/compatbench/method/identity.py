@@ -134,7 +134,8 @@ def find_local_modules(path: Path) -> tuple[set[Path], dict[str, Path]]:
     neighbours: set[Path] = set()
     named: dict[str, Path] = {}
     for name, module in modules.items():
-        if module is top:
+        is_built_in = module.__file__ is None  # such as time, which has no file
+        if module is top or is_built_in:
             continue
         file = Path(module.__file__).resolve()
         if name.startswith(f"{PLUGIN_PREFIX}."):
