@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from pages import Page
 
 import compatbench as cb
-from compatbench.results.ranks import Ranked
-from compatbench.results.standing import paired_interval
+from compatbench.results.estimate import estimate
 from compatbench.results.tuning_records import read_record, tuning_path
 from compatbench.tables.numbers import NOTHING, percent, signed
 from compatbench.tables.table import Table, TableCell, number, plain_table
@@ -21,25 +22,39 @@ OWN = "rosetta"
 BESIDE = ("proker", "tip_adapter", "tip_adapter_f", "taskres", "gda", "contcoop", "zeroshot")
 
 
-def read() -> dict[tuple[str, str], list[Ranked]]:
-    """Return the place of each method and transfer on each target, in the suite's ranking."""
+@dataclass(frozen=True)
+class Place:
+    """A method's numbers on one target, by one transfer, in percent."""
+
+    title: str
+    source: float
+    target: float
+    h: float
+    h_by_task: pd.Series
+
+
+def read() -> dict[tuple[str, str], list[Place]]:
+    """Return the numbers of each method and transfer, on each of the targets."""
     results = cb.results("mini", REPOSITORY)
-    places: dict[tuple[str, str], list[Ranked]] = {}
+    places: dict[tuple[str, str], list[Place]] = {}
     for target in TARGETS:
         for transfer in results.suite.transfers:
-            for ranked in results.ranked((SOURCE, target), transfer=transfer):
-                places.setdefault((ranked.standing.info.name, transfer), []).append(ranked)
+            by_task = results.by_dataset("h", SOURCE, target, transfer=transfer)
+            by_task = by_task.drop(columns="mean")
+            for row in results.ranking(SOURCE, target, transfer=transfer).itertuples():
+                numbers = (row.title, row.source, row.target, row.h, by_task.loc[row.method])
+                places.setdefault((row.method, transfer), []).append(Place(*numbers))
     return places
 
 
-def lead(rosetta: Ranked, other: Ranked) -> str:
+def lead(rosetta: Place, other: Place) -> str:
     """Return H of Rosetta minus that of another method, in points, with its interval over tasks."""
-    gap = paired_interval(rosetta.standing, other.standing, "h")
+    gap = estimate(rosetta.h_by_task - other.h_by_task)
     assert gap is not None
     return f"{signed(gap.value)} [{signed(gap.low)}, {signed(gap.high)}]"
 
 
-def compare(places: dict[tuple[str, str], list[Ranked]]) -> Table:
+def compare(places: dict[tuple[str, str], list[Place]]) -> Table:
     """Return the table of Rosetta and other methods, copied and by words."""
     ours = places[OWN, "words"]
     keys = [(OWN, "words")]
@@ -51,11 +66,11 @@ def compare(places: dict[tuple[str, str], list[Ranked]]) -> Table:
             continue
         method, transfer = key
         first = places[key][0]
-        row: list[TableCell | str] = [first.standing.info.title, transfer, settings_tried(method)]
-        row.append(percent(first.value("source")))
-        for ranked, rosetta in zip(places[key], ours, strict=True):
-            row += [percent(ranked.value("target")), percent(ranked.value("h"))]
-            row.append(NOTHING if ranked is rosetta else number(lead(rosetta, ranked)))
+        row: list[TableCell | str] = [first.title, transfer, settings_tried(method)]
+        row.append(percent(first.source))
+        for place, rosetta in zip(places[key], ours, strict=True):
+            row += [percent(place.target), percent(place.h)]
+            row.append(NOTHING if place is rosetta else number(lead(rosetta, place)))
         rows.append(row)
     header = ["Method", "Transfer", "Settings", "Source"]
     for target in TARGETS:
