@@ -17,10 +17,12 @@ import pandas as pd
 from pages import Page
 from scipy import stats
 
-from compatbench.data.cards import suite_cards
+from compatbench.data.cards import COPIED, suite_cards
+from compatbench.results.best import ALPHA, holm, paired_test, stability
 from compatbench.results.estimate import Array, Interval, estimate, percentile_interval
-from compatbench.results.ranks import ALPHA, holm, paired_test
+from compatbench.results.ranking import rank_methods, rank_transfer
 from compatbench.results.result_files import ResultFiles
+from compatbench.results.upgrade_rows import pair_rows, task_means
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 from compatbench.tables.table import records
 
@@ -30,6 +32,7 @@ PAIRS = 2_000  # simulated pairs of methods
 FAMILIES = 1_000  # simulated rankings
 RESAMPLES = 1_000  # of each bootstrap
 SEED = 34
+SIZES = ((0, 1), (1, 2), (2, 3), (3, 5), (5, 8))  # points: differences whose power is measured
 MIN_SPREAD = 0.1  # points; pairs whose difference varies less over tasks are left out
 
 
@@ -48,13 +51,17 @@ class Spread:
     seeds: Array
 
 
-def measure_spread(h: Array) -> Spread:
-    """Return the spread of the differences of all pairs; ``h`` is ``[methods, tasks, seeds]``."""
+def measure_spread(h: Array, size: tuple[float, float] = (0, np.inf)) -> Spread:
+    """Return the spread of the differences of all pairs; ``h`` is ``[methods, tasks, seeds]``.
+
+    With a ``size``, only pairs are used whose mean difference is as large, in points.
+    """
     pairs = np.array([h[i] - h[j] for i, j in combinations(range(len(h)), 2)])
     means = pairs.mean(axis=2)
-    vary = means.std(axis=1) > MIN_SPREAD
-    pairs = pairs[vary]
-    means = means[vary]
+    differences = np.abs(means.mean(axis=1))
+    kept = (means.std(axis=1) > MIN_SPREAD) & (differences >= size[0]) & (differences < size[1])
+    pairs = pairs[kept]
+    means = means[kept]
     seeds = pairs.shape[2]
     within = pairs.var(axis=2, ddof=1).mean(axis=1)
     between = np.maximum(means.var(axis=1, ddof=1) - within / seeds, 0)
@@ -172,20 +179,72 @@ def simulate(h: Array) -> dict[str, Any]:
     }
 
 
+def measure_power(h: Array) -> list[dict[str, Any]]:
+    """Measure how often a true difference between two methods is missed, by its size.
+
+    A pair of methods is drawn that differs by as much in the results; the simulated difference has
+    a mean drawn from the range of the size, and the spread of such pairs. It is tested alone, and
+    as the only difference among all methods of the ranking, where Holm's correction multiplies its
+    p-value by the number of comparisons.
+
+    Returns:
+        A record of each of ``SIZES``: ``low``, ``high``, the number of ``pairs`` in the results,
+        and the shares of differences ``missed`` and ``missed_in_ranking``.
+    """
+    rng = np.random.default_rng(SEED)
+    shape = h.shape[1:]
+    means = h.mean(axis=(1, 2))
+    observed = np.abs([means[i] - means[j] for i, j in combinations(range(len(h)), 2)])
+    records_of_sizes = []
+    for low, high in SIZES:
+        spread = measure_spread(h, (low, high))
+        alone = []
+        for _ in range(PAIRS):
+            true = rng.uniform(low, high)
+            differences = true + draw_differences(spread, shape, rng)
+            by_task = differences.mean(axis=1)
+            alone += paired_test([by_task, np.zeros(len(by_task))])
+        p_values = np.array(alone)
+        records_of_sizes.append(
+            {
+                "low": low,
+                "high": high,
+                "pairs": int(((observed >= low) & (observed < high)).sum()),
+                "missed": float((p_values >= ALPHA).mean()),
+                "missed_in_ranking": float((p_values * (len(h) - 1) >= ALPHA).mean()),
+            }
+        )
+    return records_of_sizes
+
+
 def average_by_kind(rows: list[tuple], *columns: str) -> list[dict[str, Any]]:
     """Return the mean of each column by the kind, which is the first value of a row."""
     frame = pd.DataFrame(rows, columns=["kind", *columns])
     return records(frame.groupby("kind", sort=False, as_index=False).mean())
 
 
+def read_ranked(page: SuitePage, upgrade: tuple[str, str]) -> pd.DataFrame:
+    """Return the ranking of copied modules: of methods with a rank that do not see test images."""
+    shots = max(page.expected.shots)
+    ranking = rank_transfer(rank_methods(page.tidy, page.expected, (upgrade,), shots), COPIED)
+    return ranking[(ranking["state"] == "complete") & ~ranking["sees_tests"]]
+
+
+def measure_stability(page: SuitePage, upgrade: tuple[str, str]) -> float:
+    """Return the share of tasks without which the same methods share the first rank."""
+    rows = pair_rows(page.tidy, page.expected, upgrade, max(page.expected.shots))
+    return stability(task_means(rows, "h").loc[read_ranked(page, upgrade)["module"]])
+
+
 def read_h(page: SuitePage, upgrade: tuple[str, str]) -> Array:
-    """Return H of the methods that are measured with every seed, ``[methods, tasks, seeds]``."""
-    seeds = len(page.expected.seeds)
+    """Return H of the methods that have a rank and learn, ``[methods, tasks, seeds]``."""
+    ranking = read_ranked(page, upgrade)
+    rows = pair_rows(page.tidy, page.expected, upgrade, max(page.expected.shots))
     values = []
-    for ranked in page.ranks(upgrade, max(page.expected.shots)):
-        standing = ranked.standing
-        if standing.is_measured and len(standing.seeds) == seeds:
-            values.append(standing.figures("h").T)
+    for module in ranking.loc[ranking["learns"], "module"]:
+        of_module = rows[rows["module"] == module]
+        table = of_module.pivot(index="task", columns="seed", values="h")
+        values.append(table.loc[list(page.expected.tasks)].to_numpy())
     return np.array(values)
 
 
@@ -194,8 +253,15 @@ def make_page() -> Page:
     page = read_suite_page(suite_cards.read(SUITE), ResultFiles(ROOT))
     upgrades = []
     for upgrade in page.expected.upgrades:
-        simulated = simulate(read_h(page, upgrade))
-        upgrades.append({"name": page.path_title(upgrade), **simulated})
+        h = read_h(page, upgrade)
+        upgrades.append(
+            {
+                "name": page.path_title(upgrade),
+                **simulate(h),
+                "power": measure_power(h),
+                "stability": measure_stability(page, upgrade),
+            }
+        )
     values = {
         "upgrades": upgrades,
         "tasks": len(page.expected.tasks),

@@ -1,4 +1,4 @@
-"""Make the comparison of docs/rosetta.md from the committed results of suite ``mini``."""
+"""Make the comparisons of docs/rosetta.md from the committed results of suite ``mini``."""
 
 from __future__ import annotations
 
@@ -7,70 +7,86 @@ from pathlib import Path
 
 import pandas as pd
 from pages import Page
+from rosetta_overlap import COUNTS
 
 import compatbench as cb
-from compatbench.results.estimate import estimate
+from compatbench.results.estimate import Interval, estimate
+from compatbench.results.ranking import rank_methods
 from compatbench.results.tuning_records import read_record, tuning_path
+from compatbench.results.upgrade_rows import pair_rows, task_means
 from compatbench.tables.numbers import NOTHING, percent, signed
 from compatbench.tables.table import Table, TableCell, number, plain_table
 
 REPOSITORY = Path(__file__).parents[2]
 SOURCE = "mini-clip"
 TARGETS = ("mini-eva-clip", "mini-eva-clip-anew")
-OWN = "rosetta"
+OWN = ("rosetta", "words")
+RIVAL = ("proker", "words")
 # Its nearest rivals, the best methods of other kinds, and zero-shot.
 BESIDE = ("proker", "tip_adapter", "tip_adapter_f", "taskres", "gda", "contcoop", "zeroshot")
 
+Option = tuple[str, str]  # a method and the transfer that it is ranked with
+
 
 @dataclass(frozen=True)
-class Place:
-    """A method's numbers on one target, by one transfer, in percent."""
+class TargetResults:
+    """The results on one target.
 
-    title: str
-    source: float
-    target: float
-    h: float
-    h_by_task: pd.Series
+    Attributes:
+        ranking: the ranking with a row for each option.
+        h: H of each option on each task, seeds averaged.
+    """
+
+    ranking: pd.DataFrame
+    h: pd.DataFrame
+
+    def lead(self, other: Option, tasks: list[str] | None = None) -> Interval:
+        """Return H of Rosetta minus that of another option, in points, over some or all tasks."""
+        differences = self.h.loc[OWN] - self.h.loc[other]
+        if tasks is not None:
+            differences = differences[tasks]
+        interval = estimate(differences.to_numpy())
+        assert interval is not None
+        return interval
 
 
-def read() -> dict[tuple[str, str], list[Place]]:
-    """Return the numbers of each method and transfer, on each of the targets."""
+def read() -> list[TargetResults]:
+    """Return the results on each target."""
     results = cb.results("mini", REPOSITORY)
-    places: dict[tuple[str, str], list[Place]] = {}
+    shots = max(results.expected.shots)
+    found = []
     for target in TARGETS:
-        for transfer in results.suite.transfers:
-            by_task = results.by_dataset("h", SOURCE, target, transfer=transfer)
-            by_task = by_task.drop(columns="mean")
-            for row in results.ranking(SOURCE, target, transfer=transfer).itertuples():
-                numbers = (row.title, row.source, row.target, row.h, by_task.loc[row.method])
-                places.setdefault((row.method, transfer), []).append(Place(*numbers))
-    return places
+        upgrade = (SOURCE, target)
+        ranking = rank_methods(results.suite, results.expected, (upgrade,), shots)
+        options = pd.MultiIndex.from_frame(ranking[["method", "ranked_with"]])
+        h = task_means(pair_rows(results.suite, results.expected, upgrade, shots), "h")
+        h = h.reindex(ranking["module"]).set_axis(options, axis="index")
+        found.append(TargetResults(ranking.set_index(options), h))
+    return found
 
 
-def lead(rosetta: Place, other: Place) -> str:
-    """Return H of Rosetta minus that of another method, in points, with its interval over tasks."""
-    gap = estimate(rosetta.h_by_task - other.h_by_task)
-    assert gap is not None
-    return f"{signed(gap.value)} [{signed(gap.low)}, {signed(gap.high)}]"
+def show_lead(lead: Interval) -> str:
+    """Return ``+1.0 [-0.1, +2.0]``."""
+    return f"{signed(lead.value)} [{signed(lead.low)}, {signed(lead.high)}]"
 
 
-def compare(places: dict[tuple[str, str], list[Place]]) -> Table:
+def compare(targets: list[TargetResults]) -> Table:
     """Return the table of Rosetta and other methods, copied and by words."""
-    ours = places[OWN, "words"]
-    keys = [(OWN, "words")]
+    options = [OWN]
     for method in BESIDE:
-        keys += [(method, "copied"), (method, "words")]
+        options += [(method, "copied"), (method, "words")]
     rows: list[list[TableCell | str]] = []
-    for key in keys:
-        if key not in places:
+    for option in options:
+        if option not in targets[0].ranking.index:
             continue
-        method, transfer = key
-        first = places[key][0]
-        row: list[TableCell | str] = [first.title, transfer, settings_tried(method)]
-        row.append(percent(first.source))
-        for place, rosetta in zip(places[key], ours, strict=True):
-            row += [percent(place.target), percent(place.h)]
-            row.append(NOTHING if place is rosetta else number(lead(rosetta, place)))
+        method, transfer = option
+        first = targets[0].ranking.loc[option]
+        row: list[TableCell | str] = [first["title"], transfer, settings_tried(method)]
+        row.append(percent(first["source"]))
+        for target in targets:
+            of_option = target.ranking.loc[option]
+            row += [percent(of_option["target"]), percent(of_option["h"])]
+            row.append(NOTHING if option == OWN else number(show_lead(target.lead(option))))
         rows.append(row)
     header = ["Method", "Transfer", "Settings", "Source"]
     for target in TARGETS:
@@ -86,6 +102,39 @@ def settings_tried(method: str) -> str:
     return str(len(read_record(record).settings))
 
 
+def show_overlap(targets: list[TargetResults]) -> Table:
+    """Return the table of test drawings that were used before, and the lead over ProKeR by task."""
+    counts = pd.read_csv(COUNTS)
+    counts["name"] = "mini-" + counts["task"]
+    clean = counts["in_design"] == 0
+    rows = []
+    for name, part in counts.groupby("task", sort=False):
+        rows.append([str(name), *_show_counts(part), *_show_leads(targets, part)])
+    for title, part in (
+        ("without design drawings", counts[clean]),
+        ("with design drawings", counts[~clean]),
+        ("all", counts),
+    ):
+        title = f"{len(part)} tasks {title}" if title != "all" else f"all {len(part)} tasks"
+        rows.append([title, *_show_counts(part), *_show_leads(targets, part)])
+    header = ["Task", "Test drawings", "in design tasks", "in the first held-out tasks"]
+    header += [f"lead, {target}" for target in TARGETS]
+    return plain_table(header, rows, left=(0,))
+
+
+def _show_counts(part: pd.DataFrame) -> list[str]:
+    return [str(part[name].sum()) for name in ("tested", "in_design", "in_first_held_out")]
+
+
+def _show_leads(targets: list[TargetResults], part: pd.DataFrame) -> list[TableCell | str]:
+    leads: list[TableCell | str] = []
+    for target in targets:
+        lead = target.lead(RIVAL, list(part["name"]))
+        leads.append(number(show_lead(lead) if lead.bounded else signed(lead.value)))
+    return leads
+
+
 def make_page() -> Page:
-    """Return the table of the page."""
-    return Page({"beside": compare(read())})
+    """Return the tables of the page."""
+    targets = read()
+    return Page({"beside": compare(targets), "overlap": show_overlap(targets)})
