@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import unicodedata
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -38,6 +40,24 @@ def printable(text: str, instead: Callable[[str], str] = lambda _: "\ufffd") -> 
         else:
             shown.append(instead(character))
     return "".join(shown)
+
+
+# One letter for one, so that columns stay in line.
+_PLAIN = {"→": ">", "−": "-", "–": "-", "—": "-", "×": "x", "…": ".", "·": ".", "’": "'"}
+
+
+def write_what_fits(stream: object) -> None:
+    """Let a stream replace the characters that its encoding lacks, instead of raising an error."""
+    codecs.register_error("compatbench.plain", _replace_characters)
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="compatbench.plain")
+
+
+def _replace_characters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character, "?") for character in lacking), error.end
 
 
 def count(number: int, noun: str) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -299,3 +300,24 @@ def test_every_content_file_has_the_name_of_what_it_defines(kind: str) -> None:
     """Completion and early errors know names by files, without loading them."""
     listed = getattr(compatbench, kind)()
     assert content_names(kind) == sorted(listed["name"])
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def in_ascii(folder: Path, *words: str) -> str:
+    """Return what a command prints if its streams can only encode ASCII."""
+    command = [sys.executable, "-m", "compatbench", *words]
+    environment = os.environ | ASCII | {"COLUMNS": "80"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=True)
+    return done.stdout.decode("ascii")
+
+
+def test_output_is_what_an_ascii_stream_can_encode(tmp_path: Path) -> None:
+    folder = tmp_path / "für Tests"
+    folder.mkdir()
+    in_ascii(folder, "run", "--suite", "smoke", "--methods", "zeroshot")
+    assert (folder / "results" / "smoke" / "zeroshot.csv").is_file()
+    assert "mini-clip > mini-eva-clip" in in_ascii(folder, "list", "suites", "smoke")
+    card = in_ascii(folder, "list", "suites", "smoke", "--json")
+    assert json.loads(card) == json_of("list suites", "smoke")

@@ -10,7 +10,7 @@ import sys
 import warnings
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.messages import printable
+from compatbench.messages import printable, write_what_fits
 
 # What a system may answer wherever a path is looked at. Another ``OSError`` is a mistake here.
 _OF_THE_SYSTEM = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}
@@ -18,6 +18,8 @@ _OF_THE_SYSTEM = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, er
 
 def main() -> None:
     """Runs the command line; a user's mistake ends in one line and exit code 2."""
+    write_what_fits(sys.stdout)
+    write_what_fits(sys.stderr)
     # Our own warnings are one line each; those of libraries are for their developers.
     logging.basicConfig(level=logging.ERROR)
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -77,7 +78,16 @@ def print_json(data: Any) -> None:
 
 def print_json_text(text: str) -> None:
     """Prints JSON with escapes for what a terminal would obey."""
-    print(printable(text, lambda character: json.dumps(character)[1:-1]))
+
+    def escaped(character: str) -> str:
+        return json.dumps(character)[1:-1]
+
+    text = printable(text, escaped)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = "".join(letter if letter.isascii() else escaped(letter) for letter in text)
+    print(text)
 
 
 def write_module(module: Module, path: Path, note: str = "") -> None:
