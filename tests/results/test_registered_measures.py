@@ -10,14 +10,22 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_results import CELLS, COOP, TWO_BY_TWO, UPGRADE, make_method, make_pairs, make_row
+from made_results import (
+    CELLS,
+    COOP,
+    TWO_BY_TWO,
+    UPGRADE,
+    make_method,
+    make_pairs,
+    make_row,
+    make_suite,
+)
 
 from compatbench.method.predictions import Predictions, predict
 from compatbench.results.measures import Answers, list_measures, measure, score
 from compatbench.results.measures.standard import BINS
-from compatbench.results.ranking_table import ranking_frame
-from compatbench.results.ranks import rank_upgrades
-from compatbench.results.rows import Row, read_csv, to_frame, write_csv
+from compatbench.results.ranking import rank_methods
+from compatbench.results.rows import Row, parse_csv, to_frame, write_csv
 
 # Predictions on the target and on the source, zero-shot's, labels; and the target's confidence.
 IMAGES = st.lists(
@@ -127,23 +135,21 @@ def test_a_name_is_registered_once() -> None:
 
 @pytest.mark.parametrize("agreement", [62.5, None])
 def test_a_measure_in_a_file_of_its_own_is_in_results_files_frames_and_rankings(
-    agreement: float | None, tmp_path: Path
+    agreement: float | None,
 ) -> None:
     rows = [
         row if row.backbone == row.source else row.model_copy(update={"agreement": agreement})
         for row in make_pairs(dict.fromkeys(CELLS, (60, 50)))
     ]
-    path = tmp_path / "coop.csv"
-    path.write_text(write_csv(to_frame(rows, Row)))
+    text = write_csv(to_frame(rows, Row))
     # Files of before the measure was added do not have its column.
-    assert ("agreement" in path.read_text()) == (agreement is not None)
-    method = replace(make_method(COOP, rows), rows=read_csv(path, Row))
-    targets = method.table.loc[method.table["backbone"] == "new", "agreement"]
+    assert ("agreement" in text) == (agreement is not None)
+    method = replace(make_method(COOP, rows), rows=parse_csv(text.encode(), Path("coop.csv"), Row))
+    suite = make_suite(method)
+    targets = suite.frame.loc[suite.frame["backbone"] == "new", "agreement"]
     assert targets.isna().all() if agreement is None else set(targets) == {agreement}
-    [ranked] = rank_upgrades([method], TWO_BY_TWO, [UPGRADE], 4)
-    frame = ranking_frame([ranked])
-    assert frame["agreement"].tolist() == pytest.approx([agreement or np.nan], nan_ok=True)
-    assert ranked.value("agreement") == agreement
+    ranking = rank_methods(suite, TWO_BY_TWO, [UPGRADE], 4)
+    assert ranking["agreement"].tolist() == pytest.approx([agreement or np.nan], nan_ok=True)
 
 
 def test_a_row_without_a_number_has_no_measure_at_all() -> None:

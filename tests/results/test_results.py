@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,20 +11,23 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_results import (
+from made_results import (
     COOP,
     ZERO_SHOT,
+    ZEROSHOT,
     lines_of,
     make_method,
     make_pairs,
     make_row,
+    make_suite,
     through_words,
 )
 
 from compatbench.errors import CompatbenchError
-from compatbench.results.method_results import MethodResults, merge_results, transfer_order
-from compatbench.results.result_files import read_methods, read_results, write_results
-from compatbench.results.rows import Cost, Row, read_csv, to_frame, with_figures, write_csv
+from compatbench.results.result_files import ResultFiles
+from compatbench.results.rows import Cost, Row, parse_csv, to_frame, with_figures, write_csv
+from compatbench.results.stored_method import StoredMethod, merge_stored
+from compatbench.results.suite_results import PLACE, SuiteResults, transfer_order
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
 keys = st.text("0123456789abcdef", min_size=16, max_size=16)
@@ -60,15 +62,25 @@ rows_and_costs = st.one_of(
 )
 
 
-def results(**changes: Any) -> MethodResults:
+def results(**changes: Any) -> StoredMethod:
     rows = make_pairs({("cats", 1): (50, 60), ("dogs", 1): (70, 80)})
     return replace(make_method(COOP, rows, differs={"epochs": (200, 50)}), **changes)
 
 
-def written(folder: Path, **changes: Any) -> Path:
-    """Write and return a suite's folder with one method."""
-    write_results(folder / "tiny", results(**changes))
-    return folder / "tiny"
+def write(out: Path, *methods: StoredMethod) -> list[str]:
+    """Write methods of the suite ``tiny``. Return the names of the files that changed."""
+    return [path.name for path in ResultFiles(out).write("tiny", methods)]
+
+
+def read(out: Path) -> SuiteResults:
+    """Read the suite ``tiny`` from its files."""
+    return ResultFiles(out).read_suite("tiny")
+
+
+def written(out: Path, **changes: Any) -> Path:
+    """Write one method, and return the suite's folder."""
+    write(out, results(**changes))
+    return out / "results" / "tiny"
 
 
 def same(one: pd.DataFrame, other: pd.DataFrame, model: type[Row | Cost] = Row) -> bool:
@@ -81,12 +93,9 @@ def same(one: pd.DataFrame, other: pd.DataFrame, model: type[Row | Cost] = Row) 
 def test_lines_come_back_as_they_were(drawn: tuple[Any, list[Any]]) -> None:
     model, lines = drawn
     frame = to_frame(lines, model)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "m.csv"
-        text = write_csv(frame)
-        path.write_bytes(text.encode())
-        assert len(text.splitlines()) == len(lines) + 1
-        assert read_csv(path, model).equals(frame)
+    text = write_csv(frame)
+    assert len(text.splitlines()) == len(lines) + 1
+    assert parse_csv(text.encode(), Path("m.csv"), model).equals(frame)
 
 
 def test_a_table_has_accuracies_and_gains_in_percent_and_what_rows_took() -> None:
@@ -129,46 +138,75 @@ def test_a_broken_row_names_its_file(tmp_path: Path, old: str, new: str, message
     path = folder / "coop.csv"
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(CompatbenchError, match=message.replace(".", r"\.")):
-        read_results(folder)
+        read(tmp_path)
 
 
-def test_of_several_wrong_values_the_first_line_is_named(tmp_path: Path) -> None:
+def test_the_first_line_with_a_wrong_value_is_named(tmp_path: Path) -> None:
     path = written(tmp_path) / "coop.csv"
     header, *lines = path.read_text().splitlines()
     lines[3] = lines[3].replace("coop,copied", "coop,by magic", 1)
     lines[1] = lines[1].replace(",ok,", ",fine,", 1)
-    path.write_text("\n".join([header, *lines]))
+    path.write_text("\n".join([header, *lines, ""]))
     with pytest.raises(CompatbenchError, match=r"coop\.csv:3: 'status': Input should be 'ok'"):
-        read_csv(path, Row)
-    path.write_text("\n".join([header, lines[0], f"{lines[2]},more"]))
+        read(tmp_path)
+    path.write_text("\n".join([header, lines[0], f"{lines[2]},more", ""]))
     with pytest.raises(CompatbenchError, match=r"coop\.csv:3: 'row': has more values than"):
-        read_csv(path, Row)
+        read(tmp_path)
 
 
-def test_a_folder_is_read_as_it_was_written_and_every_transfer_apart(tmp_path: Path) -> None:
-    folder = tmp_path / "tiny"
+def test_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     copied = results()
     rows = make_pairs({("cats", 1): (50, 61)}, key="0" * 16)
-    changes: Any = dict(differs=copied.differs, provenance={"torch": ("2.7",)})
-    words = through_words(make_method(COOP, rows, **changes))
-    both = merge_results(copied, words, set(copied.rows["key"]))
-    assert both.transfer is None
-    paths = write_results(folder, both)
-    assert [path.name for path in paths] == ["costs.csv", "coop.json", "coop.csv"]
-    read = read_results(folder)
-    assert read.name == "tiny"
-    coop = read.methods["coop"]
-    assert same(coop.rows, copied.rows)
-    assert same(coop.costs, copied.costs, Cost)
+    words = through_words(make_method(COOP, rows, provenance={"torch": ("2.7",)}))
+    words = replace(words, differs=copied.differs)
+    both = merge_stored(copied, words, set(copied.rows["key"]))
+    assert write(tmp_path, both) == ["costs.csv", "coop.json", "coop.csv"]
+    files = ResultFiles(tmp_path)
+    coop = files.read_methods("tiny")["coop"]
+    assert same(coop.rows, both.rows)
+    assert same(coop.costs, both.costs, Cost)
     assert (coop.info, coop.differs) == (COOP, {"epochs": (200, 50)})
-    through = read.of("words")["coop"]
-    assert same(through.rows, words.rows)
-    assert same(through.costs, words.costs, Cost)
-    assert (through.info, through.transfer, through.title) == (COOP, "words", "CoOp (words)")
-    assert through.provenance == {"torch": ("2.6", "2.7")}
-    assert [one.transfer for one in read.all] == ["copied", "words"]
-    assert len(read.frame) == len(both.rows) == 6
-    assert write_results(folder, read_methods(folder)["coop"]) == []
+    assert coop.provenance == {"torch": ("2.6", "2.7")}
+    assert files.write("tiny", [coop]) == []
+    assert ResultFiles(tmp_path).write("tiny", [coop]) == []
+
+
+def test_what_a_reader_wrote_is_what_another_reads(tmp_path: Path) -> None:
+    writer = ResultFiles(tmp_path)
+    writer.write("tiny", [results()])
+    other = read(tmp_path)
+    assert writer.read_suite("tiny").frame.equals(other.frame)
+    assert writer.read_suite("tiny").digest == other.digest
+
+
+def test_the_frame_has_a_row_per_measurement_and_copied_modules_first(tmp_path: Path) -> None:
+    words = through_words(make_method(COOP, make_pairs({("cats", 1): (50, 61)}, key="0" * 16)))
+    both = merge_stored(results(), words, set(results().rows["key"]))
+    write(tmp_path, both)
+    suite = read(tmp_path)
+    assert suite.frame["transfer"].tolist() == ["copied"] * 4 + ["words"] * 2
+    assert suite.transfers == ["copied", "words"]
+    assert suite.ranked_with("words") == {"coop"}
+    assert suite.frame["ranked_with"].tolist() == suite.frame["transfer"].tolist()
+    assert not suite.frame.duplicated(PLACE).any()
+    only_words = suite.restrict(transfers=["words"])
+    assert len(only_words.frame) == 2
+    assert suite.restrict(methods=[]).frame.empty
+
+
+def test_copied_modules_of_a_method_that_reads_words_are_ranked_with_words() -> None:
+    reader = make_method(replace(COOP, needs=("words",)), make_pairs({("cats", 1): (50, 60)}))
+    suite = make_suite(reader)
+    assert set(suite.frame["ranked_with"]) == {"words"}
+    assert set(suite.frame["transfer"]) == {"copied"}
+
+
+def test_a_method_that_learns_nothing_stands_once_by_its_first_draw_that_did_not_fail() -> None:
+    failed = make_row(None, method="zeroshot", seed=1, status="failed", reason="no")
+    done = [make_row(40, method="zeroshot", seed=2), make_row(41, method="zeroshot", seed=3)]
+    suite = make_suite(make_method(ZEROSHOT, [failed, *done]))
+    [row] = suite.by_place.to_dict("records")
+    assert (row["status"], row["correct"]) == ("ok", 40)
 
 
 def test_transfers_stand_in_the_order_of_their_numbers() -> None:
@@ -179,34 +217,34 @@ def test_transfers_stand_in_the_order_of_their_numbers() -> None:
 
 
 def test_the_same_results_leave_the_files_untouched(tmp_path: Path) -> None:
-    folder = tmp_path / "tiny"
-    before = {path: path.stat().st_mtime_ns for path in write_results(folder, results())}
+    folder = written(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     shuffled = results(rows=results().rows[::-1], costs=results().costs[::-1])
-    assert write_results(folder, shuffled) == []
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert write_results(folder, results(config={"lr": 1})) == [folder / "coop.json"]
+    assert write(tmp_path, shuffled) == []
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert write(tmp_path, results(config={"lr": 1})) == ["coop.json"]
 
 
 def test_costs_of_a_suite_are_one_sorted_file(tmp_path: Path) -> None:
-    folder = tmp_path / "tiny"
+    folder = tmp_path / "results" / "tiny"
     coop = make_method(COOP, [make_row(50), make_row(50, backbone="new")])
     other = replace(COOP, name="kgcoop")
     kgcoop = make_method(other, [make_row(50, method="kgcoop")])
-    write_results(folder, kgcoop, coop)
+    write(tmp_path, kgcoop, coop)
     together = (folder / "costs.csv").read_text()
     methods = [line.partition(",")[0] for line in together.splitlines()]
     assert methods == ["method", "coop", "coop", "kgcoop"]
     # Methods that are written one after the other give the same bytes.
     (folder / "costs.csv").unlink()
-    write_results(folder, coop)
-    write_results(folder, kgcoop)
+    write(tmp_path, coop)
+    write(tmp_path, kgcoop)
     assert (folder / "costs.csv").read_text() == together
     # Costs are deleted with the rows of their method.
     (folder / "kgcoop.csv").unlink()
     (folder / "kgcoop.json").unlink()
-    write_results(folder)
+    write(tmp_path)
     assert (folder / "costs.csv").read_text() == "".join(together.splitlines(True)[:3])
-    assert read_results(folder).methods.keys() == {"coop"}
+    assert read(tmp_path).methods.keys() == {"coop"}
 
 
 def test_a_broken_line_of_costs_is_named(tmp_path: Path) -> None:
@@ -215,35 +253,34 @@ def test_a_broken_line_of_costs_is_named(tmp_path: Path) -> None:
     text = path.read_text()
     path.write_text(text + text.splitlines()[1] + "\n")
     with pytest.raises(CompatbenchError, match=r"costs\.csv: two lines for coop, "):
-        read_results(folder)
+        read(tmp_path)
     path.write_text(text.replace(",0.4,", ",-1,", 1))
     with pytest.raises(CompatbenchError, match=r"costs\.csv:2: 'fit_seconds'"):
-        read_results(folder)
+        read(tmp_path)
 
 
 def test_a_missing_folder_and_remains_of_a_write_are_no_results(tmp_path: Path) -> None:
-    folder = tmp_path / "tiny"
-    assert read_results(folder).methods == {}
-    assert read_results(folder).frame.empty
-    written(tmp_path)
+    assert read(tmp_path).methods == {}
+    assert read(tmp_path).frame.empty
+    folder = written(tmp_path)
     (folder / "coop.csv").rename(folder / ".coop.csv.x1.tmp")
-    assert read_results(folder).methods == {}
+    assert read(tmp_path).methods == {}
 
 
 @pytest.mark.parametrize("name", ["../coop", "", ".hidden", "a/b", "costs", "a" * 101, "a\n"])
 def test_an_unsafe_method_name_is_never_written(tmp_path: Path, name: str) -> None:
     with pytest.raises(CompatbenchError):
-        write_results(tmp_path / "tiny", make_method(replace(COOP, name=name), []))
+        write(tmp_path, make_method(replace(COOP, name=name), []))
     assert list(tmp_path.rglob("*.csv")) == []
 
 
 def test_an_unsafe_name_is_never_read(tmp_path: Path) -> None:
     folder = written(tmp_path)
     with pytest.raises(CompatbenchError, match="suite"):
-        read_results(tmp_path / "a b")
+        ResultFiles(tmp_path).read_suite("a b")
     (folder / "a b.csv").touch()
     with pytest.raises(CompatbenchError, match="method 'a b'"):
-        read_results(folder)
+        read(tmp_path)
 
 
 OTHERS = json.dumps(
@@ -262,24 +299,24 @@ def test_a_broken_about_file_or_one_of_another_method_is_named(
     (folder / "coop.json").write_bytes(content.encode("utf-8", "surrogatepass"))
     message = "must be 'coop'" if content == OTHERS else ""
     with pytest.raises(CompatbenchError, match=rf"coop\.json.*{message}"):
-        read_results(folder)
+        read(tmp_path)
 
 
 def test_a_missing_about_file_is_named(tmp_path: Path) -> None:
     folder = written(tmp_path)
     (folder / "coop.json").unlink()
     with pytest.raises(CompatbenchError, match=r"coop\.json"):
-        read_results(folder)
+        read(tmp_path)
 
 
 def test_two_rows_for_one_measurement_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CompatbenchError, match="two lines"):
-        write_results(tmp_path / "tiny", make_method(COOP, [make_row(50), make_row(51)]))
+        write(tmp_path, make_method(COOP, [make_row(50), make_row(51)]))
     folder = written(tmp_path)
     path = folder / "coop.csv"
     path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
     with pytest.raises(CompatbenchError, match="two lines for copied, cats, old, 4, 1, new, cats"):
-        read_results(folder)
+        read(tmp_path)
 
 
 STALE = make_row(1, seed=1)
@@ -306,18 +343,18 @@ def test_merge_keeps_valid_rows_that_are_not_replaced(
     old: list[Row], new: Row, merged: list[Row]
 ) -> None:
     keys = {KEPT.key, REPLACED.key, new.key}
-    both = merge_results(make_method(COOP, old), make_method(COOP, [new]), keys)
+    both = merge_stored(make_method(COOP, old), make_method(COOP, [new]), keys)
     assert lines_of(both) == merged
 
 
 def test_costs_and_provenance_of_rows_that_are_gone_go_with_them() -> None:
     old = make_method(COOP, [make_row(1, seed=1)], provenance={"torch": ("2.5",)})
     new = make_method(COOP, [make_row(2, seed=2)], provenance={"torch": ("2.6",)})
-    both = merge_results(old, new, {*old.rows["key"], *new.rows["key"]})
+    both = merge_stored(old, new, {*old.rows["key"], *new.rows["key"]})
     assert both.rows["seed"].tolist() == [1, 2]
     assert len(both.costs) == 2
     assert both.provenance == {"torch": ("2.5", "2.6")}
-    for alone in (merge_results(old, new, set(new.rows["key"])), merge_results(None, new, set())):
+    for alone in (merge_stored(old, new, set(new.rows["key"])), merge_stored(None, new, set())):
         assert alone.rows.equals(new.rows)
         assert alone.costs.equals(new.costs)
         assert alone.provenance == new.provenance
@@ -329,6 +366,6 @@ def test_of_two_new_lines_for_one_measurement_the_later_counts() -> None:
     twice = replace(
         first, rows=pd.concat([first.rows, later.rows]), costs=pd.concat([first.costs, later.costs])
     )
-    merged = merge_results(None, twice, set())
+    merged = merge_stored(None, twice, set())
     assert merged.rows.equals(later.rows)
     assert merged.costs.equals(later.costs)

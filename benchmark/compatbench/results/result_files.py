@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from compatbench.engine.cell import MadeBy, MadeWith
 from compatbench.engine.stored_costs import COSTS
 from compatbench.errors import CompatbenchError
-from compatbench.files.atomic import write_atomic
+from compatbench.files.atomic import holds, write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
 from compatbench.messages import first_problem
@@ -176,13 +176,19 @@ class ResultFiles:
         changed = []
         for path, text in texts.items():
             content = text.encode()
-            known = self._files.get(path)
-            if known is not None and known.content == content and known.mark == _mark(path):
+            if self._holds(path, content):
                 continue
             write_atomic(path, content)
             self._files[path] = _File(_mark(path), content, parsed[path])
             changed.append(path)
         return changed
+
+    def _holds(self, path: Path, content: bytes) -> bool:
+        """Return True if a file has exactly this content."""
+        known = self._files.get(path)
+        if known is None or kind_of(path) != "file" or known.mark != _mark(path):
+            return holds(path, content)
+        return known.content == content
 
     def read_bytes(self, path: Path) -> bytes:
         """Return the content of a file, as it was read if that was done before."""

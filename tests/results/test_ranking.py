@@ -1,13 +1,15 @@
-"""Places and ties, computed by hand."""
+"""Ranks and ties, computed by hand."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from synthetic_results import (
+from made_results import (
     CELLS,
     COOP,
     PROBE,
@@ -20,27 +22,38 @@ from synthetic_results import (
     make_suite,
     through_words,
 )
+from scipy import stats
 
 from compatbench.errors import CompatbenchError
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.results.expected import Expected
-from compatbench.results.method_results import MethodResults
+from compatbench.results.best import compare_with_best, count_tied, holm, paired_test, stability
+from compatbench.results.estimate import estimate
+from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.public_results import Results
-from compatbench.results.ranks import Ranked, rank_methods, rank_upgrades
-from compatbench.results.standing import Standing, compute_standing, dataset_means, measure_interval
-from compatbench.results.stored_method import MethodInfo
+from compatbench.results.ranking import MEASURED, rank_methods
+from compatbench.results.stored_method import MethodInfo, StoredMethod
+from compatbench.results.upgrade_rows import pair_rows, task_means
 from compatbench.tables.ranking import explain_unranked
 
 
-def standing(name: str, values: list[int], info: MethodInfo = COOP) -> Standing:
-    """Source and target accuracy are equal, so H is the value itself."""
-    figures = {cell: (value, value) for cell, value in zip(CELLS, values, strict=False)}
-    results = make_method(replace(info, name=name), make_pairs(figures, method=name))
-    return compute_standing(results, TWO_BY_TWO, UPGRADE, 4)
+def on_cells(name: str, values: list[int], info: MethodInfo = COOP) -> StoredMethod:
+    """Return a method whose source and target accuracy are equal, so that H is the value itself."""
+    counts = {cell: (value, value) for cell, value in zip(CELLS, values, strict=False)}
+    return make_method(replace(info, name=name), make_pairs(counts, method=name))
 
 
-def places(ranks: list[Ranked]) -> list[tuple[str, str]]:
-    return [(one.rank, one.standing.info.name) for one in ranks]
+def rank(
+    methods: Sequence[StoredMethod],
+    expected: Expected = TWO_BY_TWO,
+    upgrades: Sequence[Upgrade] = (UPGRADE,),
+) -> pd.DataFrame:
+    return rank_methods(make_suite(*methods), expected, upgrades, 4)
+
+
+def places(ranking: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the rank, such as ``1=``, and the name of each method."""
+    ranks = ranking["place"].where(ranking["rank"].notna(), "")
+    return list(zip(ranks, ranking["method"], strict=True))
 
 
 @pytest.mark.parametrize(
@@ -65,15 +78,15 @@ def places(ranks: list[Ranked]) -> list[tuple[str, str]]:
     ],
 )
 def test_places_go_by_h(values: dict[str, list[int]], expected: list[tuple[str, str]]) -> None:
-    standings = [standing(name, figures) for name, figures in values.items()]
-    assert places(rank_methods(standings)) == expected
-    assert places(rank_methods(standings[::-1])) == expected
+    methods = [on_cells(name, of_method) for name, of_method in values.items()]
+    assert places(rank(methods)) == expected
+    assert places(rank(methods[::-1])) == expected
 
 
 def test_a_method_that_learns_nothing_is_compared_at_every_seed() -> None:
-    floor = standing("zeroshot", [50, 50], ZEROSHOT)
-    ranked = rank_methods([floor, standing("a", [60, 61, 62, 63])])
-    assert places(ranked) == [("1", "a"), ("2", "zeroshot")]
+    floor = on_cells("zeroshot", [50, 50], ZEROSHOT)
+    ranking = rank([floor, on_cells("a", [60, 61, 62, 63])])
+    assert places(ranking) == [("1", "a"), ("2", "zeroshot")]
 
 
 ONE_CELL = dict(tasks=("cats",), seeds=(1,))
@@ -106,10 +119,10 @@ def test_a_method_with_figures_and_no_place_has_a_reason(
             by_backbone = dict(zip(UPGRADE, changed, strict=True))
             rows = [row.model_copy(update={"changed": by_backbone[row.backbone]}) for row in rows]
         methods.append(make_method(replace(COOP, name=name), rows))
-    ranked = rank_upgrades(methods, replace(TWO_BY_TWO, **suite), (UPGRADE,), 4)
-    assert places(ranked) == expected
-    assert {row.standing.info.name: row.value("h") for row in ranked} == {"a": 50, "b": 51}
-    assert explain_unranked(ranked) == ([("CoOp", *reason)] if reason else [])
+    ranking = rank(methods, replace(TWO_BY_TWO, **suite))
+    assert places(ranking) == expected
+    assert dict(zip(ranking["method"], ranking["h"], strict=True)) == {"a": 50, "b": 51}
+    assert explain_unranked(ranking) == ([("CoOp", *reason)] if reason else [])
 
 
 @pytest.mark.parametrize(
@@ -126,13 +139,14 @@ def test_a_module_at_chance_has_no_rank(on_target: list[int], tasks: int, state:
     cells = {(name, 1): (60, right) for name, right in zip(names, on_target, strict=False)}
     expected = Expected(tuple(names), (4,), (1,), (UPGRADE,), classes=dict.fromkeys(names, 20))
     method = make_method(COOP, make_pairs(cells))
-    [ranked] = rank_upgrades([method], expected, (UPGRADE,), 4)
-    assert (ranked.standing.state, ranked.rank == "") == (state, state != "complete")
-    assert ranked.standing.is_measured
+    ranking = rank([method], expected)
+    [row] = ranking.to_dict("records")
+    assert (row["state"], pd.isna(row["rank"])) == (state, state != "complete")
+    assert row["state"] in MEASURED
     if state == "at chance":
-        assert ranked.place == "at chance"
+        assert row["place"] == "at chance"
         why = "with 5.5 on the target, less than twice what guessing gives"
-        assert explain_unranked([ranked]) == [("CoOp", "at chance", why)]
+        assert explain_unranked(ranking) == [("CoOp", "at chance", why)]
 
 
 # Of 100 images, on cats and on dogs.
@@ -150,33 +164,58 @@ def test_a_group_s_means_are_over_its_own_upgrades_and_datasets(leave_out: str) 
     kin, strangers = (("old", "kin"), ("old", "cousin")), (("old", "stranger"),)
     expected = Expected(("cats", "dogs"), (4,), (1,), (*kin, *strangers))
     methods = [make_method(COOP, rows)]
-    [ranked] = rank_upgrades(methods, expected, kin, 4)
-    [other] = rank_upgrades(methods, expected, strangers, 4)
-    assert other.standing.state == "complete"
+    [row] = rank(methods, expected, kin).to_dict("records")
+    [other] = rank(methods, expected, strangers).to_dict("records")
+    assert other["state"] == "complete"
     if leave_out:
-        assert ranked.standing.state == "incomplete"
+        assert row["state"] == "incomplete"
         return
     h = np.mean([harmonic_mean(RIGHT["old"], RIGHT[name]) for name in ("kin", "cousin")])
-    assert (ranked.value("h"), ranked.value("target")) == (pytest.approx(h, abs=1e-4), 40)
+    assert (row["h"], row["target"]) == (pytest.approx(h, abs=1e-4), 40)
     # A dataset counts once, however many upgrades are joined.
-    assert dataset_means(ranked.standing, "target") == {"cats": 50, "dogs": 30}
-    interval = measure_interval(ranked.standing, "target")
-    assert (interval.value, interval.units) == (40, 2)
+    both = [pair_rows(make_suite(*methods), expected, upgrade, 4) for upgrade in kin]
+    [means] = task_means(pd.concat(both), "target").to_dict("records")
+    assert means == {"cats": 50, "dogs": 30}
+    interval = estimate([50, 30])
+    assert (row["target_low"], row["target_high"]) == (max(interval.low, 0), 100)
 
 
-def by_cell(info: MethodInfo, source: int, target: int) -> MethodResults:
+def by_cell(info: MethodInfo, source: int, target: int) -> StoredMethod:
     """Dogs, and the second seed, have 10 more right on the target."""
     cells = {("cats", 1): (source, target)}
     cells |= dict.fromkeys((("dogs", 1), ("cats", 2), ("dogs", 2)), (source, target + 10))
     return make_method(info, make_pairs(cells, method=info.name))
 
 
+def test_a_best_that_one_task_decides_is_not_stable() -> None:
+    scores = pd.DataFrame({"a": [60, 61, 62, 63, 64, 90], "b": [61, 62, 63, 64, 65, 60]}).T
+    compared = compare_with_best(scores)
+    assert compared.index[0] == "a"
+    assert not compared["worse"].any()
+    steady = pd.DataFrame({"a": [61, 63, 62, 64, 65, 66], "b": [60, 61, 61, 62, 64, 64]}).T
+    assert (count_tied(steady), stability(steady)) == (1, 1.0)
+    # Without the last task, a alone is first.
+    fragile = pd.DataFrame({"a": [61, 62, 62, 63, 65, 62], "b": [60, 61, 61, 61, 64, 65]}).T
+    assert (count_tied(fragile), stability(fragile)) == (2, pytest.approx(5 / 6))
+
+
+def test_p_values_are_those_of_scipy_corrected_by_hand() -> None:
+    rng = np.random.default_rng(3)
+    scores = rng.normal(50, 5, (4, 8))
+    found = paired_test(scores)
+    assert found == pytest.approx([stats.ttest_rel(scores[0], row).pvalue for row in scores[1:]])
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
 @pytest.fixture
 def results() -> Results:
     partial = by_cell(replace(COOP, name="partial", title="Partial"), 50, 50)
     suite = make_suite(
-        *(by_cell(COOP, 60, 50), by_cell(PROBE, 80, 20), by_cell(ZEROSHOT, 40, 60)),
-        *(replace(partial, rows=partial.rows[:-1]), through_words(by_cell(PROBE, 80, 60))),
+        by_cell(COOP, 60, 50),
+        by_cell(PROBE, 80, 20),
+        by_cell(ZEROSHOT, 40, 60),
+        replace(partial, rows=partial.rows[:-1]),
+        through_words(by_cell(PROBE, 80, 60)),
     )
     return Results(suite, TWO_BY_TWO)
 
@@ -205,7 +244,6 @@ def test_parts_figures_by_dataset_and_gaps(results: Results) -> None:
     assert frame.loc["coop"].tolist() == [55, 60, 57.5]
     assert frame.loc["partial"].isna().tolist() == [False, True, True]
     [gap] = results.gaps().to_dict("records")
-    assert (gap["method"], gap["kind"], gap["task"], gap["seed"], gap["backbone"]) == (
-        *("partial", "missing", "dogs", 2, "new"),
-    )
+    found = [gap[name] for name in ("method", "kind", "task", "seed", "backbone")]
+    assert found == ["partial", "missing", "dogs", 2, "new"]
     assert len(results.frame) == 8 + 8 + 8 + 7 + 8

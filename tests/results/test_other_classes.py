@@ -6,8 +6,9 @@ from dataclasses import replace
 from statistics import harmonic_mean, mean
 
 import numpy as np
+import pandas as pd
 import pytest
-from synthetic_results import (
+from made_results import (
     COOP,
     PROBE,
     UPGRADE,
@@ -15,16 +16,16 @@ from synthetic_results import (
     make_method,
     make_page,
     make_row,
+    make_suite,
     render_sections,
 )
 
 from compatbench.errors import CompatbenchError
-from compatbench.results.estimate import draw_resamples
+from compatbench.results.estimate import estimate
 from compatbench.results.expected import Expected
-from compatbench.results.four_ways import list_pairs, measure_four_ways
-from compatbench.results.method_results import MethodResults
+from compatbench.results.other_classes import list_pairs, measure_other_classes
 from compatbench.results.public_results import Results
-from compatbench.results.stored_method import MethodInfo
+from compatbench.results.stored_method import MethodInfo, StoredMethod
 from compatbench.tables.pages.leaderboard import render_leaderboard
 from compatbench.tables.suite_page import SuitePage
 
@@ -41,7 +42,7 @@ MEANS = [mean(cell[i] for cell in CELLS) for i in range(4)]
 NOT_APPLICABLE = "not applicable: the module knows the classes it was fitted for and no others"
 
 
-def of(info: MethodInfo, applies: bool = True) -> MethodResults:
+def of(info: MethodInfo, applies: bool = True) -> StoredMethod:
     rows = []
     for seed in (1, 2) if info.learns else (1,):
         for task, right in zip(TASKS, RIGHT[seed], strict=True):
@@ -63,15 +64,19 @@ def of(info: MethodInfo, applies: bool = True) -> MethodResults:
     return make_method(info, rows)
 
 
-def page_of(*methods: MethodResults) -> SuitePage:
+def measure(*methods: StoredMethod) -> pd.DataFrame:
+    return measure_other_classes(make_suite(*methods), EXPECTED, UPGRADE, 4).set_index("method")
+
+
+def page_of(*methods: StoredMethod) -> SuitePage:
     tasks = {name: name for pair in list_pairs(EXPECTED) for name in pair}
     return make_page(*methods, expected=EXPECTED, tasks=tasks)
 
 
 def test_figures_are_the_sums_written_out() -> None:
-    assert list_pairs(EXPECTED) == tuple((task, NEW[task][0]) for task in TASKS)
-    [one] = measure_four_ways([of(COOP)], EXPECTED, UPGRADE, 4)
-    assert one.state == "complete"
+    assert list_pairs(EXPECTED) == [(task, NEW[task][0]) for task in TASKS]
+    one = measure(of(COOP)).loc["coop"]
+    assert one["state"] == "complete"
     base, new, base_after, new_after = MEANS
     expected = {
         # The field's H is of means; this project's is a mean.
@@ -84,29 +89,25 @@ def test_figures_are_the_sums_written_out() -> None:
         "forgotten": mean((c[1] - c[3]) - (c[0] - c[2]) for c in CELLS),
         "other_negative_flips": mean(max(c[1] - c[3], 0) + 1 for c in CELLS),
     }
-    found = {name: one.mean(name) for name in expected}
-    assert {name: interval and interval.value for name, interval in found.items()} == pytest.approx(
-        expected, abs=1e-9
-    )
-    by_task = np.mean([RIGHT[1], RIGHT[2]], axis=0)
-    drawn = [harmonic_mean([*by_task[rows, :2].mean(axis=0)]) for rows in draw_resamples(3)]
-    source = found["h_source"]
-    assert [source.low, source.high] == pytest.approx([*np.percentile(drawn, [2.5, 97.5])])
+    assert one[list(expected)].to_dict() == pytest.approx(expected, abs=1e-9)
+    four = [[harmonic_mean(cell) for cell in seed] for seed in RIGHT.values()]
+    interval = estimate(np.mean(four, axis=0))
+    assert (one["four_low"], one["four_high"]) == pytest.approx((interval.low, interval.high))
 
 
 def test_what_does_not_apply_says_so_and_is_ordered_last() -> None:
     methods = [of(PROBE, applies=False), of(COOP), of(ZEROSHOT)]
-    found = measure_four_ways(methods, EXPECTED, UPGRADE, 4)
-    assert [one.info.name for one in found] == ["coop", "zeroshot", "linear_probe"]
-    assert [one.state for one in found] == ["complete", "complete", "not applicable"]
-    assert found[-1].mean("four") is None
-    assert found[-1].mean("h_own") is not None
+    found = measure(*methods)
+    assert found.index.tolist() == ["coop", "zeroshot", "linear_probe"]
+    assert found["state"].tolist() == ["complete", "complete", "not applicable"]
+    assert np.isnan(found.loc["linear_probe", "four"])
+    assert not np.isnan(found.loc["linear_probe", "h_own"])
     part = of(COOP)
     part = replace(part, rows=part.rows.iloc[:-1])
     other = of(COOP, applies=False)
     other = replace(other, rows=other.rows.replace(NOT_APPLICABLE, "no descriptions"))
-    states = [measure_four_ways([one], EXPECTED, UPGRADE, 4)[0].state for one in (part, other)]
-    assert states == ["incomplete", "not transferable"]
+    assert measure(part)["state"].tolist() == ["incomplete"]
+    assert measure(other)["state"].tolist() == ["not transferable"]
     page = page_of(*methods)
     frame = Results(page.tidy, page.expected).classes(*UPGRADE).set_index("method")
     assert frame.loc["coop", "own_source"] == pytest.approx(MEANS[0])
