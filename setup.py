@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from setuptools import setup
 from setuptools.command.build_py import build_py
@@ -32,7 +33,7 @@ def make_absolute(text: str, repository: str, version: str) -> str:
     return LINK.sub(replace, text)
 
 
-def describe(folder: Path, repository: str) -> dict[str, object]:
+def describe(folder: Path, repository: str) -> dict[str, Any]:
     """Return the arguments of ``setup`` that name the repository; none if it is not known."""
     if not repository:
         return {}

@@ -1,10 +1,10 @@
-"""What whole commands take: in a clone, where there is much, and with more and more cells.
+"""Measure the time and memory of whole commands, in a clone and with many cells.
 
 python benchmark/speed/commands.py                # half an hour; writes commands.json
-python benchmark/speed/commands.py clone growth   # these parts, and keeps the others
+python benchmark/speed/commands.py clone growth   # measures these parts, and keeps the others
 
-``clone`` is this one with its results; ``many`` are 20,000 finished cells, and 500 methods on 15
-tasks; ``growth`` is from 2,000 to 8,000 finished cells.
+``clone`` is this clone with its results. ``many`` has 20,000 finished cells, and 500 methods on 15
+tasks. ``growth`` goes from 2,000 to 8,000 finished cells.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ from compatbench.results.result_files import ResultFiles, write_results
 from compatbench.tables.pages.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
 
-CELLS, METHODS, TASKS = 20_000, 500, 15
-GROWTH = (2_000, 8_000)
-FITS = 272  # cells of one seed of the mini suite, by and large
-ROUNDS = 3  # of each command in a clone, of which the median counts
-# What each command may take: CPU seconds, and MB of memory where there is an aim. Audits run
-# nothing again here.
+CELLS = 20_000
+METHODS = 500
+TASKS = 15
+GROWTH = (2_000, 8_000)  # numbers of cells
+FITS = 272  # the approximate number of cells of one seed of the mini suite
+ROUNDS = 3  # of each command in a clone; the page shows the median
+# The most that each command may take: CPU seconds, and MB of memory if there is an aim. Audits
+# run no cell again here.
 BARS: dict[str, dict[str, tuple[float, float | None]]] = {
     "clone": {
         "--help": (0.3, None),
@@ -62,9 +64,9 @@ BARS: dict[str, dict[str, tuple[float, float | None]]] = {
         "report": (15, None),
     },
 }
-GROWING = ("plan", "report")  # over a store and its results
+GROWING = ("plan", "report")  # the commands whose time may grow with the cells
 HERE = Path(__file__).parent
-# A small process stands between this one and the measured one: the peak of a child begins with
+# A small process between this one and the measured one: the peak memory of a child starts from
 # that of its parent.
 BETWEEN = """\
 import resource, subprocess, sys
@@ -75,8 +77,10 @@ print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
 def finish(store: RunStore, cell: Cell) -> None:
-    """Stores a finished cell, with predictions that differ from cell to cell."""
-    start, outcomes, answers = int(cell.key[:4], 16), [], {}
+    """Store a cell as finished, with predictions that differ from cell to cell."""
+    start = int(cell.key[:4], 16)
+    outcomes = []
+    answers = {}
     for where in cell.places:
         backbone, test_set, data = where
         labels = torch.tensor([sample.label for sample in load_task(test_set).split("test")])
@@ -93,13 +97,15 @@ def finish(store: RunStore, cell: Cell) -> None:
 
 
 def make_cells(folder: Path, seeds: int, *fields: str) -> Path:
-    """A store of finished cells of `mini`, their results and pages; the YAML file of the suite.
+    """Write finished cells of ``mini``, their results and pages. Return the suite's YAML file.
 
     Args:
-        seeds: the number of seeds, of about ``FITS`` cells each.
+        folder: the folder of the store, the results and the suite.
+        seeds: the number of seeds, with about ``FITS`` cells each.
         fields: more lines of the suite's card.
     """
-    path, draws = folder / "load.yaml", list(range(1, seeds + 1))
+    path = folder / "load.yaml"
+    draws = list(range(1, seeds + 1))
     card = ("extends: mini", "name: load", "title: Load", "publish: true", f"seeds: {draws}")
     path.write_text("\n".join((*card, *fields)))
     plan = make_plan(make_request(str(path), out=folder))
@@ -112,7 +118,7 @@ def make_cells(folder: Path, seeds: int, *fields: str) -> Path:
 
 
 def make_board(folder: Path, methods: int, seeds: int = 3) -> None:
-    """Results of so many methods on 15 tasks, and in ``tasks/`` the cards with their suite."""
+    """Write results of many methods on 15 tasks, and a folder ``tasks/`` with cards and suite."""
     sys.path.append(str(HERE.parents[1] / "tests"))
     from synthetic_results import (  # pyright: ignore[reportMissingImports]
         ZEROSHOT,
@@ -122,15 +128,17 @@ def make_board(folder: Path, methods: int, seeds: int = 3) -> None:
 
     shutil.copytree(tasks_folder(), folder / "tasks")
     tasks = [name for name in task_cards.names() if task_cards.read(name).counts.get("train")]
-    tasks, draws = tasks[:TASKS], list(range(1, seeds + 1))
+    tasks = tasks[:TASKS]
+    draws = list(range(1, seeds + 1))
     (folder / "tasks" / "suites" / "board.yaml").write_text(
         f"name: board\ntitle: Board\nupgrades: [[mini-clip, mini-eva-clip]]\ntasks: {tasks}\n"
         f"shots: [16]\nseeds: {draws}\n"
     )
     flips = {"negative_flips": 1, "positive_flips": 2, "inconsistent_errors": 0}
     for number in range(methods):
-        depth, name = "deep" if number % 2 else "shallow", f"method{number:03}"
-        info = MethodInfo(name, name, "arXiv:2109.01134", depth, ("text-input",))  # type: ignore[arg-type]
+        name = f"method{number:03}"
+        depth: Any = "deep" if number % 2 else "shallow"
+        info = MethodInfo(name, name, "arXiv:2109.01134", depth, ("text-input",))
         if number == 0:
             info = ZEROSHOT
         rows = []
@@ -144,64 +152,77 @@ def make_board(folder: Path, methods: int, seeds: int = 3) -> None:
 
 
 def measure(*command: str, **variables: str) -> dict[str, float]:
-    """Run a command in a process of its own, and return its CPU seconds and peak memory in MB."""
+    """Run a command in a new process. Return its CPU seconds and peak memory in MB."""
     words = [sys.executable, "-c", BETWEEN, sys.executable, "-m", "compatbench", *command]
     done = subprocess.run(
         words, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | variables
     )
-    seconds, memory = map(float, done.stdout.split())
-    return {"cpu_seconds": round(seconds, 2), "mb": round(memory)}
+    seconds, memory = done.stdout.split()
+    return {"cpu_seconds": round(float(seconds), 2), "mb": round(float(memory))}
 
 
 def measure_clone(folder: Path) -> dict[str, Any]:
-    """Commands of this clone with its results, in the median of some rounds."""
+    """Measure commands in this clone with its results. Return the medians by command."""
     module = folder / "module.safetensors"
     cb.fit("gda", task="mini-food", source="mini-clip").save(module)
-    more = {"evaluate": [str(module), "--target", "mini-eva-clip"]}
-    more["plan"] = ["--out", str(folder)]
+    options = {
+        "evaluate": [str(module), "--target", "mini-eva-clip"],
+        "plan": ["--out", str(folder)],
+    }
     figures = {}
-    for words in BARS["clone"]:
-        rounds = [measure(*words.split(), *more.get(words, ())) for _ in range(ROUNDS)]
-        figures[words] = {name: median(each[name] for each in rounds) for name in rounds[0]}
+    for command in BARS["clone"]:
+        words = [*command.split(), *options.get(command, ())]
+        rounds = [measure(*words) for _ in range(ROUNDS)]
+        figures[command] = {name: median(each[name] for each in rounds) for name in rounds[0]}
     return figures
 
 
 def measure_many(folder: Path) -> dict[str, Any]:
-    """Commands over very many cells, and over very many methods."""
-    cells, board = folder / "cells", folder / "board"
+    """Measure a report of very many methods, and the other commands over very many cells."""
+    cells = folder / "cells"
     cells.mkdir()
-    place = ["--suite", str(make_cells(cells, CELLS // FITS)), "--out", str(cells)]
+    suite = make_cells(cells, CELLS // FITS)
+    board = folder / "board"
     make_board(board, METHODS)
-    figures = {words: measure(*words.split(), *place) for words in list(BARS["many"])[:-1]}
-    tasks = {"COMPATBENCH_TASKS": str(board / "tasks")}
-    figures["report"] = measure("report", "--out", str(board), **tasks)
+    figures = {}
+    for command in BARS["many"]:
+        if command == "report":
+            tasks = {"COMPATBENCH_TASKS": str(board / "tasks")}
+            figures[command] = measure("report", "--out", str(board), **tasks)
+        else:
+            options = ["--suite", str(suite), "--out", str(cells)]
+            figures[command] = measure(*command.split(), *options)
     return figures
 
 
 def measure_growth(folder: Path) -> dict[str, Any]:
-    """Commands over more and more cells, by the number of cells."""
-    figures: dict[str, Any] = {words: {} for words in GROWING}
+    """Measure commands over more and more cells. Return the results by command and cells."""
+    figures: dict[str, Any] = {command: {} for command in GROWING}
     for count in GROWTH:
-        (place := folder / str(count)).mkdir()
-        suite = str(make_cells(place, count // FITS))
-        for words in GROWING:
-            more = ["--suite", suite] if words == "plan" else []
-            cards = {"COMPATBENCH_CARDS": str(place)}  # by which a report knows the suite
-            figures[words][count] = measure(words, *more, "--out", str(place), **cards)
+        place = folder / str(count)
+        place.mkdir()
+        suite = make_cells(place, count // FITS)
+        cards = {"COMPATBENCH_CARDS": str(place)}  # a report finds the suite there
+        for command in GROWING:
+            words = [command, "--out", str(place)]
+            if command == "plan":
+                words += ["--suite", str(suite)]
+            figures[command][count] = measure(*words, **cards)
     return figures
 
 
 PARTS = {"clone": measure_clone, "many": measure_many, "growth": measure_growth}
 
 
-def main(wanted: Sequence[str]) -> None:
+def main(parts: Sequence[str]) -> None:
+    """Measure these parts, by default all, and write them to ``commands.json``."""
     path = HERE / "commands.json"
-    made = json.loads(path.read_text(encoding="utf-8"))
-    for part in wanted or PARTS:
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    for part in parts or PARTS:
         with tempfile.TemporaryDirectory() as name:
-            about = {"processor": provenance()["processor"]}
-            made[part] = about | {"commands": PARTS[part](Path(name))}
-    path.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+            commands = PARTS[part](Path(name))
+        measured[part] = {"processor": provenance()["processor"], "commands": commands}
+    path.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ def measure() -> dict[str, float]:
     """Return the figures of both passes, ``budget_...`` and ``free_...``."""
     workload = make_workload()
     figures: dict[str, float] = {"loaded_gib": peak_gib()}
-    names, context = read_names("imagenet"), workload.draw_context(CONTEXT)
+    names = read_names("imagenet")
+    context = workload.draw_context(CONTEXT)
 
     def run() -> tuple[Tensor, Tensor]:
         return workload.fast_pass(names, context)
@@ -66,10 +67,12 @@ def list_broken(figures: dict[str, float]) -> list[str]:
 
 
 def main() -> None:
+    """Measure, check the promises, and write ``memory.json``."""
     torch.set_num_threads(1)
     figures = measure()
     print(json.dumps(figures, indent=1))
-    if broken := list_broken(figures):
+    broken = list_broken(figures)
+    if broken:
         sys.exit(f"not kept: {', '.join(broken)}")
     RESULTS.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

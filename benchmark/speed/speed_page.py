@@ -34,5 +34,7 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def _name_task(name: str) -> str:
-    """Return the name of the measured task, which may no longer be one."""
-    return f"`{name}`" + ("" if name in task_cards.names() else ", a task of an earlier mini suite")
+    """Return the name of a measured task, with a note if it no longer exists."""
+    if name in task_cards.names():
+        return f"`{name}`"
+    return f"`{name}`, a task of an earlier mini suite"

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
 
 Compute = Callable[[], Sequence[Tensor]]
 
-# By dataset: the rounds of our code and of the plain one, and the least speed-up.
+# By dataset: the rounds of our code and of the plain code, and the smallest accepted speed-up.
 DATASETS = {
     "eurosat": ((15, 3), 8),
     "dtd": ((10, 2), 14),
@@ -49,8 +49,8 @@ def compare(
     fast: Compute,
     plain: Compute,
     rounds: tuple[int, int],
-    least: float,
-    most_error: float = 1e-5,
+    min_speed_up: float,
+    max_error: float = 1e-5,
     images: int = 1,
     **about: object,
 ) -> None:
@@ -59,8 +59,8 @@ def compare(
     Args:
         title: what the page calls the case.
         rounds: of ours and of the plain one; the best counts.
-        least: the smallest speed-up that is accepted.
-        most_error: the largest difference, in parts of the largest value.
+        min_speed_up: the smallest accepted speed-up.
+        max_error: the largest accepted difference, in parts of the largest value.
         images: those that ``fast`` computes where ``plain`` computes one.
         about: what else is noted of the case.
     """
@@ -77,8 +77,8 @@ def compare(
         | {"plain_seconds": plain_seconds, "seconds": seconds}
         | {"speed_up": speed_up, "error": error}
     )
-    assert error < most_error
-    assert speed_up > least
+    assert error < max_error
+    assert speed_up > min_speed_up
 
 
 def compare_passes(
@@ -87,22 +87,22 @@ def compare_passes(
     workload: Workload,
     names: tuple[str, ...],
     rounds: tuple[int, int],
-    least: float,
+    min_speed_up: float,
 ) -> None:
     """Compare forward and backward pass of a context that all classes share."""
     context = workload.draw_context(CONTEXT)
     fast = partial(workload.fast_pass, names, context)
     plain = partial(workload.plain_pass, names, context)
-    compare(benchmark, title, fast, plain, rounds, least, classes=len(names))
+    compare(benchmark, title, fast, plain, rounds, min_speed_up, classes=len(names))
 
 
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_forward_and_backward(benchmark: Any, b16: Workload, dataset: str) -> None:
-    rounds, least = DATASETS[dataset]
+    rounds, min_speed_up = DATASETS[dataset]
     title = f"{dataset}, forward and backward"
     names = read_names(dataset)
     benchmark.extra_info["dataset"] = dataset
-    compare_passes(benchmark, title, b16, names, rounds, least)
+    compare_passes(benchmark, title, b16, names, rounds, min_speed_up)
 
 
 def test_coop_step(benchmark: Any, b16: Workload) -> None:
@@ -129,7 +129,7 @@ def test_coop_step(benchmark: Any, b16: Workload) -> None:
 
     title = "a CoOp step, batch 32 (plain: images encoded each step)"
     # The softmax of logits of size 100 enlarges what rounding leaves.
-    compare(benchmark, title, fast, plain, (10, 1), 30, most_error=1e-4, classes=len(names))
+    compare(benchmark, title, fast, plain, (10, 1), 30, max_error=1e-4, classes=len(names))
 
 
 def test_cocoop_image(benchmark: Any, b16: Workload) -> None:

@@ -1,11 +1,11 @@
-"""Fits of the mini suite as the field's trainers do them, and by compatbench; in trainers.json.
+"""Compare the time of fits of the mini suite with that of the field's trainers.
 
-python benchmark/speed/trainers.py
+python benchmark/speed/trainers.py    # writes trainers.json
 
-The trainers (CoOp on Dassl): every step encodes its images, and every class at the whole
-context, through open_clip's own text transformer. The methods, their recipes, draws and steps
-are the same, so that the modules are, to rounding. CPU seconds of one thread, each fit once,
-on an idle machine; what is decoded and cached before a fit is left out on both sides.
+The trainers (CoOp on Dassl) encode the images of a step in every step, and every class at the whole
+context, through open_clip's own text transformer. Methods, recipes, draws and steps are the same,
+and so are the modules, except for rounding. Times are CPU seconds of one thread, one fit each, on
+an idle machine. Decoding and caching before a fit is not counted on either side.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from compatbench.engine.worker import Worker
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.registry import builtin_methods
 
-TASK, SEED = "mini-objects", 1
+TASK = "mini-objects"
+SEED = 1
 METHODS = ("coop", "kgcoop", "prograd", "contcoop", "clip_adapter", "taskres")
 RESULTS = Path(__file__).parent / "trainers.json"
 
@@ -48,7 +49,9 @@ class OpenClipText:
         self._model = model
 
     def encode(self, prompts: Prompts) -> Tensor:
-        model, shared = self._model, prompts.shared
+        """Return the text features of prompts, ``[C, e]``."""
+        model = self._model
+        shared = prompts.shared
         context = len(model.positional_embedding)
         prefix = prompts.prefix.expand(len(prompts.suffix), -1, -1)
         x = torch.cat([prefix, prompts.suffix[:, : context - shared]], dim=1)
@@ -59,7 +62,7 @@ class OpenClipText:
 
 
 class EncodedInEveryStep:
-    """Training images under one view, ``[n, 3, H, W]``, whose features are computed when asked."""
+    """Training images under one view, ``[n, 3, H, W]``, encoded whenever they are used."""
 
     device = torch.device("cpu")
 
@@ -69,34 +72,35 @@ class EncodedInEveryStep:
 
     @torch.no_grad()
     def __getitem__(self, index: Tensor) -> Tensor:
+        """Return the features of the images with these indices, ``[batch, e]``."""
         return self._backbone.encode_images(self._images[index])
 
 
 def decode(backbone: Backbone, cell: Cell) -> list[Tensor]:
-    """The cell's training images under each view, ``[n, 3, H, W]``."""
-    task, training = load_task(cell.task), cell.training
+    """Return the cell's training images under each view, ``[n, 3, H, W]``."""
+    task = load_task(cell.task)
     samples = draw_shots(task, cell.shots, cell.seed).train
     size = backbone.preprocess_settings["size"]
     side = size if isinstance(size, int) else min(size)
-    return [
-        torch.stack(
-            [
-                backbone.preprocess(view.apply(task.source.image(sample), sample.id, side))  # type: ignore[misc]
-                for sample in samples
-            ]
-        )
-        for view in training.list_views(epochs=1)
-    ]
+    decoded = []
+    for view in cell.training.list_views(epochs=1):
+        images: list[Any] = []
+        for sample in samples:
+            image = view.apply(task.source.image(sample), sample.id, side)
+            images.append(backbone.preprocess(image))
+        decoded.append(torch.stack(images))
+    return decoded
 
 
 def fit(method: Method, backbone: Backbone, data: FewShotData) -> tuple[float, Module]:
+    """Fit a module. Return the CPU seconds and the module."""
     start = time.process_time()
     module = method.fit(backbone, data, torch.Generator().manual_seed(SEED))
     return time.process_time() - start, module
 
 
 def answer_right(method: Method, module: Module, backbone: Backbone, cache: FeatureCache) -> Tensor:
-    """Which test images a module has right."""
+    """Return for each test image whether a module's prediction is right."""
     task = load_task(TASK)
     with torch.no_grad():
         classify = method.attach(module, backbone, task.labels)
@@ -105,15 +109,18 @@ def answer_right(method: Method, module: Module, backbone: Backbone, cache: Feat
 
 
 def main() -> None:
+    """Fit every method by both, and write ``trainers.json``."""
     torch.set_num_threads(1)
     registry = builtin_methods()
-    fits, context = {}, 0
+    fits = {}
+    context = 0
     with tempfile.TemporaryDirectory() as folder:
         cache = FeatureCache(Path(folder))
         worker = Worker(RunStore(Path(folder)), cache)
         request = make_request("mini", METHODS, tasks=TASK, seeds=[SEED])
         for cell in plan_cells(request):
-            fast, plain = (load_backbone(cell.source) for _ in range(2))
+            fast = load_backbone(cell.source)
+            plain = load_backbone(cell.source)
             plain.text._tower = OpenClipText(plain.model)  # type: ignore[assignment]
             context = fast.text.context_length
             cls = registry.get(cell.method)
@@ -122,20 +129,26 @@ def main() -> None:
             images = [EncodedInEveryStep(plain, view) for view in decode(plain, cell)]
             train = dataclasses.replace(data.train, views=images)  # type: ignore[arg-type]
             in_step = dataclasses.replace(data, train=train)
-            after, module = fit(method, fast, data)
-            before, other = fit(method, plain, in_step)
-            right, others = (answer_right(method, m, fast, cache) for m in (module, other))
+            our_seconds, our_module = fit(method, fast, data)
+            their_seconds, their_module = fit(method, plain, in_step)
+            ours = answer_right(method, our_module, fast, cache)
+            theirs = answer_right(method, their_module, fast, cache)
             fits[cell.method] = {
-                "trainers": before,
-                "compatbench": after,
-                "correct": int(right.sum()),
-                "correct_trainers": int(others.sum()),
-                "images": len(right),
+                "trainers": their_seconds,
+                "compatbench": our_seconds,
+                "correct": int(ours.sum()),
+                "correct_trainers": int(theirs.sum()),
+                "images": len(ours),
             }
             print(cell.method, fits[cell.method], flush=True)
-    facts = dict(task=TASK, classes=len(load_task(TASK).labels.names), context=context)
-    facts["processor"] = provenance()["processor"]
-    RESULTS.write_text(json.dumps(facts | {"fits": fits}, indent=1) + "\n", encoding="utf-8")
+    facts = {
+        "task": TASK,
+        "classes": len(load_task(TASK).labels.names),
+        "context": context,
+        "processor": provenance()["processor"],
+        "fits": fits,
+    }
+    RESULTS.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

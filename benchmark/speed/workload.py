@@ -1,8 +1,9 @@
-"""The same computation twice: as open_clip and CoOp do it, and as compatbench does it."""
+"""Run one computation in two ways: as open_clip and CoOp do it, and as compatbench does it."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,18 +19,18 @@ from compatbench.backbone.parts.products import fast_products
 from compatbench.extras.check.models import wrap
 
 CONTEXT = 16
+# Classes that the plain code takes at once: 1,000 with 77 tokens need more memory than there is.
 PART = 50
-"""Classes that the plain code takes at once: 1,000 at 77 tokens would not fit the machine."""
 
 
 def read_names(dataset: str) -> tuple[str, ...]:
-    """Class names as CoOp writes them."""
+    """Return the class names of a dataset as CoOp writes them."""
     path = Path(__file__).parent / "classnames" / f"{dataset}.json"
     return tuple(json.loads(path.read_text(encoding="utf-8")))
 
 
 def make_workload() -> Workload:
-    """open_clip's ViT-B-16 with random weights: times do not depend on what they are."""
+    """Return open_clip's ViT-B-16 with random weights, on which times do not depend."""
     import open_clip
 
     torch.manual_seed(0)
@@ -38,7 +39,7 @@ def make_workload() -> Workload:
 
 
 def make_small(name: str, embed_dim: int, width: int, heads: int, layers: int) -> Workload:
-    """A CLIP whose text tower has these sizes, behind an image tower of one block."""
+    """Return a CLIP with a text tower of these sizes, and an image tower of one block."""
     from open_clip.model import CLIP
 
     torch.manual_seed(0)
@@ -53,22 +54,23 @@ def make_small(name: str, embed_dim: int, width: int, heads: int, layers: int) -
 
 @dataclass(frozen=True)
 class Workload:
-    """One model, and both computations of text features of learned prompts."""
+    """A model with both computations of the text features of learned prompts."""
 
     backbone: Backbone
 
     def draw_context(self, *shape: int) -> Tensor:
+        """Return random context vectors to be learned, ``[*shape, token_width]``."""
         generator = torch.Generator().manual_seed(1)
         size = (*shape, self.backbone.token_width)
         return (0.02 * torch.randn(size, generator=generator)).requires_grad_()
 
     def draw_weights(self, classes: int) -> Tensor:
-        """The gradient of a loss in the features, ``[C, e]``: every class counts differently."""
+        """Return the gradient of a loss in the features, ``[C, e]``, which differs by class."""
         generator = torch.Generator().manual_seed(2)
         return torch.randn(classes, self.backbone.embed_dim, generator=generator)
 
     def plain_features(self, names: tuple[str, ...], context: Tensor) -> Tensor:
-        """CoOp's prompt learner and text encoder: 77 tokens for every class, ``[C, e]``."""
+        """Return text features by CoOp's code, with 77 tokens for every class, ``[C, e]``."""
         model: Any = self.backbone.model
         length = len(context)
         ids = self.backbone.tokenizer([" ".join(["X"] * length) + f" {name}." for name in names])
@@ -79,9 +81,10 @@ class Workload:
         return model.ln_final(x)[torch.arange(len(x)), ids.argmax(-1)] @ model.text_projection
 
     def plain_pass(self, names: tuple[str, ...], context: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and the gradient in the context, forward and backward at 77 tokens."""
+        """Return the features and the gradient in the context, computed with 77 tokens."""
         weights = self.draw_weights(len(names))
-        features, gradient = [], torch.zeros_like(context)
+        features = []
+        gradient = torch.zeros_like(context)
         for i in range(0, len(names), PART):
             part = self.plain_features(names[i : i + PART], context)
             loss = (part * weights[i : i + PART]).sum()
@@ -91,29 +94,32 @@ class Workload:
 
     @fast_products()
     def fast_pass(self, names: tuple[str, ...], context: Tensor) -> tuple[Tensor, Tensor]:
-        """The same by compatbench."""
+        """Return the same, computed by compatbench."""
         features = self.backbone.encode_prompts(self.backbone.prompts(labels_of(names), context))
         loss = (features * self.draw_weights(len(names))).sum()
         return features.detach(), torch.autograd.grad(loss, context)[0]
 
 
 def labels_of(names: tuple[str, ...]) -> Labels:
+    """Return labels with these class names and CLIP's plain template."""
     return Labels(names, ("a photo of a {}.",), "a photo of a {}.")
 
 
 def cross_entropy(images: Tensor, texts: Tensor, targets: Tensor, scale: float) -> Tensor:
+    """Return the mean cross-entropy of scaled cosines of ``[batch, e]`` and ``[C, e]``."""
     logits = scale * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
     return F.cross_entropy(logits, targets)
 
 
 def relative_error(computed: Tensor, expected: Tensor) -> float:
-    """The largest difference, in parts of the largest value."""
+    """Return the largest difference, in parts of the largest value."""
     return float((computed - expected).abs().max() / expected.abs().max())
 
 
 def time_best(function: Callable[[], Any], rounds: int) -> tuple[float, Any]:
-    """Best CPU time in seconds, and what came out."""
-    best, result = float("inf"), None
+    """Return the best CPU time in seconds, and the result of the last round."""
+    best = float("inf")
+    result = None
     for _ in range(rounds):
         start = time.process_time()
         result = function()
@@ -122,15 +128,17 @@ def time_best(function: Callable[[], Any], rounds: int) -> tuple[float, Any]:
 
 
 def peak_gib() -> float:
-    # Not getrusage: its peak is that of the parent until this program was started.
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
+    """Return the peak memory of this process in GiB."""
+    # The peak of getrusage would include that of the parent before this program was started.
+    text = Path("/proc/self/status").read_text()
+    [peak_kib] = re.findall(r"^VmHWM:\s+(\d+) kB", text, re.MULTILINE)
+    return int(peak_kib) / 2**20
 
 
 def matmul_rate(size: int = 1024, rounds: int = 10) -> float:
-    """Floating-point operations per second of a square float32 matrix product, at best.
+    """Return the best rate of a square float32 matrix product, in operations per second.
 
-    By the faster of PyTorch's libraries, which compatbench takes.
+    The product uses the faster of PyTorch's two libraries, as compatbench does.
     """
     a, b = torch.randn(2, size, size)
     with fast_products():
