@@ -83,7 +83,9 @@ def other_sizes(tested: MethodUnderTest) -> str:
     for what, backbone in tested.models.others.items():
         if refusal(tested, f"another {what}", backbone):
             refused.append(what)
-        elif names := _cut_or_padded(tested, backbone):
+            continue
+        names = _find_cut_or_padded(tested, backbone)
+        if names:
             raise BrokenRule(
                 f"another {what}: '{names[0]}' was made for another size, yet it is served; "
                 "nothing is cut or padded to fit"
@@ -99,7 +101,11 @@ def class_subset(tested: MethodUnderTest) -> str:
 
 
 def refusal(tested: MethodUnderTest, what: str, backbone: Backbone, labels: Labels = LABELS) -> str:
-    """Why the module is refused; empty if it is served, which must then be right."""
+    """Return why the module is refused; empty if it is served.
+
+    Raises:
+        BrokenRule: it is refused with another error or without a reason, or its logits are wrong.
+    """
     try:
         logits = tested.logits(backbone, labels=labels)
     except NotTransferable as why:
@@ -111,15 +117,20 @@ def refusal(tested: MethodUnderTest, what: str, backbone: Backbone, labels: Labe
     return ""
 
 
-def _cut_or_padded(tested: MethodUnderTest, backbone: Backbone) -> list[str]:
-    """Tensors with a size of the source, at the card's places, which this backbone lacks."""
-    places, source = set(tested.card.places), tested.source
+def _find_cut_or_padded(tested: MethodUnderTest, backbone: Backbone) -> list[str]:
+    """Return tensors with a size of the source, at the card's places, which a backbone lacks."""
+    card_places = set(tested.card.places)
+    source = tested.source
     sizes = [
         ({"text-input", "text-layers"}, source.token_width, backbone.token_width),
         ({"feature", "classifier"}, source.embed_dim, backbone.embed_dim),
         ({"image-layers"}, source.image.width, backbone.image.width),
     ]
-    gone = {old for where, old, new in sizes if where & places and old != new}
+    # No two sizes of the source are equal, so a size tells where a tensor belongs.
+    gone = set()
+    for places, old, new in sizes:
+        if places & card_places and old != new:
+            gone.add(old)
     return [name for name, tensor in tested.fitted.tensors.items() if gone & {*tensor.shape}]
 
 
@@ -129,7 +140,7 @@ def turned_space(tested: MethodUnderTest) -> None:
     with _at_an_image(tested.source, SkippedRule(why)):
         tested.attach(tested.source)
     expected = tested.logits(tested.source)
-    rotated, words = _rotated_source()
+    rotated, words = _rotate_source()
     transfer = find_transfer("words")
     data = TransferData(transfer, words=WordPair(words, encode_words(rotated, WORDS)))
     why = "through words, attach gave the image tower an image"
@@ -146,16 +157,18 @@ def turned_space(tested: MethodUnderTest) -> None:
 
 
 @cache
-def _rotated_source() -> tuple[Backbone, Tensor]:
-    """The source with a rotated joint space, and the word features of the source itself."""
+def _rotate_source() -> tuple[Backbone, Tensor]:
+    """Return the source with a rotated joint space, and the word features of the source itself."""
     source = synthetic_models().source
-    return rotate_clip(source, random_rotation(source.embed_dim, 1)), encode_words(source, WORDS)
+    rotated = rotate_clip(source, random_rotation(source.embed_dim, 1))
+    return rotated, encode_words(source, WORDS)
 
 
 def logits(tested: MethodUnderTest) -> None:
     """Logits are float32 of shape [batch, classes], finite, and not all alike."""
     for role, backbone in tested.served():
-        logits, what = tested.logits(backbone), f"logits on the {role}"
+        logits = tested.logits(backbone)
+        what = f"logits on the {role}"
         require_logits(logits, what)
         require(logits.dtype == torch.float32, f"{what} are {logits.dtype}, not float32")
         require(float(logits.std(1).min()) > 0, f"{what} are all alike for some image")
@@ -164,7 +177,8 @@ def logits(tested: MethodUnderTest) -> None:
 def batch_size(tested: MethodUnderTest) -> None:
     """Logits depend on no other image of a batch; with a stream, on no other call."""
     for role, backbone in tested.served():
-        inputs, classify = tested.inputs(backbone), tested.attach(backbone)
+        inputs = tested.inputs(backbone)
+        classify = tested.attach(backbone)
         with torch.no_grad():
             together = classify(inputs)
             if "stream" in tested.card.needs:
@@ -200,7 +214,8 @@ def class_order(tested: MethodUnderTest) -> None:
             if size == len(order):
                 tensor.copy_(tensor.index_select(dim, order))
     for role, backbone in tested.served():
-        logits, expected = tested.logits(backbone, module, permuted), tested.logits(backbone)
+        logits = tested.logits(backbone, module, permuted)
+        expected = tested.logits(backbone)
         problem = f"logits on the {role} do not follow the order of the class names; they differ"
         _require_close(logits, expected[:, order], problem)
 
@@ -215,8 +230,9 @@ def zero_shot_setting(tested: MethodUnderTest) -> None:
             names = [name for name in module.tensors if fnmatchcase(name, pattern)]
             require(names, f"zero_shot_at names '{pattern}', which the module does not hold")
             for name in names:
-                number = backbone.embed_text(value) if isinstance(value, str) else value
-                module[name][...] = number
+                # Text stands for the embeddings of its tokens on each backbone.
+                setting = backbone.embed_text(value) if isinstance(value, str) else value
+                module[name][...] = setting
         features = F.normalize(backbone.encode_images(unseen_images()), dim=-1)
         expected = backbone.logit_scale * features @ backbone.zero_shot(LABELS).T
         logits = tested.logits(backbone, module)
@@ -224,7 +240,7 @@ def zero_shot_setting(tested: MethodUnderTest) -> None:
 
 
 def _require_close(logits: Tensor, expected: Tensor, otherwise: str) -> None:
-    """Fails unless logits are the same up to the order in which sums were taken."""
+    """Raise BrokenRule unless logits are equal up to the order in which sums were taken."""
     gap = float((logits - expected).abs().max())
     close = torch.allclose(logits, expected, rtol=1e-4, atol=1e-4)
     require(close, f"{otherwise} by up to {gap:.2g}")
@@ -232,20 +248,25 @@ def _require_close(logits: Tensor, expected: Tensor, otherwise: str) -> None:
 
 def place(tested: MethodUnderTest) -> str:
     """The module acts where the card says that it inserts, and nowhere else."""
-    # What acts on features and what acts on class weights cannot be told apart from outside.
+    # From outside, an action on features looks like one on class weights or on logits.
     output = {"feature": "output", "classifier": "output", "answer": "output"}
     declared = {output.get(place, place) for place in tested.card.places}
-    observed = _observed_places(tested)
-    more, less = sorted(observed - declared), sorted(declared - observed)
-    parts = [f"acts at {', '.join(more)}, undeclared"] if more else []
-    parts += [f"declares {', '.join(less)}, where nothing changes"] if less else []
-    require(not parts, "; ".join(parts))
+    observed = _find_places(tested)
+    undeclared = sorted(observed - declared)
+    unchanged = sorted(declared - observed)
+    problems = []
+    if undeclared:
+        problems.append(f"acts at {', '.join(undeclared)}, undeclared")
+    if unchanged:
+        problems.append(f"declares {', '.join(unchanged)}, where nothing changes")
+    require(not problems, "; ".join(problems))
     return tested.card.depth
 
 
-def _observed_places(tested: MethodUnderTest) -> set[str]:
-    """Where noise on the module shows, on the source: tower by tower, and behind both."""
-    noisy, generator = tested.module, torch.Generator().manual_seed(3)
+def _find_places(tested: MethodUnderTest) -> set[str]:
+    """Return where noise on the module shows, on the source: in each tower, and behind both."""
+    noisy = tested.module
+    generator = torch.Generator().manual_seed(3)
     for tensor in noisy.tensors.values():
         if tensor.is_floating_point():
             noise = torch.randn(tensor.shape, generator=generator)
@@ -264,25 +285,28 @@ def _observed_places(tested: MethodUnderTest) -> set[str]:
 def _classify(
     tested: MethodUnderTest, module: Module, replay: Mapping[str, list[Any]] | None = None
 ) -> tuple[Tensor, Mapping[str, list[Any]]]:
-    """Logits on the source, and a log of what went through its towers, in order.
+    """Return logits on the source, and a log of what went through its towers, in order.
 
     The log holds hashes of what a module can change, by place, and outputs, by the function that
-    was called; with a log to replay, the towers give its outputs again, whatever goes in.
+    was called. With a log to replay, the towers return its outputs again, whatever goes in.
     """
-    inputs, backbone = tested.inputs(tested.source), copy.copy(tested.source)
+    inputs = tested.inputs(tested.source)
+    backbone = copy.copy(tested.source)
     log = defaultdict(list)
     # A text that is remembered would not go through the tower.
     forget_texts(backbone)
     backbone.image = copy.copy(backbone.image)
 
     def watch(owner: object, name: str, note: Callable[..., None]) -> None:
-        encode, outputs = getattr(owner, name), log[name]
+        encode = getattr(owner, name)
+        outputs = log[name]
 
         def call(*arguments: Any, **options: Any) -> Tensor:
-            past = replay[name][len(outputs)] if replay else None
-            outputs.append(encode(*arguments, **options) if past is None else past)
-            note(outputs[-1], *arguments, **options)
-            return outputs[-1]
+            past = None if replay is None else replay[name][len(outputs)]
+            output = encode(*arguments, **options) if past is None else past
+            outputs.append(output)
+            note(output, *arguments, **options)
+            return output
 
         setattr(owner, name, call)
 
@@ -292,16 +316,19 @@ def _classify(
         weights: Mapping[str, Tensor] | None = None,
         block_updates: BlockUpdates | None = None,
     ) -> None:
-        rows = torch.arange(prompts.suffix.shape[1]) < torch.tensor(prompts.lengths)[:, None]
-        entering = {"prefix": prompts.prefix, "suffix": prompts.suffix[rows]}
-        inner = {f"deep {i}": tensor for i, tensor in enumerate(prompts.deep)} | dict(weights or {})
+        # Padding changes nothing, so it is left out.
+        is_token = torch.arange(prompts.suffix.shape[1]) < torch.tensor(prompts.lengths)[:, None]
+        entering = {"prefix": prompts.prefix, "suffix": prompts.suffix[is_token]}
+        log["text-input"].append(fingerprint(entering))
+        inner = {f"deep {i}": tensor for i, tensor in enumerate(prompts.deep)}
+        inner |= dict(weights or {})
         if prompts.swap is not None:
             inner["swap"] = prompts.swap.rows
-        if (more := prompts.inserted) is not None:
-            inner |= {f"inserted {i}": rows for i, rows in enumerate(more.rows)}
-        log["text-input"].append(fingerprint(entering))
-        updated = _try_updates(block_updates, backbone.token_width)
-        log["text-layers"].append(fingerprint(inner | updated))
+        if prompts.inserted is not None:
+            for i, rows in enumerate(prompts.inserted.rows):
+                inner[f"inserted {i}"] = rows
+        inner |= _try_updates(block_updates, backbone.token_width)
+        log["text-layers"].append(fingerprint(inner))
 
     def note_image(output: Any, _: Tensor, **inserted: Any) -> None:
         _try_updates(inserted.get("block_updates"), backbone.image.width)
@@ -316,7 +343,11 @@ def _classify(
 
 
 def _try_updates(updates: BlockUpdates | None, width: int) -> dict[str, Tensor]:
-    """What updates make of made-up rows of a tower; fails if a row depends on another."""
+    """Return what updates make of made-up rows of a tower.
+
+    Raises:
+        BrokenRule: a row depends on another.
+    """
     generator = torch.Generator().manual_seed(5)
     output, entering = torch.randn(2, 2, 3, width, generator=generator)
     rows = {}

@@ -1,4 +1,4 @@
-"""Check methods: which are asked for, and what becomes of the outcomes of their rules."""
+"""The function that checks methods, and remembers which of them are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def check(
     *,
     progress: Callable[[RuleOutcome], object] = lambda _: None,
 ) -> pd.DataFrame:
-    """Checks that methods keep the rules, by name, on small random models.
+    """Check that methods keep the rules, by name, on small random models.
 
     The rules make results comparable: a fit is decided by its data and its seed alone, nothing but
     the module is carried over, and it acts where the card says. Every method is fitted and attached
@@ -48,11 +48,13 @@ def check(
             empty selection.
     """
     registry = builtin_methods()
-    names = registry.select(methods if isinstance(methods, str) else ",".join(methods))
+    selection = methods if isinstance(methods, str) else ",".join(methods)
+    names = registry.select(selection)
+    if not names:
+        raise CompatbenchError(f"'{methods}': no method matches")
     checks = select_names(only, list(RULES), "check")
-    for what, asked, selected in (("method", methods, names), ("check", only, checks)):
-        if not selected:
-            raise CompatbenchError(f"'{asked}' leaves no {what}")
+    if not checks:
+        raise CompatbenchError(f"'{only}': no check matches")
     outcomes = try_rules(names, checks, progress)
     for name in names:
         _remember(name, [outcome for outcome in outcomes if outcome.method == name])

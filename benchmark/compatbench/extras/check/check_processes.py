@@ -47,10 +47,13 @@ def try_rules(
     count = min(count_cores(), math.ceil(len(names) / SHARE))
     shares = [_Share(names[i::count], checks) for i in range(count)]
     try:
-        while waiting := {share.connection: share for share in shares if share.left}:
-            ready = wait([*waiting], timeout=1)
-            for connection, share in waiting.items():
-                outcome = share.receive() if connection in ready else share.check_clock()
+        while True:
+            busy = [share for share in shares if share.left]
+            if not busy:
+                break
+            ready = wait([share.connection for share in busy], timeout=1)
+            for share in busy:
+                outcome = share.receive() if share.connection in ready else share.check_clock()
                 if outcome is not None:
                     outcomes.append(outcome)
                     progress(outcome)

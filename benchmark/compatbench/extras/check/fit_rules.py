@@ -34,14 +34,18 @@ CHANGEABLE = (list, dict, set, Tensor, np.ndarray)
 
 
 def _own_values(cls: type) -> Iterator[tuple[str, object]]:
-    """What a class and those of which it is made hold by name, less the harness's own."""
+    """Yield what a class and its bases hold by name, without those of the harness."""
     for base in filter(is_contributed, cls.__mro__):
         yield from vars(base).items()
 
 
-def _kept(cls: type) -> dict[str, str]:
-    """What containers of a class and of its bases hold."""
-    return {n: repr(value) for n, value in _own_values(cls) if isinstance(value, CHANGEABLE)}
+def _describe_containers(cls: type) -> dict[str, str]:
+    """Return the content of the containers of a class and of its bases, by name."""
+    containers = {}
+    for name, value in _own_values(cls):
+        if isinstance(value, CHANGEABLE):
+            containers[name] = repr(value)
+    return containers
 
 
 def check_card(tested: MethodUnderTest) -> None:
@@ -72,7 +76,7 @@ def settings(tested: MethodUnderTest) -> None:
         require(not isinstance(value, CHANGEABLE), why + f" ({find_line(config)})")
     for name, function in _own_values(tested.cls):
         if isinstance(function, FunctionType):
-            defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
+            defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
             why = f"a default of '{name}' is kept from call to call; make it None"
             changeable = any(isinstance(value, CHANGEABLE) for value in defaults)
             require(not changeable, f"{why} ({find_line(function)})")
@@ -102,18 +106,19 @@ def attach(tested: MethodUnderTest) -> None:
 
 def same_seed(tested: MethodUnderTest) -> None:
     """The same data and seed fit the same module, bit for bit, whatever was fitted before."""
-    first, kept = tested.fitted, _kept(tested.cls)
-    _ = tested.fitted_otherwise
+    first = tested.fitted
+    before = _describe_containers(tested.cls)
+    _ = tested.fitted_otherwise  # a fit that might leave something behind
     _disturb_randomness()
     again = tested.fit()
-    moved = [name for name, value in _kept(tested.cls).items() if kept.get(name) != value]
+    after = _describe_containers(tested.cls)
+    moved = [name for name, value in after.items() if before.get(name) != value]
     why = f"a fit changes {quoted(moved)} of its class, which the next one sees"
     require(not moved, f"{why}; keep it in the module ({find_line(tested.cls)})")
-    changed = [
-        name
-        for name, tensor in first.tensors.items()
-        if name not in again.tensors or not torch.equal(tensor, again[name])
-    ]
+    changed = []
+    for name, tensor in first.tensors.items():
+        if name not in again.tensors or not torch.equal(tensor, again[name]):
+            changed.append(name)
     why = "all randomness must come from `rng`, and nothing from earlier fits"
     require(again.fingerprint == first.fingerprint, f"{quoted(changed)} differ; {why}")
 
@@ -157,7 +162,7 @@ OTHER_TEXTS = replace(LABELS, descriptions=tuple((f"{n} x", f"{n} y") for n in L
 def _answer(
     tested: MethodUnderTest, data: FewShotData, labels: Labels = LABELS, first: int = 0
 ) -> Tensor:
-    """Logits on the source of a new fit, for the unseen images from the ``first`` on."""
+    """Fit again. Return logits on the source for the unseen images from the ``first`` on."""
     classify = tested.attach(tested.source, tested.fit(data), labels)
     with torch.no_grad():
         return classify(tested.inputs(tested.source)[first:])
@@ -177,13 +182,15 @@ def backbone_unchanged(tested: MethodUnderTest) -> None:
         with suppress(NotTransferable):
             tested.logits(backbone, module)
     roles = {"source": tested.source, "target": tested.target}
-    if (teacher := tested.draw().teacher) is not None:
+    teacher = tested.draw().teacher
+    if teacher is not None:
         roles["teacher"] = teacher.backbone
     for role, backbone in roles.items():
         changed = tested.models.changed(backbone)
         require(not changed, f"{quoted(changed)} of the {role} backbone changed")
-        left = any(p.requires_grad or p.grad is not None for p in backbone.model.parameters())
-        require(not left, f"the {role} backbone was left with gradients")
+        for parameter in backbone.model.parameters():
+            left = parameter.requires_grad or parameter.grad is not None
+            require(not left, f"the {role} backbone was left with gradients")
 
 
 def data_unchanged(tested: MethodUnderTest) -> None:
@@ -220,6 +227,7 @@ def odd_draws(tested: MethodUnderTest) -> None:
 
 
 def _expect_served(tested: MethodUnderTest, what: str, data: FewShotData) -> None:
+    """Raise BrokenRule unless a fit on a draw gives logits for its classes."""
     try:
         module = tested.fit(data, steps=FEW_STEPS)
         logits = tested.logits(tested.source, module, data.labels)
@@ -229,7 +237,7 @@ def _expect_served(tested: MethodUnderTest, what: str, data: FewShotData) -> Non
 
 
 def _disturb_randomness() -> bytes:
-    """Gives Python, numpy and torch other random states than before, and returns these."""
+    """Give Python, numpy and torch other random states than before. Return the new states."""
     random.seed(99)
     np.random.seed(99)
     torch.manual_seed(99)
@@ -281,21 +289,29 @@ def module_unchanged(tested: MethodUnderTest) -> None:
 
 def derived_not_stored(tested: MethodUnderTest) -> None:
     """Nothing that a backbone can derive from the class names is stored in the module."""
-    derived, scale = list(_derived_rows(tested.source)), tested.source.logit_scale
+    derived = list(_derived_rows(tested.source))
+    scale = tested.source.logit_scale
     for name, tensor in tested.fitted.tensors.items():
         if not tensor.is_floating_point():
             continue
         same = tensor.numel() == 1 and abs(float(tensor) - scale) < 1e-4
         require(not same, f"'{name}' is the source's logit scale; ask the backbone for it")
-        # What is trained may begin at a derived value, but does not stay there.
-        rtol, atol = (0.0, 0.0) if name in tested.fitted.trained else (1e-4, 1e-6)
-        for matrix in (tensor, tensor.mT) if tensor.ndim > 1 else (tensor[None],):
-            matrix = matrix.reshape(-1, 1, matrix.shape[-1])
+        # What is trained may begin at a derived value, but does not stay there exactly.
+        exact = name in tested.fitted.trained
+        matrices = [tensor, tensor.mT] if tensor.ndim > 1 else [tensor[None]]
+        for matrix in matrices:
             for what, rows in derived:
-                same = matrix.shape[-1] == rows.shape[-1] and (
-                    torch.isclose(matrix, rows, rtol=rtol, atol=atol).all(-1).any()
-                )
+                same = _holds_row(matrix, rows, exact)
                 require(not same, f"'{name}' holds {what} of the source; derive it in attach")
+
+
+def _holds_row(matrix: Tensor, rows: Tensor, exact: bool) -> bool:
+    """Return True if some row of a matrix ``[..., d]`` equals, or nearly equals, one of rows."""
+    if matrix.shape[-1] != rows.shape[-1]:
+        return False
+    rtol, atol = (0.0, 0.0) if exact else (1e-4, 1e-6)
+    each = matrix.reshape(-1, 1, matrix.shape[-1])
+    return bool(torch.isclose(each, rows, rtol=rtol, atol=atol).all(-1).any())
 
 
 def other_process(tested: MethodUnderTest) -> None:
@@ -305,7 +321,9 @@ def other_process(tested: MethodUnderTest) -> None:
     here = tested.describe_fit()
     there = tested.describe_elsewhere(tested.card.name)
     for what, fingerprint in here.items():
-        differs = "another module" if what == "module" else f"other logits on the {what}"
+        differs = f"other logits on the {what}"
+        if what == "module":
+            differs = "another module"
         require(
             there.get(what) == fingerprint,
             f"a new process gives {differs}; neither the environment, the hour, hash(), id(), nor "
@@ -314,7 +332,7 @@ def other_process(tested: MethodUnderTest) -> None:
 
 
 def _derived_rows(backbone: Backbone) -> Iterator[tuple[str, Tensor]]:
-    """What the source derives from class names and templates, as rows."""
+    """Yield what the source derives from class names and templates, as rows, each with its name."""
     for template in dict.fromkeys((*LABELS.templates, LABELS.teacher_template)):
         yield "text features", backbone.text_features(LABELS.fill(template))
         yield "zero-shot weights", backbone.zero_shot(LABELS, template)

@@ -40,17 +40,22 @@ TEXTS = ("a {} is seen.", "{}, which is old", "the {} of a friend", "a big {}")
 
 
 def relabel(names: Sequence[str]) -> Labels:
-    """Labels of classes of these names, each with two descriptions or more."""
-    texts = tuple(tuple(text.format(name) for text in TEXTS[: 2 + len(name) % 3]) for name in names)
-    return Labels(tuple(names), TEMPLATES, "a photo of a {}, a type of thing.", texts)
+    """Return labels of classes with these names, each with two descriptions or more."""
+    descriptions = []
+    for name in names:
+        # Classes have different numbers of descriptions, as in the files of real tasks.
+        texts = TEXTS[: 2 + len(name) % 3]
+        descriptions.append(tuple(text.format(name) for text in texts))
+    template = "a photo of a {}, a type of thing."
+    return Labels(tuple(names), TEMPLATES, template, tuple(descriptions))
 
 
 # Their names have 1, 7, 2, 4 and 1 tokens.
 LABELS = relabel(("dog", "hippopotamus", "red apple", "xylophone", "tree"))
 
-# Of optimiser steps, so that a fit takes well under a second; what the checks look at does not
-# need one to converge. Fewer where they only look whether a draw can be learned from.
-STEPS, FEW_STEPS = 3, 2
+# Optimiser steps. A fit takes well under a second, and no check needs one that converges.
+STEPS = 3
+FEW_STEPS = 2  # where a check only asks whether a draw can be learned from
 MAX_ITERATIONS = 20  # of a solver
 MOST_SECONDS = 3.0  # of one processor, for seven images on a tiny model
 
@@ -64,8 +69,8 @@ class MethodUnderTest:
 
     Args:
         method: the class.
-        describe_elsewhere: gives what ``describe_fit`` gives for a method of this name in another
-            process; without it the rule that compares them is skipped.
+        describe_elsewhere: returns what ``describe_fit`` returns for a method of this name in
+            another process; without it the rule that compares them is skipped.
     """
 
     def __init__(self, method: type[Method], describe_elsewhere: Elsewhere | None = None) -> None:
@@ -73,14 +78,18 @@ class MethodUnderTest:
         self.cls = method
         self.card = method.card
         self.models = synthetic_models()
-        self.source, self.target = self.models.source, self.models.target
+        self.source = self.models.source
+        self.target = self.models.target
         self.printed: list[str] = []  # by the method, each with its line
 
     def build(self, steps: int = STEPS) -> Method:
-        """The method with its published settings, but few optimiser steps."""
+        """Return the method with its published settings, but few optimiser steps."""
         fields = self.cls.Config.model_fields
-        limits = {"max_steps": steps, "max_iterations": MAX_ITERATIONS}
-        limits = {name: limit for name, limit in limits.items() if name in fields}
+        limits = {}
+        if "max_steps" in fields:
+            limits["max_steps"] = steps
+        if "max_iterations" in fields:
+            limits["max_iterations"] = MAX_ITERATIONS
         return self.cls(self.cls.Config.model_validate(limits))
 
     def draw(
@@ -93,64 +102,81 @@ class MethodUnderTest:
         unlabelled: int = 4,
         teacher: str = "joint space",
     ) -> FewShotData:
-        """A few-shot draw of synthetic images on the source, grouped by class as a draw is.
+        """Return a few-shot draw of synthetic images on the source, grouped by class.
 
-        With what else the card needs: so many ``unlabelled`` images of each class, and as a
-        teacher the model of this name among the ``others``.
+        It has whatever else the card needs.
+
+        Args:
+            labels: the classes.
+            shots: images of each class, the same number of all or one for each.
+            val: validation images of each class.
+            seed: which images are drawn.
+            unlabelled: images of each class without a label.
+            teacher: the name of the teacher among the ``others`` of the models.
         """
         counts = [shots] * len(labels) if isinstance(shots, int) else shots
 
-        def see(backbone: Backbone) -> FewShotData:
-            pool, numbers = None, [unlabelled] * len(labels)
+        def encode_draw(backbone: Backbone) -> FewShotData:
+            pool = None
             if "unlabelled" in self.card.needs:
-                pool = self._features(backbone, numbers, 2, 500 + seed)
+                pool = self._features(backbone, [unlabelled] * len(labels), 2, 500 + seed)
                 pool = replace(pool, targets=torch.full_like(pool.targets, -1))
             train = self._features(backbone, counts, 2, 2 * seed)
             held_out = self._features(backbone, [val] * len(labels), 1, 2 * seed + 1)
-            return FewShotData(self._known(labels), max(counts), train, held_out, pool)
+            return FewShotData(self._show_labels(labels), max(counts), train, held_out, pool)
 
-        data = see(self.source)
+        data = encode_draw(self.source)
         if "teacher" not in self.card.needs:
             return data
         other = self.models.others[teacher]
-        return replace(data, teacher=Teacher(other, see(other)))
+        return replace(data, teacher=Teacher(other, encode_draw(other)))
 
-    def _known(self, labels: Labels) -> Labels:
-        return labels if "descriptions" in self.card.needs else replace(labels, descriptions=())
+    def _show_labels(self, labels: Labels) -> Labels:
+        """Return the labels as the method is shown them: without descriptions it does not need."""
+        if "descriptions" in self.card.needs:
+            return labels
+        return replace(labels, descriptions=())
 
     def _features(
         self, backbone: Backbone, counts: Sequence[int], views: int, seed: int
     ) -> FeatureSet:
-        """So many images of each class, as the method is given them on a backbone."""
-        wanted = self.build().image_input(backbone)
-        key, seen = (backbone.name, tuple(counts), views, seed, wanted), self.models.seen
+        """Return images of each class, as the method is given them on a backbone.
+
+        The first is the plain image, and ``views`` further ones stand for its random crops.
+        """
+        image_input = self.build().image_input(backbone)
+        key = (backbone.name, tuple(counts), views, seed, image_input)
+        seen = self.models.seen
         if key not in seen:
             generator = torch.Generator().manual_seed(1000 + seed)
             targets = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-            plain, *images = (draw_images(targets, generator) for _ in range(1 + views))
-            seen[key] = FeatureSet(
-                _encode(backbone, plain),
-                torch.stack([_encode(backbone, view) for view in images]),
-                targets,
-                None if wanted == FEATURES else [_encode(backbone, v, wanted) for v in images],
-            )
+            plain = draw_images(targets, generator)
+            images = [draw_images(targets, generator) for _ in range(views)]
+            features = _encode(backbone, plain)
+            of_views = torch.stack([_encode(backbone, view) for view in images])
+            inputs = None
+            if image_input != FEATURES:
+                inputs = [_encode(backbone, view, image_input) for view in images]
+            seen[key] = FeatureSet(features, of_views, targets, inputs)
         return copy.deepcopy(seen[key])
 
     @fast_products()
     def inputs(self, backbone: Backbone) -> Tensor:
-        """What the method's classifiers take for the unseen images on a backbone."""
-        wanted = self.build().image_input(backbone)
-        key, seen = (backbone.name, backbone.weights_key, wanted), self.models.seen
+        """Return the unseen images as the method's classifiers take them on a backbone."""
+        image_input = self.build().image_input(backbone)
+        key = (backbone.name, backbone.weights_key, image_input)
+        seen = self.models.seen
         if key not in seen:
-            seen[key] = _encode(backbone, unseen_images(), wanted)
+            seen[key] = _encode(backbone, unseen_images(), image_input)
         return seen[key].clone()
 
     @fast_products()
     @torch.enable_grad()
     def fit(self, data: FewShotData | None = None, seed: int = 1, steps: int = STEPS) -> Module:
-        """A module from a new instance of the method, by default of three shots."""
+        """Fit a new instance of the method, by default on three shots. Return its module."""
         rng = torch.Generator().manual_seed(seed)
-        method, data = self.build(steps), data or self.draw()
+        method = self.build(steps)
+        data = data or self.draw()
         with self.listen():
             module = method.fit(self.source, data, rng)
         check_module(module, method.fit)
@@ -169,7 +195,8 @@ class MethodUnderTest:
     @cached_property
     def first_seconds(self) -> float:
         """Seconds of one processor for the unseen images on the source, by its own classifier."""
-        classify, inputs = self.attach(self.source), self.inputs(self.source)
+        classify = self.attach(self.source)
+        inputs = self.inputs(self.source)
         start = time.process_time()
         with torch.no_grad(), self.listen():
             logits = classify(inputs)
@@ -178,7 +205,7 @@ class MethodUnderTest:
 
     @cached_property
     def has_module(self) -> bool:
-        """Whether the method could be fitted."""
+        """True if the method could be fitted."""
         try:
             _ = self.fitted
         except (Exception, SystemExit):
@@ -187,7 +214,7 @@ class MethodUnderTest:
 
     @cached_property
     def classifies(self) -> bool:
-        """Whether the module has a classifier on its source that can be looked at."""
+        """True if the module has a classifier on its source that is fast enough to be tried."""
         try:
             return self.first_seconds < MOST_SECONDS
         except (Exception, SystemExit):
@@ -203,14 +230,15 @@ class MethodUnderTest:
     def attach(
         self, backbone: Backbone, module: Module | None = None, labels: Labels = LABELS
     ) -> Classifier:
-        """The classifier that a new instance makes of a copy of a module."""
-        module, method = (module or self.fitted).detach(), self.build()
+        """Return the classifier that a new instance makes of a copy of a module."""
+        copied = (module or self.fitted).detach()
+        method = self.build()
         with self.listen():
-            return method.attach(module, backbone, self._known(labels))
+            return method.attach(copied, backbone, self._show_labels(labels))
 
     @contextmanager
     def listen(self) -> Iterator[None]:
-        """Keeps what code prints, and where it does so, in ``printed``."""
+        """Add what code prints to ``printed``, with the line that prints it."""
         log = _PrintLog(self.printed)
         with redirect_stdout(log), redirect_stderr(log):
             yield
@@ -220,11 +248,11 @@ class MethodUnderTest:
     def logits(
         self, backbone: Backbone, module: Module | None = None, labels: Labels = LABELS
     ) -> Tensor:
-        """Logits of the unseen images, ``[7, classes]``."""
+        """Return the logits of the unseen images, ``[7, classes]``."""
         return self.attach(backbone, module, labels)(self.inputs(backbone))
 
     def served(self) -> Iterator[tuple[str, Backbone]]:
-        """The source, and the target unless the module cannot be attached to it."""
+        """Yield the source, and the target unless the module cannot be attached to it."""
         yield "source", self.source
         try:
             self.attach(self.target)
@@ -233,14 +261,16 @@ class MethodUnderTest:
         yield "target", self.target
 
     def describe_fit(self) -> dict[str, str]:
-        """Fingerprints of a module that is fitted now, and of its logits by role."""
+        """Fit a module. Return its fingerprint, and those of its logits by role."""
         # A fit that changes its backbone breaks another rule; here both processes start alike.
         forget_texts(self.source)
         self.inputs(self.source)
         module = self.fit()
         logits = {role: self.logits(backbone, module) for role, backbone in self.served()}
-        prints = {role: fingerprint({"logits": values}) for role, values in logits.items()}
-        return {"module": module.fingerprint, **prints}
+        described = {"module": module.fingerprint}
+        for role, values in logits.items():
+            described[role] = fingerprint({"logits": values})
+        return described
 
 
 class _PrintLog(io.TextIOBase):
@@ -257,7 +287,7 @@ class _PrintLog(io.TextIOBase):
 
 
 def require_logits(logits: Tensor, what: str, labels: Labels = LABELS) -> None:
-    """Fails the check unless there is a finite logit of every unseen image for every class."""
+    """Raise BrokenRule unless each unseen image has a finite logit for every class."""
     try:
         check_logits(logits, len(unseen_images()), len(labels))
     except MethodMistake as mistake:
@@ -265,21 +295,25 @@ def require_logits(logits: Tensor, what: str, labels: Labels = LABELS) -> None:
     require(logits.isfinite().all(), f"{what} are not finite")
 
 
-def _encode(backbone: Backbone, images: Tensor, wanted: ImageInput = FEATURES) -> Tensor:
+def _encode(backbone: Backbone, images: Tensor, image_input: ImageInput = FEATURES) -> Tensor:
+    """Return images as a method takes them; shifted copies stand for the views of an image."""
     # open_clip's towers do not take an empty batch.
     some = images if len(images) else torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE)
-    views = [backbone.encode_images(some.roll(i, -1), wanted) for i in range(1 + wanted.views)]
-    return (torch.stack(views, dim=1) if wanted.views else views[0])[: len(images)]
+    views = []
+    for shift in range(1 + image_input.views):
+        views.append(backbone.encode_images(some.roll(shift, -1), image_input))
+    encoded = torch.stack(views, dim=1) if image_input.views else views[0]
+    return encoded[: len(images)]
 
 
 def draw_images(targets: Tensor, generator: torch.Generator) -> Tensor:
-    """Preprocessed images ``[N, 3, H, W]``: coarse patterns, one for each class, and noise."""
+    """Return preprocessed images ``[N, 3, H, W]``: a coarse pattern for each class, and noise."""
     patterns = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(7))
     noise = torch.randn(len(targets), 3, 4, 4, generator=generator)
     return F.interpolate(patterns[targets] + noise, (IMAGE_SIZE, IMAGE_SIZE))
 
 
 def unseen_images() -> Tensor:
-    """Seven test images that no fit has seen, ``[7, 3, H, W]``."""
+    """Return seven test images that no fit has seen, ``[7, 3, H, W]``."""
     generator = torch.Generator().manual_seed(9)
     return draw_images(torch.arange(7) % len(LABELS), generator)

@@ -46,54 +46,58 @@ class SyntheticModels:
             "every size": build_eva_clip("stranger", seed=6, **every_size),
         }
         self.backbones = [self.source, self.target, *self.others.values()]
-        self._as_made = {each.name: copy.deepcopy(each) for each in self.backbones}
-        self._tensors = {name: _tensors(each) for name, each in self._as_made.items()}
+        self._originals = {each.name: copy.deepcopy(each) for each in self.backbones}
+        self._tensors = {name: _list_tensors(each) for name, each in self._originals.items()}
 
     def changed(self, backbone: Backbone) -> list[str]:
-        """The names of parameters and buffers that are not, bit for bit, as they were made."""
-        before, now = self._tensors[backbone.name], _tensors(backbone)
-        both = before.keys() & now.keys()
-        moved = [name for name in now if name in both and not torch.equal(before[name], now[name])]
-        return [*moved, *sorted(before.keys() ^ now.keys())]
+        """Return the names of parameters and buffers that differ, in any bit, from the original."""
+        before = self._tensors[backbone.name]
+        now = _list_tensors(backbone)
+        changed = []
+        for name, tensor in now.items():
+            if name in before and not torch.equal(before[name], tensor):
+                changed.append(name)
+        added_or_gone = before.keys() ^ now.keys()
+        return [*changed, *sorted(added_or_gone)]
 
     def restore(self, *backbones: Backbone) -> None:
-        """Puts backbones, by default all of them, back as they were made."""
+        """Put backbones, by default all of them, back as they were made."""
         for backbone in backbones or self.backbones:
             backbone.model.requires_grad_(False).zero_grad(set_to_none=True)
             if self.changed(backbone):
-                again = copy.deepcopy(self._as_made[backbone.name])
+                again = copy.deepcopy(self._originals[backbone.name])
                 vars(backbone).clear()
                 vars(backbone).update(vars(again))
                 self.seen.clear()
 
 
-def _tensors(backbone: Backbone) -> dict[str, Tensor]:
-    """Parameters and buffers, the causal mask among them, which no file holds."""
-    # To walk through them so takes a fraction of ``named_parameters``.
-    return {
-        f"{path}.{key}".lstrip("."): tensor
-        for path, part in backbone.model.named_modules()
-        for kind in ("_parameters", "_buffers")
-        for key, tensor in vars(part)[kind].items()
-        if tensor is not None
-    }
+def _list_tensors(backbone: Backbone) -> dict[str, Tensor]:
+    """Return parameters and buffers, the causal mask among them, which no file holds."""
+    tensors = {}
+    # This walk takes a fraction of the time of ``named_parameters``.
+    for path, part in backbone.model.named_modules():
+        for kind in ("_parameters", "_buffers"):
+            for key, tensor in vars(part)[kind].items():
+                if tensor is not None:
+                    tensors[f"{path}.{key}".lstrip(".")] = tensor
+    return tensors
 
 
 @cache
 def synthetic_models() -> SyntheticModels:
-    """The synthetic models, built once per process."""
+    """Return the synthetic models, built once per process."""
     return SyntheticModels()
 
 
 def forget_texts(backbone: Backbone) -> None:
-    """Empties what a backbone remembers of texts it has encoded."""
+    """Empty what a backbone remembers of texts it has encoded."""
     for name, value in vars(backbone).items():
         if name.startswith("_") and isinstance(value, dict):
             setattr(backbone, name, {})
 
 
 def build_clip(name: str, seed: int, **sizes: int) -> Backbone:
-    """A CLIP with QuickGELU, as OpenAI's; ``sizes`` are those that are other than in ``SIZES``."""
+    """Build a CLIP with QuickGELU, as OpenAI's; ``sizes`` replace those in ``SIZES``."""
     from open_clip.model import CLIP
 
     sizes = SIZES | sizes
@@ -104,17 +108,22 @@ def build_clip(name: str, seed: int, **sizes: int) -> Backbone:
 
 
 def build_eva_clip(name: str, seed: int, **sizes: int) -> Backbone:
-    """A CLIP with exact GELU and an EVA-02 image tower: SwiGLU, rotary positions, no first norm."""
+    """Build a CLIP with exact GELU and an EVA-02 image tower.
+
+    The tower has SwiGLU, rotary positions and no first norm. ``sizes`` replace those in ``SIZES``.
+    """
     import timm
     from open_clip.model import CustomTextCLIP
 
     register_mini_towers(tasks_folder())
-    tower, sizes = "eva02_mini_patch12_clip_48", SIZES | sizes
+    tower = "eva02_mini_patch12_clip_48"
+    sizes = SIZES | sizes
     image: Any = dict(image_size=IMAGE_SIZE, timm_model_name=tower, timm_model_pretrained=False)
     image |= dict(timm_pool="token", timm_proj="linear")
     model: Any = CustomTextCLIP(sizes["embed_dim"], image, _text_config(sizes))
     # open_clip takes the sizes of a timm tower from timm's name for it.
-    width, heads = sizes["image_width"], sizes["image_width"] // sizes["head_width"]
+    width = sizes["image_width"]
+    heads = width // sizes["head_width"]
     model.visual.trunk = timm.create_model(
         tower, num_classes=0, depth=LAYERS, embed_dim=width, num_heads=heads
     )
@@ -123,6 +132,7 @@ def build_eva_clip(name: str, seed: int, **sizes: int) -> Backbone:
 
 
 def _text_config(sizes: Mapping[str, int]) -> Any:
+    """Return the configuration of a text tower as open_clip takes it."""
     shape = dict(context_length=CONTEXT_LENGTH, vocab_size=VOCABULARY, layers=LAYERS)
     width = sizes["token_width"]
     return dict(shape, width=width, heads=width // sizes["head_width"])
@@ -130,7 +140,7 @@ def _text_config(sizes: Mapping[str, int]) -> Any:
 
 @torch.no_grad()
 def randomise(model: nn.Module, seed: int) -> nn.Module:
-    """Gives every parameter a value that no shortcut could pass for: no zero bias, no unit norm."""
+    """Give every parameter a value that no shortcut could pass for: no zero bias, no unit norm."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -146,7 +156,7 @@ def randomise(model: nn.Module, seed: int) -> nn.Module:
 
 
 def wrap(model: nn.Module, name: str, tokenizer: str | None = "mini/tokenizer.txt.gz") -> Backbone:
-    """A model as a backbone with the mini suite's tokenizer, or with CLIP's where it is None."""
+    """Return a model as a backbone with the mini suite's tokenizer, or with CLIP's for None."""
     visual: Any = model.visual
     if not hasattr(visual, "preprocess_cfg"):
         visual.preprocess_cfg = dict(size=IMAGE_SIZE, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -156,8 +166,11 @@ def wrap(model: nn.Module, name: str, tokenizer: str | None = "mini/tokenizer.tx
 
 
 def rotate_clip(backbone: Backbone, rotation: Tensor) -> Backbone:
-    """A CLIP with a rotated joint space: features become f Rᵀ, R is ``[e, e]``, logits stay."""
-    # Of the backbone, not of its model: a new one would read its tokenizer's file again.
+    """Return a CLIP with a rotated joint space: features f become f Rᵀ, and logits stay.
+
+    ``rotation`` is R, ``[e, e]``.
+    """
+    # The backbone is copied, not its model: a new one would read its tokenizer's file again.
     rotated = copy.deepcopy(backbone)
     forget_texts(rotated)
     vars(rotated).pop("image", None)
@@ -171,6 +184,6 @@ def rotate_clip(backbone: Backbone, rotation: Tensor) -> Backbone:
 
 
 def random_rotation(size: int, seed: int) -> Tensor:
-    """A random orthogonal matrix ``[e, e]``."""
+    """Return a random orthogonal matrix ``[e, e]``."""
     generator = torch.Generator().manual_seed(seed)
     return torch.linalg.qr(torch.randn(size, size, generator=generator)).Q
