@@ -18,9 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from compatbench.results.estimate import Interval, interval_columns
 from compatbench.tables.markdown import fill_section, render_table
-from compatbench.tables.numbers import with_interval
 from compatbench.tables.table import Table
 from compatbench.tables.templates import render_markdown
 
@@ -73,11 +71,6 @@ def _write_page(name: str, page: Page) -> str:
             content = render_table(content)
         text = fill_section(text, section, content)
     return text
-
-
-def show_interval(interval: Interval) -> str:
-    """Return an interval as text: ``+1.2 (-0.3 to +2.5)``."""
-    return with_interval(interval_columns("x", interval), "x", "{:+.1f}".format)
 
 
 def main(

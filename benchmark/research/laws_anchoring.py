@@ -1,18 +1,19 @@
 """Measure whether a new model can be trained to keep old modules, and at what price.
 
 This is a section of docs/laws.md. Its hypothesis, figure, rule and analysis were written before any
-target was trained. ``mean_gains`` was added afterwards.
+target was trained. Leaving out the methods that collapse, and ``KINDS``, were added afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
-from pages import show_interval
 
 from compatbench.results.estimate import Interval, estimate
+from compatbench.tables.numbers import bounds, signed
 
 WEIGHTS = (0.3, 1.0, 3.0, 10.0)
 SEEDS = (5, 6)
@@ -29,7 +30,7 @@ class Price:
     Attributes:
         weight: the weight of the penalty.
         zero_shot: the change of zero-shot's accuracy on the target.
-        gain: the change of the mean gain over zero-shot of copied modules of all methods.
+        gain: the change of the mean gain over zero-shot of copied modules.
     """
 
     weight: float
@@ -77,31 +78,89 @@ def _change(table: pd.DataFrame, weight: float) -> Interval:
     return interval
 
 
-def mean_gains(gains: pd.DataFrame) -> dict[str, float]:
-    """Return mean gains of copied modules over zero-shot, in points.
+def kind_of(inserts: Collection[str]) -> str:
+    """Return the kind of a method, by where its card says that it acts."""
+    if set(inserts) == {"text-input"}:
+        return "prompts at the text input"
+    if any(place.endswith(("-layers", "-input")) for place in inserts):
+        return "prompts and updates in the towers"
+    return "features, caches and classifiers"
 
-    The means are over methods, tasks and seeds: without the penalty, with each weight of it, and on
-    targets that inherit the joint space.
+
+def levels_of(gains: pd.DataFrame, weight: float) -> Interval:
+    """Return the mean gain of copied modules over zero-shot with a weight, with its interval.
+
+    The mean is over methods and seeds; the interval is over tasks.
     """
-    targets = {"without": name_targets(), "inherited": [f"mini-eva-clip-{seed}" for seed in SEEDS]}
-    for weight in WEIGHTS:
-        targets[f"{weight:g}"] = name_targets(weight)
-    return {title: float(gains[names].to_numpy().mean()) for title, names in targets.items()}
+    interval = estimate(gains[name_targets(weight)].groupby("task").mean().mean(axis=1))
+    assert interval is not None
+    return interval
 
 
-def answer(prices: Sequence[Price]) -> str:
-    """Return the answer to the section's question, in a sentence."""
+def best_price(prices: Sequence[Price]) -> Price | None:
+    """Return the weight that is named: of those that keep modules and are free, the best.
+
+    If none of those that keep modules is free, it is the best of all that keep them.
+    """
     kept = [price for price in prices if price.keeps]
-    if not kept:
-        return "At no weight was it shown that copied modules gain more than without the penalty."
     free = [price for price in kept if price.is_free]
-    best = max(free or kept, key=lambda price: price.gain.value)
+    if not kept:
+        return None
+    return max(free or kept, key=lambda price: price.gain.value)
+
+
+def compare_kinds(
+    gains: pd.DataFrame, kinds: Mapping[str, Sequence[str]], weight: float
+) -> list[dict[str, Any]]:
+    """Return what a weight changes for each kind of method.
+
+    Args:
+        gains: the gains of copied modules in points, ``[(method, task), target]``.
+        kinds: the names of the methods of each kind.
+
+    Returns:
+        A record of each kind: its ``title``, ``methods``, and intervals over tasks of the gain
+        ``without`` the penalty, ``with_it``, and of the ``change``.
+    """
+    rows = []
+    for title, methods in kinds.items():
+        of_kind = gains.loc[list(methods)]
+        rows.append(
+            {
+                "title": title,
+                "methods": list(methods),
+                "without": levels_of(of_kind, 0.0),
+                "with_it": levels_of(of_kind, weight),
+                "change": _change(of_kind.groupby("task").mean(), weight),
+            }
+        )
+    return rows
+
+
+def answer(best: Price | None, prompts: Interval, level: Interval, of_all: Interval) -> str:
+    """Return the answer to the section's question, in sentences.
+
+    Args:
+        best: the weight that is named, for the methods that do not collapse.
+        prompts: the change for prompts at the text input, at this weight.
+        level: the gain over zero-shot at this weight, of the methods that do not collapse.
+        of_all: the same of all methods.
+    """
+    if best is None:
+        return "At no weight was it shown that copied modules gain more than without the penalty."
     cost = "what is lost is not shown to be small"
-    if free:
+    if best.is_free:
         cost = f"less than {FREE:g} points are lost"
     return (
-        "Trained to keep texts where the source has them, at weight "
-        f"{best.weight:g}, a target's copied modules gain {show_interval(best.gain)} points more "
-        f"than without; zero-shot changes by {show_interval(best.zero_shot)} points, so {cost} "
-        "(two seeds, intervals over tasks)."
+        "A little. Trained to keep texts where the source has them, at weight "
+        f"{best.weight:g}, a target's copied modules gain {_show(best.gain)} points more "
+        "than without, in the mean of the methods that do not collapse without it; prompts at the "
+        f"text input gain nothing that could be shown, {_show(prompts)}. Zero-shot changes "
+        f"by {_show(best.zero_shot)} points, so {cost}. Copied modules are then at "
+        f"{_show(level)} points over zero-shot, and with the methods that collapse at "
+        f"{_show(of_all)} (two seeds, intervals over tasks)."
     )
+
+
+def _show(interval: Interval) -> str:
+    return f"{signed(interval.value)} ({bounds(interval, signed)})"

@@ -6,7 +6,7 @@ target of each kind.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, combinations
 from typing import Any
 
@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from compatbench.extras.studies.frames import COLLAPSE
+from compatbench.results.best import ALPHA
 from compatbench.results.estimate import Array, Interval, estimate
-from compatbench.results.ranks import ALPHA
 
 AXES = ("methods", "tasks", "targets")
 # The effects of each axis, and the interactions of two and of three: (0,), (1,), ..., (0, 1, 2).
@@ -37,6 +38,27 @@ def read_zero_shot(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the accuracy of zero-shot in percent, ``[task, backbone]``."""
     rows = rows[(rows["method"] == "zeroshot") & (rows["task"] == rows["test_set"])]
     return rows.pivot(index="task", columns="backbone", values="accuracy")
+
+
+def list_collapsed(kinds: Iterable[pd.DataFrame]) -> list[str]:
+    """Return the methods whose mean gain is below ``COLLAPSE`` on a kind of target, by name.
+
+    They differ from the others by so much that they decide every mean and every variance.
+
+    Args:
+        kinds: the gains of each kind of target, ``[(method, task), target]``.
+    """
+    names: set[str] = set()
+    for gains in kinds:
+        means = gains.groupby("method").mean().mean(axis="columns")
+        names.update(means.index[means < COLLAPSE])
+    return sorted(names)
+
+
+def leave_out(gains: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """Return a table of ``[(method, task), target]`` without some methods."""
+    kept = gains.drop(index=list(methods), level="method")
+    return kept.set_axis(kept.index.remove_unused_levels(), axis="index")  # type: ignore[attr-defined]
 
 
 def to_cells(table: pd.DataFrame) -> Array:

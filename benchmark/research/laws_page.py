@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import laws_anchoring
@@ -11,6 +11,8 @@ import pandas as pd
 from laws_kinds import (
     AXES,
     EFFECTS,
+    leave_out,
+    list_collapsed,
     over_targets,
     read_gains,
     read_zero_shot,
@@ -24,8 +26,10 @@ from laws_kinds import (
 from pages import Page
 
 from compatbench.data.cards import backbone_cards, suite_cards
+from compatbench.extras.studies.frames import COLLAPSE
 from compatbench.results.estimate import FEWEST_UNITS, Array, estimate
-from compatbench.results.result_files import read_results
+from compatbench.results.result_files import ResultFiles
+from compatbench.results.stored_method import MethodInfo
 from compatbench.tables.markdown import fill_section
 from compatbench.tables.numbers import bounds, percent, signed
 
@@ -55,13 +59,20 @@ def show(cells: Array, statistic: Callable[[Array], float], upper: float) -> str
     return f"{value} ({bounds(interval)})" if interval.decides else value
 
 
-def answer(shown: Sequence[str]) -> str:
-    """Return the sentence on a kind of upgrade; ``shown`` has its statistics of ``TELLINGS``."""
+def answer(shown: Sequence[str], shown_of_all: Sequence[str]) -> str:
+    """Return the sentences on a kind of upgrade.
+
+    Args:
+        shown: the statistics of ``TELLINGS``, without the methods that collapse.
+        shown_of_all: the same of all methods.
+    """
     share, spread, order, _ = shown
     return (
-        f"{share} % of the variance of a gain changes with the target. A method's mean gain "
-        f"has a standard deviation of {spread} points between targets, and an order of two methods "
-        f"that is clear on one target is the other way round on another in {order} % of cases."
+        f"{share} % of the variance of a gain changes with the target, without the methods that "
+        f"collapse; with them it is {shown_of_all[0]} %, because they differ from the others by so "
+        f"much. A method's mean gain has a standard deviation of {spread} points between targets, "
+        "and an order of two methods that is clear on one target is the other way round on another "
+        f"in {order} % of cases (intervals over targets; the last number has none)."
     )
 
 
@@ -79,10 +90,23 @@ def list_methods(kinds: Iterable[pd.DataFrame]) -> dict[str, list[tuple[str, str
     return shown
 
 
+def group_methods(
+    infos: Mapping[str, MethodInfo], collapsed: Sequence[str]
+) -> dict[str, list[str]]:
+    """Return the names of the methods of each kind; those that collapse are one of their own."""
+    kinds: dict[str, list[str]] = {}
+    for name, info in infos.items():
+        if info.learns and name not in collapsed:
+            kinds.setdefault(laws_anchoring.kind_of(info.inserts), []).append(name)
+    ordered = {title: kinds[title] for title in sorted(kinds, reverse=True)}
+    return {**ordered, "collapsed without the penalty": list(collapsed)}
+
+
 def make_page() -> Page:
     """Return the page: components, what one target says of another, and the penalty's price."""
     suite = suite_cards.read(SUITE)
-    rows = read_results(ROOT / "results" / SUITE).frame
+    results = ResultFiles(ROOT).read_suite(SUITE)
+    rows = results.frame
     gains = read_gains(rows)
     [source] = rows["source"].unique()
     targets = [path[-1] for path in suite.upgrades]
@@ -94,29 +118,51 @@ def make_page() -> Page:
         names = [path[-1] for path in upgrades]
         if not shipped.isdisjoint(names):
             kinds[title] = names
-    tellings = {}
+    collapsed = list_collapsed(gains[names] for names in kinds.values())
+    steady = leave_out(gains, collapsed)
+    answers = {}
+    tellings = []
     components = {}
     for title, names in kinds.items():
-        cells = to_cells(gains[names])
-        tellings[title] = [show(cells, *telling) for telling in TELLINGS.values()]
-        of_losses = variance_components(to_cells(losses[names]))
-        components[title] = [variance_components(cells), of_losses]
+        parts = []
+        for table in (gains, steady, losses, leave_out(losses, collapsed)):
+            parts.append(variance_components(to_cells(table[names])))
+        components[title] = parts
+        of_all = [show(to_cells(gains[names]), *telling) for telling in TELLINGS.values()]
+        of_steady = [show(to_cells(steady[names]), *telling) for telling in TELLINGS.values()]
+        tellings += [of_all, of_steady]
+        answers[title] = answer(of_steady, of_all)
     values = {
-        "answers": {title: answer(shown) for title, shown in tellings.items()},
+        "answers": answers,
         "components": components,
         "effects": NAMES,
-        "tellings": dict(zip(TELLINGS, zip(*tellings.values(), strict=True), strict=True)),
+        "tellings": dict(zip(TELLINGS, zip(*tellings, strict=True), strict=True)),
         "methods": list_methods(gains[names] for names in kinds.values()),
+        "collapsed": [results.methods[name].info.title for name in collapsed],
+        "collapse": -COLLAPSE,
+        "steady": len(steady.index.levels[0]),
         "fewest": FEWEST_UNITS,
         "suite": suite,
     }
-    prices = laws_anchoring.price_weights(gains, read_zero_shot(rows))
-    answered = laws_anchoring.answer(prices)
+    zero_shot = read_zero_shot(rows)
+    prices = laws_anchoring.price_weights(steady, zero_shot)
+    best = laws_anchoring.best_price(prices)
+    best_of_all = laws_anchoring.best_price(laws_anchoring.price_weights(gains, zero_shot))
+    assert best is not None
+    assert best_of_all is not None
+    assert best.weight == best_of_all.weight
+    infos = {name: method.info for name, method in results.methods.items()}
+    of_kinds = laws_anchoring.compare_kinds(gains, group_methods(infos, collapsed), best.weight)
+    prompts = next(row["change"] for row in of_kinds if row["title"].endswith("text input"))
+    level = laws_anchoring.levels_of(steady, best.weight)
+    level_of_all = laws_anchoring.levels_of(gains, best.weight)
+    answered = laws_anchoring.answer(best, prompts, level, level_of_all)
     values |= {
         "anchoring": laws_anchoring,
         "anchoring_answer": answered,
+        "best": best,
         "prices": prices,
-        "levels": laws_anchoring.mean_gains(gains),
+        "kinds": of_kinds,
     }
     line = f"* Can a new model be trained to keep old modules? {answered}"
     choice = fill_section(CHOICE.read_text(encoding="utf-8"), "laws", line)

@@ -40,20 +40,49 @@ def test_the_answer_names_a_weight_that_keeps_modules_and_is_free():
     assert prices[2].zero_shot.value == pytest.approx(lost)
     assert [price.keeps for price in prices[1:]] == [True] * 3
     assert not prices[-1].is_free
-    assert "less than 2 points are lost" in laws_anchoring.answer(prices)
-    assert "at weight 10" not in laws_anchoring.answer(prices)
+    best = laws_anchoring.best_price(prices)
+    told = laws_anchoring.answer(best, best.gain, best.gain, best.gain)
+    assert "less than 2 points are lost" in told
+    assert "at weight 10" not in told
 
 
-def test_mean_gains_are_over_both_seeds():
+def test_levels_are_means_over_methods_and_both_seeds():
     gains, _ = make_anchored(gained=2, lost=0.5)
-    inherited = gains.assign(**{"mini-eva-clip-5": 1.0, "mini-eva-clip-6": 1.0})
-    levels = laws_anchoring.mean_gains(inherited)
     columns = gains.to_numpy()
-    assert levels["without"] == pytest.approx(columns[:, :2].mean())
-    assert levels["10"] == pytest.approx(columns[:, -2:].mean())
-    assert levels["inherited"] == 1
+    assert laws_anchoring.levels_of(gains, 0).value == pytest.approx(columns[:, :2].mean())
+    assert laws_anchoring.levels_of(gains, 10).value == pytest.approx(columns[:, -2:].mean())
+
+
+def test_a_kind_of_methods_has_its_own_change():
+    gains, _ = make_anchored(gained=0, lost=0)
+    helped = laws_anchoring.name_targets(3)
+    gains.loc[["gda"], helped] += 30
+    kinds = {"probes": ["gda"], "others": ["coop", "maple", "taskres"]}
+    probes, others = laws_anchoring.compare_kinds(gains, kinds, 3)
+    assert probes["change"].value == pytest.approx(30, abs=1)
+    assert probes["with_it"].value - probes["without"].value == pytest.approx(
+        probes["change"].value
+    )
+    assert others["change"].low < 0 < others["change"].high
+
+
+@pytest.mark.parametrize(
+    ("inserts", "kind"),
+    [
+        (["text-input"], "prompts at the text input"),
+        (["text-input", "text-layers"], "prompts and updates in the towers"),
+        (["image-input"], "prompts and updates in the towers"),
+        (["feature"], "features, caches and classifiers"),
+        (["classifier"], "features, caches and classifiers"),
+    ],
+)
+def test_the_kind_of_a_method_follows_its_card(inserts: list[str], kind: str):
+    assert laws_anchoring.kind_of(inserts) == kind
 
 
 def test_the_answer_names_no_penalty_that_helps_no_module():
     prices = laws_anchoring.price_weights(*make_anchored(gained=0, lost=1))
-    assert "At no weight" in laws_anchoring.answer(prices)
+    best = laws_anchoring.best_price(prices)
+    assert best is None
+    some = prices[0].gain
+    assert "At no weight" in laws_anchoring.answer(best, some, some, some)

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from laws_kinds import (
     EFFECTS,
+    leave_out,
+    list_collapsed,
     over_targets,
     read_gains,
     reversals,
@@ -91,3 +93,15 @@ def test_cells_have_the_gains_of_copied_modules_on_the_tasks_themselves():
     assert cells.shape == (2, 2, 2)
     known = rows.query("method == 'gda' and transfer == 'copied' and task == test_set == 't'")
     assert cells[1, 1].tolist() == [*known.set_index("backbone")["gain"][["z", "x"]]]
+
+
+def test_methods_that_collapse_on_a_kind_of_target_are_left_out():
+    index = pd.MultiIndex.from_product(
+        [("coop", "gda", "taskres"), ("s", "t")], names=["method", "task"]
+    )
+    gains = pd.DataFrame({"near": [-3.0, -2, 1, 2, 0, 1], "far": [-4.0, -3, -30, -20, 0, 1]}, index)
+    collapsed = list_collapsed([gains[["near"]], gains[["far"]]])
+    assert collapsed == ["gda"]
+    cells = to_cells(leave_out(gains, collapsed))
+    assert cells.shape == (2, 2, 2)
+    assert cells[1, 0].tolist() == [0, 0]
