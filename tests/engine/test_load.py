@@ -16,15 +16,12 @@ from compatbench.engine.plan import make_plan
 from compatbench.engine.request import make_request
 from compatbench.engine.store import unseal
 from compatbench.extras.doctor.stores import list_runs
-from compatbench.files.project_folders import TASKS_VARIABLE
 from compatbench.method.registry import builtin_methods
-from compatbench.results import result_files
-from compatbench.results.rows import read_csv
 
 SPEED = Path(__file__).parents[2] / "benchmark" / "speed"
 sys.path.append(str(SPEED))
 
-from commands import BARS, make_board, make_cells  # noqa: E402
+from commands import BARS, make_cells  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -63,20 +60,6 @@ def test_plan_list_and_audit_read_a_record_once_or_twice(
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert held / cells < 5_000  # bytes, most of them not of cells; a record has ten times as many
-
-
-def test_a_leaderboard_reads_each_file_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    methods = 5
-    make_board(tmp_path, methods, seeds=1)
-    monkeypatch.setenv(TASKS_VARIABLE, str(tmp_path / "tasks"))
-    read = list[Path]()
-    monkeypatch.setattr(
-        result_files, "read_csv", lambda path, model: read.append(path) or read_csv(path, model)
-    )
-    api.report(tmp_path)
-    assert len(read) == len(set(read)) == methods + 1
 
 
 def test_the_figures_of_the_speed_page_keep_what_is_promised() -> None:

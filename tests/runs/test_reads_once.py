@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from command_line import output_of
 
 import compatbench as cb
 
@@ -38,6 +39,11 @@ def run(out: Path, methods: str, seeds: str = "1") -> None:
     cb.run("smoke", methods, seeds=seeds, out=out, progress=False)
 
 
+def run_as_command(out: Path, methods: str) -> None:
+    selection = ("--methods", methods, "--seeds", "1", "--jobs", "1")
+    output_of("run", "--suite", "smoke", *selection, "--out", out)
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("project")
@@ -50,11 +56,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         lambda out: run(out, "zeroshot,coop"),  # all is there
         lambda out: run(out, "zeroshot,tip_adapter"),  # rows are added
+        lambda out: run_as_command(out, "zeroshot,coop"),
         cb.report,
         lambda out: cb.audit_results(out, cells=0),
         lambda out: cb.results("smoke", out).ranking(),
     ],
-    ids=["run again", "run more", "report", "audit", "results"],
+    ids=["run again", "run more", "run as a command", "report", "audit", "results"],
 )
 def test_each_result_file_is_opened_once(
     results: Path, opened: Counter[str], command: Callable[[Path], object]

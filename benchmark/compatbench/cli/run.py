@@ -150,14 +150,14 @@ def run(
         "timeout": read_seconds(timeout),
     }
     with stoppable():
-        from compatbench.engine.request import check_names
+        from compatbench.engine.request import check_names, make_request
 
         check_names(suite, methods=methods, tasks=tasks, transfers=transfers)
-        import compatbench
-        from compatbench.runs import read_page
+        from compatbench.engine.compute import Compute
+        from compatbench.runs import run_request
         from compatbench.tables.terminal_ranking import list_rankings, print_ranking
 
-        compute = compatbench.Compute(
+        compute = Compute(
             executor=executor,
             device=device,
             jobs=jobs,
@@ -170,7 +170,7 @@ def run(
             **limits,
         )
         with _follow(error_console if as_json else console, out) as (progress, start):
-            results = compatbench.run(
+            request = make_request(
                 suite,
                 methods,
                 tasks=tasks,
@@ -182,24 +182,20 @@ def run(
                 skip_missing=skip_missing,
                 shard=shard,
                 config=settings,
-                compute=compute,
-                progress=False,
-                on_start=start,
-                on_event=progress.on_event,
             )
-        plan = progress.plan
-        assert plan is not None
-        page = read_page(plan).restrict(**plan.matrix.selection)
+            finished = run_request(request, compute, start, progress.on_event)
+        plan = finished.plan
+        page = finished.page.restrict(**plan.matrix.selection)
         if as_json:
             print_json(list_rankings(page))
         else:
             print_ranking(console, page)
             _say_what_was_written(plan, out)
-        if not results.failures:
+        if not finished.failures:
             return
         if not as_json:
             tried = len(plan.to_do) + len(plan.broken)
-            say(f"{len(results.failures)} of {tried} cells failed")
+            say(f"{len(finished.failures)} of {tried} cells failed")
             say("Run the same command again to retry them.")
         raise typer.Exit(1)
 

@@ -1,9 +1,12 @@
-"""A suite as a whole: its run, its results, and the choice of settings."""
+"""A suite as a whole: its run, its results, and the choice of settings.
+
+``run_request`` is a run from top to bottom: plan, run the cells, score them, write the pages.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
@@ -11,8 +14,9 @@ from typing import Literal
 from compatbench.data.cache_files import FEATURES, default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.shots import Numbers
+from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
-from compatbench.engine.execute.events import Event
+from compatbench.engine.execute.events import Event, OnEvent
 from compatbench.engine.execute.run_plan import run_plan
 from compatbench.engine.plan import Plan, make_plan
 from compatbench.engine.request import Names, Request, make_request
@@ -109,24 +113,49 @@ def run(
         config=config,
     )
     with show_progress(progress, request.out, on_start, on_event) as (start, follow):
-        plan = make_plan(request)
-        _require_cells(plan)
-        files = ResultFiles(request.out)
-        _check_folders(request, files)
-        if not request.trial:
-            stored = files.read_methods(request.suite.name)
-            rows = {name: method.rows for name, method in stored.items()}
-            outdated = find_outdated_rows(plan, rows)
-            costs = files.read_costs(request.suite.name)
-            plan = replace(plan, outdated=outdated, costs=costs)
-        failures = run_plan(plan, compute or Compute(), start, follow)
-    if not request.trial:
-        _publish(plan, files)
-    page = read_page(plan, files)
+        finished = run_request(request, compute or Compute(), start, follow)
     # Everything that was requested and is not there yet counts as missing.
-    expected = replace(page.expected, seeds=request.seeds)
-    whole = Results(page.tidy, expected)
-    return replace(whole.restrict(**plan.matrix.selection), failures=failures)
+    expected = replace(finished.page.expected, seeds=request.seeds)
+    whole = Results(finished.page.tidy, expected)
+    part = whole.restrict(**finished.plan.matrix.selection)
+    return replace(part, failures=finished.failures)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that has ended."""
+
+    plan: Plan
+    page: SuitePage  # the whole suite with its rows; for a trial, with the rows of its cells
+    failures: tuple[tuple[Cell, str], ...]  # cells that failed, each with its error
+
+
+def run_request(
+    request: Request,
+    compute: Compute,
+    on_start: Callable[[Plan, int], object],
+    on_event: OnEvent,
+) -> FinishedRun:
+    """Run the cells of a request that are not finished, and write the results and their pages.
+
+    Callbacks and errors are those of ``run``.
+    """
+    plan = make_plan(request)
+    _require_cells(plan)
+    files = ResultFiles(request.out)
+    _check_folders(request, files)
+    if request.trial:
+        failures = run_plan(plan, compute, on_start, on_event)
+        measured = partial_results(plan, ResultCache())
+        return FinishedRun(plan, read_suite_page(plan.suite, files, measured), failures)
+    stored = files.read_methods(request.suite.name)
+    rows = {name: method.rows for name, method in stored.items()}
+    outdated = find_outdated_rows(plan, rows)
+    costs = files.read_costs(request.suite.name)
+    plan = replace(plan, outdated=outdated, costs=costs)
+    failures = run_plan(plan, compute, on_start, on_event)
+    _publish(plan, files)
+    return FinishedRun(plan, read_suite_page(plan.suite, files), failures)
 
 
 def _require_cells(plan: Plan) -> None:
@@ -136,12 +165,6 @@ def _require_cells(plan: Plan) -> None:
             f"None of the cells of suite '{plan.suite.name}' can run on this machine. "
             f"'compatbench store doctor --suite {plan.request.suite_given}' lists what is missing."
         )
-
-
-def read_page(plan: Plan, files: ResultFiles | None = None) -> SuitePage:
-    """Return a plan\'s suite with its rows in ``results/``; for a trial, those of the run store."""
-    measured = partial_results(plan, ResultCache()) if plan.trial else None
-    return read_suite_page(plan.suite, files or ResultFiles(plan.request.out), measured)
 
 
 def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
