@@ -1,4 +1,4 @@
-"""What is here and what is missing; published figures, and whether a measurement agrees."""
+"""A diagnosis names what is missing, and compares zero-shot accuracy with published figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from compatbench.results.published import read_published
 CLIP = read_backbone("vit-b16-openai")
 
 
-def test_a_release_has_its_figures_by_whatever_name_it_is_asked_for() -> None:
+def test_a_release_has_the_same_figures_under_each_of_its_names() -> None:
     # OpenAI's figures are those with QuickGELU.
     figures = published.find_figures(CLIP, "imagenet")
     top1 = {
@@ -39,18 +39,20 @@ def test_a_release_has_its_figures_by_whatever_name_it_is_asked_for() -> None:
 @pytest.mark.parametrize(
     "task", sorted({*read_published().query("protocol == 'own prompts'")["test_set"]})
 )
-def test_a_figure_may_be_compared_on_the_same_images_alone(task: str) -> None:
+def test_a_figure_is_compared_on_the_same_images_only(task: str) -> None:
     """Of the sources, only OSTB has the splits of CoOp where these are not the dataset's own."""
-    own, figures = task_cards.read(task), published.find_figures(CLIP, task)
-    # A variant has the classes of ImageNet, or 200 of them.
-    classes = len(own.classes) or (200 if task in ("imagenet_a", "imagenet_r") else 1000)
+    own = task_cards.read(task)
+    figures = published.find_figures(CLIP, task)
+    classes = len(own.classes)
+    if not classes:  # a variant, which has the classes of ImageNet or 200 of them
+        classes = 200 if task in ("imagenet_a", "imagenet_r") else 1000
     assert figures
     for figure in figures:
         why = published.why_not_comparable(figure, CLIP, own.counts["test"], classes)
         assert (why == "") == (task in published.TOLERANCES or figure["source"] == "OSTB"), why
 
 
-def test_what_is_of_another_kind_is_not_compared_and_what_is_loose_decides_nothing() -> None:
+def test_figures_of_another_kind_are_not_compared_and_loose_ones_decide_nothing() -> None:
     [figure, *_] = published.find_figures(CLIP, "imagenet")
     own = CLIP.model_copy(update={"path": "/x.pt"})
     assert "file of your own" in published.why_not_comparable(figure, own, 50_000, 1000)
@@ -62,7 +64,7 @@ def test_what_is_of_another_kind_is_not_compared_and_what_is_loose_decides_nothi
     assert published.judge({"accuracy": 68.34, "source": "OSTB"}, 66.7, 1.0) == "differs"
 
 
-def test_the_prompts_are_those_of_the_figures() -> None:
+def test_figures_are_measured_with_their_own_prompts() -> None:
     assert len(published.published_labels("imagenet_a", ["cat"]).templates) == 80
     cars = published.published_labels("stanford_cars", ["2012 Acura TL Sedan"])
     assert len(cars.templates) == 8
@@ -74,7 +76,7 @@ def test_the_prompts_are_those_of_the_figures() -> None:
 def test_zero_shot_is_measured_with_each_figure_s_prompts_and_metric(
     clip: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Six images of two classes, in the place of Pets."""
+    """Pets is replaced by six images of two classes."""
     features = torch.randn(6, 16, generator=torch.Generator().manual_seed(2))
     targets = [0, 0, 0, 0, 1, 1]
     labels = Labels(("red cat", "blue dog"), ("a photo of a {}.",), "a photo of a {}.")
@@ -97,14 +99,15 @@ def test_zero_shot_is_measured_with_each_figure_s_prompts_and_metric(
 def test_the_mini_suite_can_run_anywhere(tmp_path: Path) -> None:
     looked_at: list[str] = []
     found = cb.diagnose(out=tmp_path, progress=looked_at.append)
-    assert (found.ready, found.suite) == (True, "mini")
+    assert found.ready
+    assert found.suite == "mini"
     assert found.frame["name"].tolist() == looked_at
     assert set(found.frame["kind"]) == {"task", "backbone"}
     assert set(found.frame["state"]) == {"found"}
     assert found.machine["runs"].startswith(f"{tmp_path / 'runs'} (")
 
 
-def test_what_is_missing_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_task_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
     found = cb.diagnose(tasks="dtd", backbones=["mini-clip"])
     assert not found.ready
@@ -115,7 +118,7 @@ def test_what_is_missing_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) 
         cb.diagnose(tasks=["dt"])
 
 
-def test_what_is_wrong_comes_first_and_the_rest_of_a_suite_is_counted(
+def test_missing_parts_of_a_suite_are_shown_and_the_rest_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COMPATBENCH_DATA", raising=False)
@@ -129,6 +132,6 @@ def test_what_is_wrong_comes_first_and_the_rest_of_a_suite_is_counted(
     assert named.index("missing dtd") < named.index("found mini-food") < named.index("train 471")
 
 
-def test_zero_shot_is_shown_beside_what_is_published() -> None:
+def test_zero_shot_accuracy_is_shown_with_the_published_figure() -> None:
     shown = output_of("store doctor --tasks mini-weather --backbones mini-clip --verify")
     assert re.search(r"mini-weather +mini-clip +top1 +\d+\.\d+ .*nothing is published", shown)

@@ -1,4 +1,4 @@
-"""What is listed, checked and deleted in a store; ``runs`` prints it."""
+"""``store runs`` lists the cells of a store, and deletes old modules and predictions."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
 
 @pytest.fixture(scope="module")
 def cells() -> tuple[Cell, Cell]:
-    """A cell that the plan of an installed suite has, and one that it had before a change."""
-    wanted, other = cells_of("smoke", ["zeroshot", "gda"])
-    return wanted, replace(other, key="e" * 64)
+    """Return a cell of the plan of an installed suite, and one that it had before a change."""
+    planned, other = cells_of("smoke", ["zeroshot", "gda"])
+    return planned, replace(other, key="e" * 64)
 
 
 @pytest.fixture
 def store(tmp_path: Path, cells: tuple[Cell, Cell], monkeypatch: pytest.MonkeyPatch) -> RunStore:
-    """The current folder's store, with both cells, and one that failed."""
+    """Return the current folder's store, with both cells and one that failed."""
     monkeypatch.chdir(tmp_path)
     store = RunStore(tmp_path / "runs")
     for cell in cells:
@@ -74,7 +74,7 @@ def test_damaged_record_is_not_listed(store: RunStore, cells: tuple[Cell, Cell])
     assert spoiled.is_file()
 
 
-def test_prune_deletes_modules_and_predictions_of_old_cells_when_told(
+def test_prune_deletes_modules_and_predictions_of_old_cells(
     store: RunStore, cells: tuple[Cell, Cell]
 ) -> None:
     kept, old = cells
@@ -85,10 +85,10 @@ def test_prune_deletes_modules_and_predictions_of_old_cells_when_told(
     unfinished.write_text("{")
     os.utime(unfinished, (0, 0))
     before = contents(store)
-    said = invoke("store runs prune", "--methods", "gda", "--days", "0").output
-    assert "2 files of cells" in said
-    assert "2 files damaged, or left" in said
-    assert "nothing was deleted" in said
+    output = invoke("store runs prune", "--methods", "gda", "--days", "0").output
+    assert "2 files of cells" in output
+    assert "2 files damaged, or left" in output
+    assert "nothing was deleted" in output
     assert contents(store) == before
     # All that is younger than a month stays.
     assert "0 files of cells" in invoke("store runs prune", "--delete").output

@@ -1,4 +1,4 @@
-"""Whether this machine can run a suite, what is missing, and what is stored on it."""
+"""Reports of what a suite needs, what of it is on this machine, and what is stored here."""
 
 FUNCTIONS = {"diagnose": "diagnosis:diagnose"}
 COMMANDS = ["doctor_commands"]

@@ -1,4 +1,4 @@
-"""Describes a backbone and the state of its weights, without running the model."""
+"""Describe a backbone and the state of its weights, without running the model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BackboneReport:
     path: Path | None = None  # the weights file, or the model's folder
     sha256: str | None = None  # of the weights file
     activation: str = ""  # of the text tower's MLPs, such as ``QuickGELU``
-    # Whether the weights were trained with it; None if that is unknown, as for a file that was
+    # True if the weights were trained with it; None if that is unknown, as for a file that was
     # named without its tag.
     activation_right: bool | None = None
     # How an image becomes a tensor: size, mean, std, interpolation, resize mode.
@@ -61,10 +61,12 @@ def inspect_backbone(name: str, suite: SuiteCard | None = None) -> BackboneRepor
     try:
         card = read_backbone(name, suite)
         is_open_clip = card.provider == "open_clip"
-        facts |= {"title": card.title, **(_activation(card) if is_open_clip else {})}
+        facts["title"] = card.title
+        if is_open_clip:
+            facts |= _describe_activation(card)
         check_release(card)
         model = build_architecture(card, device="meta")
-        facts |= _sizes(model, card)
+        facts |= _describe_sizes(model, card)
         weights = find_weights(card)
         facts["path"] = weights if is_open_clip else weights.parent
         locate_weights(card, download=False)
@@ -75,44 +77,51 @@ def inspect_backbone(name: str, suite: SuiteCard | None = None) -> BackboneRepor
             load_hf_tokenizer(card, facts["context_length"])
         facts["state"] = "found"
     except BackboneError as error:
-        state = "missing" if isinstance(error, MissingWeights) else "wrong"
-        facts |= {"state": state, "message": error.problem, "fix": error.fix}
+        if isinstance(error, MissingWeights):
+            facts["state"] = "missing"
+        facts |= {"message": error.problem, "fix": error.fix}
     except CompatbenchError as error:
         facts["message"] = str(error)
     return BackboneReport(**facts)
 
 
-def _activation(card: BackboneCard) -> dict[str, Any]:
-    """For a model of open_clip; that of transformers is part of its configuration."""
-    config, release = model_config(card), release_facts(card)
+def _describe_activation(card: BackboneCard) -> dict[str, Any]:
+    """Return the activation of a model of open_clip, and whether its weights need another."""
+    config = model_config(card)
     if not config:
         return {}
-    quick = bool(config.get("quick_gelu", False))
-    right = bool(release.get("quick_gelu", False)) == quick if release else None
-    return {
-        "activation": "QuickGELU" if quick else "GELU",
-        "activation_right": True if card.weights is not None else right,
-    }
+    is_quick = bool(config.get("quick_gelu", False))
+    release = release_facts(card)
+    # A card that names its weights was checked when it was written.
+    is_right = None
+    if card.weights is not None:
+        is_right = True
+    elif release:
+        is_right = bool(release.get("quick_gelu", False)) == is_quick
+    return {"activation": "QuickGELU" if is_quick else "GELU", "activation_right": is_right}
 
 
-def _sizes(model: nn.Module, card: BackboneCard) -> dict[str, Any]:
+def _describe_sizes(model: nn.Module, card: BackboneCard) -> dict[str, Any]:
+    """Return the sizes of a model and its preprocessing; for transformers the activation, too."""
     tower: Any = text_tower(model)
-    facts = {"embed_dim": model_config(card).get("embed_dim")}
     if card.provider == "hf":
-        projection = getattr(tower, "text_projection", None)
+        projection: Any = getattr(tower, "text_projection", None)
         if hasattr(model, "text_anatomy"):
             tower = model.text_anatomy()  # type: ignore[operator]
             projection = tower.projection
-        facts = {"activation": model.activation, "activation_right": True}
-        wide = isinstance(projection, nn.Linear)
-        facts["embed_dim"] = projection.out_features if wide else projection.shape[1]  # type: ignore[union-attr]
-    settings: dict[str, Any] = dict(model.visual.preprocess_cfg)  # type: ignore[union-attr, call-overload]
-    size = settings["size"]
-    return {
-        **facts,
-        "preprocessing": settings,
-        "image_size": size if isinstance(size, int) else min(size),
-        "token_width": tower.token_embedding.embedding_dim,
-        "context_length": tower.context_length,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-    }
+        facts: dict[str, Any] = {"activation": model.activation, "activation_right": True}
+        if isinstance(projection, nn.Linear):
+            facts["embed_dim"] = projection.out_features
+        else:
+            facts["embed_dim"] = projection.shape[1]
+    else:
+        facts = {"embed_dim": model_config(card).get("embed_dim")}
+    visual: Any = model.visual
+    preprocessing = dict(visual.preprocess_cfg)
+    size = preprocessing["size"]
+    facts["preprocessing"] = preprocessing
+    facts["image_size"] = size if isinstance(size, int) else min(size)
+    facts["token_width"] = tower.token_embedding.embedding_dim
+    facts["context_length"] = tower.context_length
+    facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+    return facts

@@ -1,4 +1,4 @@
-"""What of a suite is on this machine, what is missing, and what else the machine has."""
+"""The diagnosis of a machine: what a suite needs, what of it is here, and what is missing."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers")
 class Diagnosis:
     """The state of datasets, backbones and the machine."""
 
-    suite: str | None  # what was asked for, if one was
+    suite: str | None  # that was requested, if one was
     tasks: list[TaskReport] = field(default_factory=list)
     backbones: list[BackboneReport] = field(default_factory=list)
     machine: dict[str, str] = field(default_factory=dict)  # facts for people, by subject
-    comparisons: list[Comparison] = field(default_factory=list)  # if they were asked for
+    comparisons: list[Comparison] = field(default_factory=list)  # if they were requested
 
     @property
     def unusable(self) -> list[TaskReport | BackboneReport]:
@@ -52,7 +52,7 @@ class Diagnosis:
 
     @property
     def ready(self) -> bool:
-        """Whether everything is here, and no published figure disagrees."""
+        """True if everything is here, and no published figure disagrees."""
         return not self.unusable and not self.disagreeing
 
     @property
@@ -74,7 +74,7 @@ def diagnose(
     device: str = "auto",
     progress: Callable[[str], object] = lambda _: None,
 ) -> Diagnosis:
-    """Finds out whether a suite can run on this machine; nothing is fetched.
+    """Find out whether a suite can run on this machine. Fetch nothing.
 
     Args:
         suite: look at all that a suite needs: its name or YAML file; by default ``mini``, if
@@ -113,47 +113,62 @@ def diagnose(
     for name in dict.fromkeys(models):
         progress(name)
         diagnosis.backbones.append(inspect_backbone(name, card))
-    here = [task.name for task in diagnosis.tasks if task.state == "found"]
-    for report in diagnosis.backbones if verify else ():
-        if report.state == "found":
-            backbone = load_backbone(report.name, place)
-            for name in here:
-                progress(f"{name} on {report.name}")
-                cache = FeatureCache(default_cache_folder())
-                diagnosis.comparisons += compare_zero_shot(backbone, load_task(name), cache)
+    if verify:
+        _compare_with_published(diagnosis, place, progress)
     return diagnosis
 
 
+def _compare_with_published(
+    diagnosis: Diagnosis, device: str, progress: Callable[[str], object]
+) -> None:
+    """Measure zero-shot accuracy for every task and backbone that are here; add comparisons."""
+    names = [task.name for task in diagnosis.tasks if task.state == "found"]
+    for report in diagnosis.backbones:
+        if report.state != "found":
+            continue
+        backbone = load_backbone(report.name, device)
+        for name in names:
+            progress(f"{name} on {report.name}")
+            cache = FeatureCache(default_cache_folder())
+            diagnosis.comparisons += compare_zero_shot(backbone, load_task(name), cache)
+
+
 def _describe_machine(out: Path) -> dict[str, str]:
-    """Versions, devices, folders and the room on their disks, in words."""
+    """Return versions, devices, folders and the room on their disks, in words."""
     devices = [f"cpu ({count_cores()} cores)"]
     for i in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(i)
         devices.append(f"cuda:{i} ({facts.name}, {format_bytes(facts.total_memory)})")
-    devices += ["mps"] * torch.backends.mps.is_available()
+    if torch.backends.mps.is_available():
+        devices.append("mps")
     cache = default_cache_folder()
-    return {
-        "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+    network = "used by 'run' for weights, never by 'store doctor'"
+    if is_offline():
+        network = "not used"
+    machine = {"python": platform.python_version()}
+    for package in PACKAGES:
+        machine[package] = _show_version(package)
+    return machine | {
         "devices": ", ".join(devices),
-        "runs": f"{out / 'runs'} ({_free(out)} free)",
-        "cache": f"{cache} ({_free(cache)} free)",
+        "runs": f"{out / 'runs'} ({_show_room(out)} free)",
+        "cache": f"{cache} ({_show_room(cache)} free)",
         "data": os.environ.get(VARIABLE) or f"{VARIABLE} is not set",
         "weights": os.environ.get(WEIGHTS_FOLDER) or f"{WEIGHTS_FOLDER} is not set",
-        "network": "not used"
-        if is_offline()
-        else "used by 'run' for weights, never by 'store doctor'",
+        "network": network,
     }
 
 
-def _version(package: str) -> str:
+def _show_version(package: str) -> str:
+    """Return the version of a package, or that it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed" + (" (for 'hf:' backbones)" if package == "transformers" else "")
+        if package == "transformers":
+            return "not installed (for 'hf:' backbones)"
+        return "not installed"
 
 
-def _free(folder: Path) -> str:
-    """Room on the disk that a folder is on, or will be on."""
-    here = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    return format_bytes(shutil.disk_usage(here).free)
+def _show_room(folder: Path) -> str:
+    """Return the room on the disk that a folder is on, or will be on."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return format_bytes(shutil.disk_usage(existing).free)
