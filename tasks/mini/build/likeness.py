@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations
 from pathlib import Path
@@ -18,9 +18,16 @@ from pathlib import Path
 import pandas as pd
 
 from compatbench.data.cards import suite_cards
-from compatbench.results.estimate import draw_resamples, estimate, percentile_interval
-from compatbench.results.result_files import read_results
+from compatbench.results.estimate import (
+    Interval,
+    draw_resamples,
+    estimate,
+    percentile_interval,
+    ratio_of_means,
+)
+from compatbench.results.result_files import ResultFiles
 from compatbench.tables.markdown import fill_section
+from compatbench.tables.numbers import bounds, percent, signed
 
 from .reading import read_card
 from .report import to_markdown
@@ -59,7 +66,9 @@ def fill_card(text: str, rows: list[dict[str, str]]) -> str:
 
 def likeness(results: Path = RESULTS_FOLDER) -> tuple[list[dict[str, str]], str]:
     """What is known of the real pair and what the mini pair shows: rows, and tables in Markdown."""
-    main, by_shots = read_rows(results / "mini"), read_rows(results / "mini-shots")
+    files = ResultFiles(results.parent)
+    main = read_rows(files, "mini")
+    by_shots = read_rows(files, "mini-shots")
     main = main[~main["method"].isin(suite_cards.read("mini").unranked)]
     source = main[(main.backbone == main.source) & (main.test_set == main.task)]
     rows = [
@@ -81,9 +90,9 @@ def likeness(results: Path = RESULTS_FOLDER) -> tuple[list[dict[str, str]], str]
     return rows, "\n\n".join(tables)
 
 
-def read_rows(folder: Path) -> pd.DataFrame:
-    """The measured rows of a suite's results, with ``accuracy`` in percent."""
-    frame = read_results(folder).frame
+def read_rows(files: ResultFiles, suite: str) -> pd.DataFrame:
+    """Return the measured rows of a suite's results, with ``accuracy`` in percent."""
+    frame = files.read_suite(suite).frame
     return frame[(frame["status"] == "ok") & (frame["transfer"] == "copied")]
 
 
@@ -111,18 +120,21 @@ def zero_shot_facts(rows: pd.DataFrame) -> list[dict[str, str]]:
             "zero-shot accuracy",
             "zero-shot ViT-B/16 about 65 on the mean of 11 datasets",
             "source 45 to 70, every task at least 5 × chance",
-            f"{mean[source]:.1f}; least {over_chance.iloc[0]:.1f} × ({over_chance.index[0]})",
+            f"{show(estimate(table[source]), percent)}; "
+            f"least {over_chance.iloc[0]:.1f} × ({over_chance.index[0]})",
             45 <= mean[source] <= 70 and round(over_chance.iloc[0], 6) >= 5,
         )
     ]
-    gains = {name: mean[name] - mean[source] for name in table if name != source}
+    gains = {
+        name: estimate(table[name] - table[source]) for name in table.columns if name != source
+    }
     facts.append(
         fact(
             "gain of the targets over the source",
             "EVA02-B/16 about +5.5",
             "every target + 3 to + 12",
-            ", ".join(f"{gain:+.1f} ({name})" for name, gain in gains.items()),
-            all(3 <= gain <= 12 for gain in gains.values()),
+            ", ".join(f"{show(gain)} on {name}" for name, gain in gains.items()),
+            all(3 <= gain.value <= 12 for gain in gains.values()),
         )
     )
     return facts
@@ -202,67 +214,77 @@ def ceiling() -> str:
 
 
 def probe_gain(source: pd.DataFrame) -> dict[str, str]:
-    """The linear probe's gain over zero-shot."""
-    means = mean_accuracy(source, "task").mean(axis=1)
-    gain = means["linear_probe"] - means["zeroshot"]
+    """Return the fact on the linear probe's gain over zero-shot."""
+    table = mean_accuracy(source, "task")
+    gain = estimate(table.loc["linear_probe"] - table.loc["zeroshot"])
     return fact(
         "gain of the linear probe",
         "a linear probe gains 13.7 points over zero-shot",
         "at least 8 points",
-        f"{gain:+.1f}",
-        gain >= 8,
+        show(gain),
+        gain.value >= 8,
     )
 
 
 def prompts_and_probe(source: pd.DataFrame) -> dict[str, str]:
-    """CoOp's gain over zero-shot as a share of the linear probe's."""
-    means = mean_accuracy(source, "task").mean(axis=1)
-    gains = means[["coop", "linear_probe"]] - means["zeroshot"]
-    share = gains["coop"] / gains["linear_probe"]
+    """Return the fact on CoOp's gain over zero-shot as a share of the linear probe's."""
+    table = mean_accuracy(source, "task")
+    coop = table.loc["coop"] - table.loc["zeroshot"]
+    probe = table.loc["linear_probe"] - table.loc["zeroshot"]
+    share = estimate({"coop": 100 * coop, "probe": probe}, statistic=ratio_of_means)
     return fact(
         "gain of CoOp beside the probe's",
         "CoOp gains about what a linear probe gains (14.9 and 13.7 points)",
         "CoOp's gain at least 75 % of the linear probe's",
-        f"{gains['coop']:+.1f} and {gains['linear_probe']:+.1f} points: {100 * share:.0f} %",
-        gains["linear_probe"] > 0 and share >= 0.75,
+        f"{show(estimate(coop))} and {show(estimate(probe))} points: "
+        f"{share.value:.0f} % ({share.low:.0f} to {share.high:.0f})",
+        probe.mean() > 0 and share.value >= 75,
     )
 
 
 def below_zero_shot(source: pd.DataFrame) -> dict[str, str]:
-    """Methods whose accuracy on the source is below zero-shot by more than chance."""
+    """Return the fact on methods whose mean accuracy on the source is below zero-shot."""
     table = mean_accuracy(source, "task")
     floors = table.index.intersection(["zeroshot", "zeroshot_ensemble"])  # they learn nothing
     gains = table.drop(index=floors) - table.loc["zeroshot"]
-    below = [name for name in gains.index if estimate(gains.loc[name]).sign < 0]
+    means = gains.mean(axis=1).sort_values()
+    below = []
+    for name in means.index[means < 0]:
+        below.append(f"{name} {show(estimate(gains.loc[name]))}")
     return fact(
         "no method below zero-shot",
         "every published method gains over zero-shot on its own model",
-        "no method below zero-shot by more than its interval over tasks",
+        "the mean gain of every method is 0 or more",
         ", ".join(below) or "none",
         not below,
     )
 
 
 def after_the_upgrade(rows: pd.DataFrame) -> list[dict[str, str]]:
-    """What the founding paper (arXiv:2412.20895) reports of copied modules, in signs alone."""
+    """Return facts on what the founding paper (arXiv:2412.20895) reports, in signs alone."""
     plain = rows[(rows.test_set == rows.task) & (rows.backbone != rows.source)]
-    means = {
-        target: mean_accuracy(one, "task").mean(axis=1) for target, one in plain.groupby("backbone")
-    }
+    tables = {target: mean_accuracy(one, "task") for target, one in plain.groupby("backbone")}
     facts = []
     for method, title, sign in (("coop", "CoOp", -1), ("contcoop", "ContCoOp", 1)):
-        gains = {name: one[method] - one["zeroshot"] for name, one in means.items()}
+        gains = {}
+        for name, table in tables.items():
+            gains[name] = estimate(table.loc[method] - table.loc["zeroshot"])
         where = "below" if sign < 0 else "above"
         facts.append(
             fact(
                 f"{title}'s module on the target",
                 f"{title}'s module, copied, is {where} the new model's zero-shot",
                 f"{where} zero-shot on every target",
-                ", ".join(f"{gain:+.1f} ({name})" for name, gain in gains.items()),
-                all(sign * gain > 0 for gain in gains.values()),
+                ", ".join(f"{show(gain)} on {name}" for name, gain in gains.items()),
+                all(sign * gain.value > 0 for gain in gains.values()),
             )
         )
     return facts
+
+
+def show(interval: Interval, form: Callable[[float], str] = signed) -> str:
+    """Return a mean with its interval over tasks: ``+1.2 (-0.3 to +2.5)``."""
+    return f"{form(interval.value)} ({bounds(interval, form)})"
 
 
 def spread_over_seeds(source: pd.DataFrame) -> dict[str, str]:
