@@ -91,6 +91,15 @@ def test_a_ported_module_is_evaluated_without_a_transfer_as_with_it(
         output_of(*command)
 
 
+def test_a_module_is_copied_to_a_model_with_the_same_joint_space(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("compatbench.engine.port.find_rotation", lambda *_: None)
+    ported = cb.port(saved, EVA, transfer="words")
+    assert ported.fingerprint == load_module(saved).fingerprint
+    assert ported.about["ported"]["transfer"] == "words"
+
+
 @pytest.mark.slow
 def test_a_ported_module_is_used_without_compatbench(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -106,8 +106,10 @@ def port(
     return Module(moved.trained, moved.stored, about)
 
 
-def _find_rotation(path: Path, source: str, target: Backbone, transfer: str, device: str) -> Tensor:
-    """Return the rotation between two joint spaces, ``[e_s, e_t]``, from words on both.
+def _find_rotation(
+    path: Path, source: str, target: Backbone, transfer: str, device: str
+) -> Tensor | None:
+    """Return the rotation between two joint spaces, ``[e_s, e_t]``; None if they are the same.
 
     The source's word features are read beside the module in ``path`` if they are there. Otherwise
     the source is loaded.
@@ -117,7 +119,8 @@ def _find_rotation(path: Path, source: str, target: Backbone, transfer: str, dev
     if source_words is None:
         source_words = words.of(load_backbone(source, device))
     centred = find_transfer(transfer).config.centred
-    return find_rotation(source_words.to(target.device), words.of(target), centred).rotation
+    rotation = find_rotation(source_words.to(target.device), words.of(target), centred)
+    return None if rotation is None else rotation.rotation
 
 
 def turn_module(

@@ -54,7 +54,7 @@ def _read_costs(path: Path) -> list[dict[Any, Any]]:
     names = ["key", "fit_seconds", "evaluate_seconds"]
     try:
         frame = pd.read_csv(path, usecols=names, dtype={"key": str}, encoding="utf-8")
-        times = frame[names[1:]].astype("float64")
+        frame = frame.astype({"fit_seconds": "float64", "evaluate_seconds": "float64"})
     except (OSError, ValueError):
         return []
-    return frame.assign(**times).dropna().to_dict("records")
+    return frame.dropna().to_dict("records")
