@@ -1,5 +1,5 @@
-"""Plan, identity, cells, measuring and the store.
+"""From a request to predictions: plan, keys, workers and the run store.
 
-What is wrong with a user's words, files, folders or machine is raised, all over this room, as
-``CompatbenchError``: one line that says what to change.
+Every problem with a user's input, files, folders or machine is raised as a ``CompatbenchError``:
+one line that says what to change.
 """

@@ -152,7 +152,7 @@ class Carried:
 
 @dataclass(frozen=True)
 class Attached:
-    """A classifier, and what it was made of."""
+    """A classifier, with the module, transfer and data that it was made from."""
 
     classifier: Classifier
     carried: Carried  # with the labels that it was attached to

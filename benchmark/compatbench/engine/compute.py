@@ -18,24 +18,24 @@ class Compute:
     """The options that decide where and how cells are run.
 
     Attributes:
-        executor: where cells run: in processes on this machine, or on a Ray cluster.
-        device: where to compute: ``auto`` (a GPU, if there is one), ``cpu``, ``cuda``, ``cuda:1``,
-            ``mps``; for the cells of a suite also ``cuda:all``, which has workers on every card.
-        jobs: workers; by default one per core, one on a GPU, and on Ray all that fit.
-        jobs_per_gpu: workers on each GPU, in place of ``jobs``; by default 1.
-        threads: threads of each worker.
-        decoders: processes, of each worker, that decode images; where there are few images,
-            threads. By default one on processors, whose backbones take longer than any image, and
-            for GPUs the worker's share of the cores.
-        memory_budget: most bytes that each tower of a worker keeps for a backward pass, and for the
-            images that are classified at once; by default half of what is free (image towers on a
-            processor: 4 GiB), and 1 GiB. Less is slower: what does not fit is computed again, of
-            images in micro-batches.
-        cache_limit: most bytes of disk for image features and tokens: those unused longest are
+        executor: ``local`` runs cells in processes on this machine, ``ray`` on a Ray cluster.
+        device: ``auto`` (a GPU, if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``. For the
+            cells of a suite also ``cuda:all``, which starts workers on every card.
+        jobs: number of workers; by default one per core, one on a GPU, and on Ray all that fit.
+        jobs_per_gpu: number of workers on each GPU, instead of ``jobs``; by default 1.
+        threads: number of threads of each worker.
+        decoders: number of processes of each worker that decode images (threads where there are
+            few images). By default one on processors, whose backbones take longer than any image,
+            and for GPUs the worker's share of the cores.
+        memory_budget: maximum bytes that each tower of a worker keeps for a backward pass, and for
+            the images that are classified at once. By default half of the free memory (4 GiB for
+            image towers on a processor), and 1 GiB. With less, the run is slower: activations are
+            computed again, and images run in micro-batches.
+        cache_limit: maximum bytes of disk for image features and tokens. Those unused longest are
             deleted, and tokens that do not fit are computed whenever they are needed.
-        timeout: seconds after which an attempt at a cell is ended; the encoding of its images does
-            not count. It becomes a failed row, and the other cells continue.
-        retry: how often a cell that fails is tried again.
+        timeout: maximum seconds of an attempt at a cell, without the encoding of its images. An
+            attempt that takes longer is ended; it becomes a failed row, and other cells continue.
+        retry: how often to retry a cell that fails.
         address: the Ray cluster, ``HOST:PORT``; ``auto`` is the one that this machine belongs to.
             By default ``RAY_ADDRESS``, or this machine alone.
         gpus_per_cell: GPUs of each worker on Ray; with 0.25, four share one. By default 1, and

@@ -14,7 +14,7 @@ from compatbench.errors import CompatbenchError
 
 @dataclass(frozen=True)
 class Missing:
-    """The backbones and test sets that cannot be used: name -> why, and what to do."""
+    """The backbones and test sets that cannot be used, with the reason and a remedy by name."""
 
     backbones: Mapping[str, str] = field(default_factory=dict)
     test_sets: Mapping[str, str] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Missing:
 
     @property
     def absent(self) -> dict[str, str]:
-        """Everything that is not here at all: name -> why, and what to do."""
+        """Everything that is not here at all, with the reason and a remedy by name."""
         absent = {name: why for name, why in self.test_sets.items() if name not in self.broken}
         return absent | dict(self.backbones)
 

@@ -62,7 +62,7 @@ class Pace:
 
 
 def guess_cost(matrix: Matrix) -> Callable[[Cell], float]:
-    """Return a function that guesses what a cell costs, from cards and settings alone.
+    """Return a function that guesses the cost of a cell, from cards and settings alone.
 
     It depends on nothing that a run changes, so all jobs of an array guess the same.
     """

@@ -1,4 +1,4 @@
-"""The plan: every cell of a request, what the store already has of it, and what is missing."""
+"""Plan a request: list its cells with keys, read their state in the store, find what is missing."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ COUNTED = ("cells", "done", "failed", "to do", "missing")
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """The cells of a request, what the store already has of them, and what is missing."""
+    """The cells of a request with their state in the store, and missing images and weights."""
 
     request: Request
     matrix: Matrix
@@ -155,7 +155,7 @@ class Plan:
 
 
 def _identify(cell: Cell) -> tuple[object, ...]:
-    """Return what distinguishes a cell from all others of a matrix, with or without a key."""
+    """Return the fields that distinguish a cell from all others of a matrix, even without a key."""
     return cell.name, cell.transfer, cell.task, cell.shots, cell.seed, cell.source
 
 

@@ -1,8 +1,8 @@
 """The loop of a worker: claim a cell, fit its module, predict on every backbone, release the cell.
 
 A claim is a lock that the system releases when the process ends, so any number of runs, on any
-machines that see one folder, may share it. No label of a test set is seen here, and nothing is
-judged: what is left is a module and its predictions, which ``compatbench.results`` scores.
+machines that see one folder, may share it. A worker sees no label of a test set and judges
+nothing: it leaves a module and its predictions, which ``compatbench.results`` scores.
 """
 
 from __future__ import annotations

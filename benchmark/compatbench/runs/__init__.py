@@ -92,7 +92,7 @@ def run(
         on_event: is given every event of a cell.
 
     Returns:
-        The results of what was asked for (``results`` has those of the whole suite);
+        The results of the request (``results`` has those of the whole suite);
         ``failures`` has the cells that failed in this call.
 
     Raises:
@@ -248,7 +248,7 @@ def tune(
         CompatbenchError: as ``run``; a suite that does not say how settings are chosen, methods
             with nothing to choose, or one of which every setting failed.
     """
-    tried: set[str] = set()  # settings; what was measured may ask for more
+    tried: set[str] = set()  # settings; their results may ask for more
     search = plan_search(methods, suite, out, tried)
     while not tried.issuperset(search.settings):
         with show_progress(progress, None, on_start, on_event) as (start, follow):

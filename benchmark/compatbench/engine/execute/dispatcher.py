@@ -1,4 +1,4 @@
-"""The dispatcher: give the cells of a run to workers, count failures, end what takes too long.
+"""Give the cells of a run to workers, count failures, and end cells that take too long.
 
 The dispatcher does not know where its workers run. They are a crew: processes of this machine
 (``local.py``) or actors of a Ray cluster (``on_ray.py``), which all run the loop of ``worker.py``.

@@ -1,4 +1,4 @@
-"""What happens to the cells of a run, for its display and for callers of ``compatbench.run``."""
+"""Events of the cells of a run, for its display and for callers of ``compatbench.run``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from compatbench.engine.cell import Cell
 
 @dataclass(frozen=True)
 class Event:
-    """What happened to a cell.
+    """An event of a cell.
 
     Attributes:
         kind: ``waiting`` (another run holds it), ``started``, ``encoding`` (images, for the

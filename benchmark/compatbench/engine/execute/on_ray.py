@@ -228,7 +228,7 @@ class NodeWorker:
             with tell_problems(self._tell):
                 run_cell(self._worker, order, self._tell)
         except BaseException:
-            os._exit(1)  # the driver is told only when a process ends
+            os._exit(1)  # the driver only notices the end of a process
 
     def listen(self) -> list[tuple[str, Any]]:
         """Return the messages that have come, after waiting for one."""

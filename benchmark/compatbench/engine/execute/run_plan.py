@@ -1,4 +1,4 @@
-"""Run what is left of a plan: its cells in order, by a crew of this machine or of a cluster."""
+"""Run the unfinished cells of a plan, in order, with a crew of this machine or of a cluster."""
 
 from __future__ import annotations
 
