@@ -30,31 +30,33 @@ settings.load_profile("suite")
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: quick ones then fill up what is left of the workers' time."""
+    """Run files with slow tests first, so that quick ones fill the workers' remaining time."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
 
 def pytest_configure() -> None:
-    """Compiled files are kept: tests start many processes, each of which would compile again."""
+    """Keep compiled files: tests start many processes, and each would compile them again."""
     sys.dont_write_bytecode = False
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feature cache of the tests' own, shared by all of them, in other workers of xdist too."""
+    """A feature cache that all tests share, in all workers of xdist."""
     base = tmp_path_factory.getbasetemp()
-    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    return base / "cache"
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _surroundings(cache: Path) -> Iterator[None]:
-    """Of all tests, unless one wants others.
+    """Set the defaults of all tests.
 
-    Features are cached in a folder of the tests. Workers, of runs and of checks in this process,
-    need not load anything. Whatever a test makes the program say is one line; a name may hold a
-    line break, and is quoted. scikit-learn's many small products would wait for idle threads.
+    Features are cached in a folder of the tests. Workers of runs and checks start with everything
+    loaded. Every error must be one line; a name with a line break is quoted. One thread serves
+    scikit-learn, whose many small products would wait for idle threads.
     """
 
     def check(self: CompatbenchError, *words: object) -> None:
@@ -70,7 +72,7 @@ def _surroundings(cache: Path) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_environment() -> Iterator[None]:
-    """Options of commands set variables, for workers; they end with the test."""
+    """Restore the environment after each test: commands set variables for their workers."""
     before = dict(os.environ)
     yield
     for name in {*os.environ} - {*before}:
@@ -80,20 +82,20 @@ def _own_environment() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_methods() -> None:
-    """Methods that the tests of one file have added are not there for those of the next."""
+    """Forget the methods that the tests of another file added."""
     builtin_methods.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
-    """Tests share the machine with whatever else runs on it."""
+    """Use one thread: tests share the machine with other programs."""
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
 
 
-# The models by their names: the source, a CLIP of token width 32 and embedding size 16, and its
-# upgrade, an EVA-CLIP of the same sizes; targets of which one size or two differ; and a backbone
-# with the widths of ViT-B/16, for published parameter counts.
+# Models by name: the source, a CLIP of token width 32 and embedding size 16; its upgrade, an
+# EVA-CLIP of the same sizes; targets with one or two other sizes; and a backbone with the widths of
+# ViT-B/16, for published parameter counts.
 MODELS = {
     "clip": tiny_clip,
     "eva": tiny_eva_clip,
@@ -130,7 +132,7 @@ def backbone64(request: pytest.FixtureRequest) -> Backbone:
 
 @pytest.fixture
 def float64() -> Iterator[None]:
-    """What a method draws is drawn in double precision, so that a step can be told exactly."""
+    """Draw in double precision, so that steps equal their formulas exactly."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
@@ -138,7 +140,7 @@ def float64() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def labels() -> Labels:
-    """Five classes; their names have 1, 7, 2, 4 and 1 tokens."""
+    """Five classes whose names have 1, 7, 2, 4 and 1 tokens."""
     return Labels(
         names=("dog", "hippopotamus", "red apple", "xylophone", "tree"),
         templates=("a photo of a {}.", "a drawing of the {}.", "{} texture"),
@@ -155,7 +157,7 @@ def labels() -> Labels:
 
 @pytest.fixture(scope="session")
 def make_data() -> MakeData:
-    """Makes few-shot data from random features, grouped by class as a draw is."""
+    """Make few-shot data from random features, grouped by class as in a draw."""
 
     def make(
         backbone: Backbone,
@@ -176,9 +178,11 @@ def make_data() -> MakeData:
                 noise = torch.randn(len(targets), backbone.embed_dim, generator=generator)
                 return (3 * (centres[targets] + 1.5 * noise)).to(dtype)
 
-            return FeatureSet(draw(), torch.stack([draw() for _ in range(views)]), targets)
+            plain = draw()
+            augmented = torch.stack([draw() for _ in range(views)])
+            return FeatureSet(plain, augmented, targets)
 
-        counts = [shots] * len(labels) if isinstance(shots, int) else shots
+        counts = shots if isinstance(shots, list) else [shots] * len(labels)
         train = features(counts, views)
         held_out = features([val] * len(labels), 1)
         return FewShotData(labels, max(counts), train, held_out)
@@ -188,7 +192,7 @@ def make_data() -> MakeData:
 
 @pytest.fixture(scope="session")
 def few(clip64: Backbone, labels: Labels, make_data: MakeData) -> MakeData:
-    """Makes few-shot data on the source, in double precision."""
+    """Make few-shot data on the source, in double precision."""
     return partial(make_data, clip64, labels)
 
 

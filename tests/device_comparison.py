@@ -1,4 +1,4 @@
-"""The logits of a method on a device, compared with those on a processor."""
+"""Compare the logits of a method on a device with those on the CPU."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from compatbench.errors import NotTransferable
 from compatbench.extras.check.method_under_test import MethodUnderTest
 from compatbench.method import Method, Module
 
-# Two steps, without what is drawn on the device, where other numbers come.
+# Two steps, without dropout: a device draws other random numbers.
 LIMITS = {"max_steps": 2, "max_iterations": 5, "dropout": 0.0}
 
 
 class Places:
-    """Moves what fits and classifiers are given to a device; a backbone once.
+    """Move the inputs of fits and classifiers to a device, each backbone once.
 
-    Products there are of float32, also in convolutions, where PyTorch has TF32 by default.
+    Products there use float32, also in convolutions, where PyTorch's default is TF32.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -49,18 +49,21 @@ class Places:
         if isinstance(value, Module):
             return value.to(self.device)
         if is_dataclass(value) and not isinstance(value, type):
-            return replace(
-                value, **{f.name: self.move(getattr(value, f.name)) for f in fields(value)}
-            )
+            moved = {}
+            for field in fields(value):
+                moved[field.name] = self.move(getattr(value, field.name))
+            return replace(value, **moved)
         if isinstance(value, dict):
             return {name: self.move(part) for name, part in value.items()}
-        return [self.move(part) for part in value] if isinstance(value, list) else value
+        if isinstance(value, list):
+            return [self.move(part) for part in value]
+        return value
 
 
 def compare(cls: type[Method], places: Places, limits: Mapping[str, float] = LIMITS) -> float:
-    """How far logits after two steps of training differ, in parts of the largest logit.
+    """Return the largest difference of logits after two steps, relative to the largest logit.
 
-    The module is fitted on the processor and on the device, and attached where it was fitted, to
+    The module is fitted on the CPU and on the device, and attached where it was fitted, to
     its source and to the target.
     """
     subject = MethodUnderTest(cls)

@@ -1,9 +1,8 @@
-"""A make-believe accelerator: its numbers are on the CPU, behind tensors that say they are not.
+"""A fake accelerator: its numbers are on the CPU, behind tensors that claim another device.
 
-What mixes them with tensors of the CPU raises, as on a GPU, and so does what asks for another card
-than a worker's own, which PyTorch knows as number 0; what would make the host wait is counted. For
-programs of their own, since a registered device is there for
-the whole process.
+Operations that mix both kinds of tensors raise, as on a GPU, and so do requests for another card
+than the worker's own, which PyTorch knows as number 0. Operations that would make the host wait are
+counted. Use it only in separate programs: a device is registered for a whole process.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from torch.utils.backend_registration import (
 from compatbench.engine.execute import local
 
 NAME = "fakegpu"
-CARDS = "FAKE_CARDS"  # the variable of how many there are
+CARDS = "FAKE_CARDS"  # the variable with the number of cards
 
 
 class _Cards(_DummyBackendModule):
@@ -41,11 +40,12 @@ COPIES = {AT._to_copy.default, AT.copy_.default}
 # Indices on the CPU are sent to the device.
 INDEXED = {AT.index.Tensor, AT.index_put_.default, AT.index_put.default}
 INDEXED |= {AT._index_put_impl_.default}
-SIZED = {AT.nonzero.default, AT.masked_select.default, AT._unique2.default}  # by their values
+# The sizes of their results depend on values.
+SIZED = {AT.nonzero.default, AT.masked_select.default, AT._unique2.default}
 
 own_card = 0  # of this process
 waits: Counter[str] = Counter()
-generators: dict[int, torch.Generator] = {}  # those of the accelerator, by what they are
+generators: dict[int, torch.Generator] = {}  # those of the accelerator, by identity
 
 
 class DeviceTensor(Tensor):
@@ -64,8 +64,9 @@ class DeviceTensor(Tensor):
         return made
 
     def __getitem__(self, index: Any) -> Any:
-        # What a list is sent to the device as cannot be made there.
-        return super().__getitem__(torch.tensor(index) if isinstance(index, list) else index)
+        if isinstance(index, list):  # the tensor of a list cannot be made on the device
+            index = torch.tensor(index)
+        return super().__getitem__(index)
 
     def tolist(self) -> Any:
         waits["number"] += 1
@@ -89,16 +90,20 @@ class OnDevice(TorchDispatchMode):
 
 
 def compute(func: Any, args: Any, kwargs: Any) -> Any:
-    """Runs an operation on the numbers, after the checks that a GPU would make."""
-    leaves = tree_leaves((args, kwargs))
-    ours = [one for one in leaves if isinstance(one, DeviceTensor)]
-    theirs = [
-        one for one in leaves if isinstance(one, Tensor) and not isinstance(one, DeviceTensor)
-    ]
+    """Run an operation on the numbers, after the checks that a GPU would make."""
+    ours = []
+    theirs = []
+    for leaf in tree_leaves((args, kwargs)):
+        if isinstance(leaf, DeviceTensor):
+            ours.append(leaf)
+        elif isinstance(leaf, Tensor):
+            theirs.append(leaf)
     wanted = kwargs.get("device")
     here = bool(ours) if wanted is None else torch.device(wanted).type == NAME
-    indices = tree_leaves(args[1]) if func in INDEXED else []
-    mixed = [one for one in theirs if one.dim() and not any(one is i for i in indices)]
+    indices = set()
+    if func in INDEXED:
+        indices = {id(index) for index in tree_leaves(args[1])}
+    mixed = [tensor for tensor in theirs if tensor.dim() and id(tensor) not in indices]
     if wanted is not None and here and torch.device(wanted).index not in (None, 0, own_card):
         raise RuntimeError(f"{func} asks for another card: {wanted}")
     if ours and func not in COPIES and mixed:
@@ -115,8 +120,8 @@ def compute(func: Any, args: Any, kwargs: Any) -> Any:
     def wrap(one: Any) -> Any:
         if not isinstance(one, Tensor):
             return one
-        if (same := known.get(id(one))) is not None:
-            return same
+        if id(one) in known:
+            return known[id(one)]
         return DeviceTensor(one) if here else one
 
     return tree_map(wrap, found)

@@ -1,4 +1,4 @@
-"""A server on this machine that answers the few requests which huggingface_hub makes of the Hub."""
+"""A local server that answers the requests of huggingface_hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOKEN = "hf_a-token-of-the-test"
 
 
 class LocalServer:
-    """Answers on this machine, in a thread of its own."""
+    """Answers requests on this machine in a separate thread."""
 
     def __init__(self) -> None:
         outer: Any = self  # whose ``answer`` is called with each request
@@ -56,7 +56,8 @@ class Hub(LocalServer):
             return self.send(to, {"errors": [], "warnings": []})
         if path == "/api/repos/create":
             return self.create(to, json.loads(body))
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
+        found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
+        if found:
             return self.file(to, self.repositories.get(found[1]), found[2])
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/?(.*)", path)
         assert found is not None, path
@@ -65,8 +66,10 @@ class Hub(LocalServer):
         if files is None:
             return self.send(to, {"error": "none"}, 404, {"X-Error-Code": "RepoNotFound"})
         if action.startswith("preupload"):
-            names = [one["path"] for one in json.loads(body)["files"]]
-            modes = [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]
+            modes = []
+            for file in json.loads(body)["files"]:
+                mode = {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                modes.append(mode)
             return self.send(to, {"files": modes})
         if action.startswith("commit"):
             for line in map(json.loads, body.splitlines()):

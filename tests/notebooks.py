@@ -1,6 +1,6 @@
-"""The notebooks of docs/ and what they print: run in a kernel, compared, and written anew.
+"""Run the notebooks of docs/ in a kernel, and compare or write their outputs.
 
-python tests/notebooks.py      runs every notebook in an empty folder, and keeps its outputs
+python tests/notebooks.py      runs every notebook in an empty folder, and writes its outputs
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def write_photos(folder: Path) -> list[str]:
-    """Class folders of drawings of the mini suite; the classes in the order of their labels."""
+    """Write class folders of drawings of the mini suite, and return the sorted class names."""
     source = load_task("mini-food").source
     names = load_task("mini-food").labels.names[:3]
     for label, name in enumerate(names):
@@ -38,12 +38,12 @@ def write_photos(folder: Path) -> list[str]:
 
 
 def write_photos_and_checkpoint(folder: Path) -> None:
-    """``photos/``, and a checkpoint of CoOp of these classes in ``output/seed1/``."""
+    """Write ``photos/``, and a checkpoint of CoOp of these classes in ``output/seed1/``."""
     names = write_photos(folder / "photos")
     save_coop(folder / "output/seed1", load_backbone("mini-clip"), names)
 
 
-# Notebook -> what writes the files that it begins with.
+# The function that writes the initial files of each notebook.
 NOTEBOOKS: dict[str, Callable[[Path], None]] = {
     "quickstart": lambda folder: None,
     "my-upgrade": write_photos_and_checkpoint,
@@ -55,16 +55,16 @@ def read_notebook(name: str) -> NotebookNode:
 
 
 def run_notebook(name: str, folder: Path) -> NotebookNode:
-    """The notebook with the outputs that it has in a folder, and the processor they are from.
+    """Return the notebook with its outputs in a folder, and the processor that computed them.
 
-    What libraries say on the stream of errors is no output.
+    Standard error, where libraries write, is dropped.
     """
     notebook = read_notebook(name)
     resources = {"metadata": {"path": str(folder)}}
-    # On a machine that does much else a kernel takes more than a minute to start.
+    # On a busy machine a kernel takes more than a minute to start.
     NotebookClient(notebook, timeout=300, startup_timeout=300, resources=resources).execute()
     for cell in notebook.cells:
-        cell.metadata.clear()  # the hours at which it was run
+        cell.metadata.clear()  # the times at which it was run
         if cell.cell_type == "code":
             cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
     notebook.metadata["language_info"] = {"name": "python"}
@@ -73,34 +73,37 @@ def run_notebook(name: str, folder: Path) -> NotebookNode:
 
 
 def texts_of(notebook: NotebookNode) -> list[str]:
-    """What each cell of code prints and shows, as text, without the line that is left of bars."""
-    texts = [
-        "".join(
-            output.get("text") or output.data["text/plain"] + "\n"
-            for output in cell.outputs
-            if output.output_type != "display_data"
-        )
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-    ]
-    return [without_times(text) for text in texts]
+    """Return the printed and shown text of each code cell, without progress bars."""
+    texts = []
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        text = ""
+        for output in cell.outputs:
+            if output.output_type != "display_data":
+                text += output.get("text") or output.data["text/plain"] + "\n"
+        texts.append(without_times(text))
+    return texts
 
 
 def without_times(text: str) -> str:
-    """The text without seconds and addresses of objects, which no two runs share."""
+    """Return the text without seconds and addresses of objects, which differ between runs."""
     return re.sub(r"0x[0-9a-f]+|\d+\.\d s", "", text)
 
 
 def expect_outputs(notebook: NotebookNode, committed: NotebookNode) -> None:
-    """They are those that were committed; on another processor, what each cell begins with is."""
+    """Check that the outputs equal the committed ones; on another processor, the first lines."""
+
+    def first_line(text: str) -> list[str]:
+        return text.split("\n")[0].split()
+
     now = texts_of(notebook)
     before = texts_of(committed)
     assert all(before), "a cell of code shows nothing"
     if notebook.metadata["processor"] == committed.metadata["processor"]:
         assert now == before, "if that is right: python tests/notebooks.py"
     else:
-        heads = [[text.split("\n")[0].split() for text in texts] for texts in (now, before)]
-        assert heads[0] == heads[1]
+        assert [*map(first_line, now)] == [*map(first_line, before)]
 
 
 def main() -> None:

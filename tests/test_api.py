@@ -1,4 +1,4 @@
-"""``import compatbench as cb``: what commands do, as functions that return data."""
+"""``import compatbench as cb``: the functions behind the commands return data."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ from compatbench.method.registry import builtin_methods
 REPOSITORY = Path(__file__).parents[1]
 
 
-def test_the_interface_is_what_the_page_lists_and_documented() -> None:
+def test_public_functions_are_listed_and_documented() -> None:
     page = (REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8")
-    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
-    listed = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    listed: set[str] = set()
+    for line in page.splitlines():
+        if line.startswith("| `"):
+            listed.update(re.findall(r"`(\w+)`", line.split("|")[1]))
     found: dict[str, object] = {}
     exec("from compatbench import *", found)
     public = {name for name in found if not name.startswith("_")}
@@ -40,7 +42,7 @@ def test_the_interface_is_what_the_page_lists_and_documented() -> None:
         cb.nothing  # noqa: B018
 
 
-def test_a_function_keeps_its_name_from_the_folder_of_that_name() -> None:
+def test_functions_are_not_replaced_by_packages_of_the_same_name() -> None:
     folders = {name for name in dir(cb) if find_spec(f"compatbench.{name}") is not None}
     assert folders == {"formats", "methods", "results", "tasks", "transfers"}
     for name in folders:
@@ -51,7 +53,7 @@ def test_a_function_keeps_its_name_from_the_folder_of_that_name() -> None:
     assert "results(suite: 'str | SuiteCard' = 'mini'" in shown
     assert "rankings and what is missing" in shown
 
-    # What the folder has is there, too, however it is imported.
+    # The modules of the folder are there, too, however they are imported.
     import compatbench.methods.coop as coop
     import compatbench.results.measures.measure_registry as measures
     from compatbench.results.measures.measure_registry import list_measures
@@ -62,7 +64,7 @@ def test_a_function_keeps_its_name_from_the_folder_of_that_name() -> None:
     assert isfunction(cb.results)
 
 
-def test_listings_are_frames_with_a_row_per_name() -> None:
+def test_lists_are_frames_with_one_row_per_name() -> None:
     assert cb.methods("coop,kg*")["name"].tolist() == ["coop", "kgcoop"]
     tasks = cb.tasks("mini-*").set_index("name")
     assert tasks.loc["mini-objects-mono", "kind"] == "variant of mini-objects"
@@ -71,11 +73,12 @@ def test_listings_are_frames_with_a_row_per_name() -> None:
     assert {"mini", "smoke", "paper"} <= set(cb.suites()["name"])
     needs = cb.transfers().set_index("name")["needs"]
     assert needs.index[0] == "copied"
-    known = {"copied": "none", "words": "words", "kept": "old model"}
-    assert known.items() <= needs.to_dict().items()
+    assert needs["copied"] == "none"
+    assert needs["words"] == "words"
+    assert needs["kept"] == "old model"
 
 
-def test_a_plan_counts_cells_and_estimates_their_time(tmp_path: Path) -> None:
+def test_plan_counts_cells_and_estimates_time(tmp_path: Path) -> None:
     plan = cb.plan("mini", ["zeroshot", "coop"], seeds=[1, 2], out=tmp_path)
     tasks = len(suite_tasks(suite_cards.read("mini")))
     assert f"{3 * tasks} to do" in repr(plan)
@@ -88,7 +91,7 @@ def test_a_plan_counts_cells_and_estimates_their_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_results_are_ranked_and_looked_at_as_frames() -> None:
+def test_rankings_and_results_by_dataset_are_frames() -> None:
     results = cb.results("mini", out=REPOSITORY)
     ranking = results.ranking("mini-clip", "mini-eva-clip")
     assert ranking["h"][:20].is_monotonic_decreasing
@@ -100,7 +103,7 @@ def test_results_are_ranked_and_looked_at_as_frames() -> None:
 
 
 @pytest.mark.slow
-def test_a_run_returns_its_results_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_run_returns_results_and_resumes(tmp_path: Path) -> None:
     def run(events: list[str]):
         methods = ["zeroshot", "taskres"]
         options = {"out": tmp_path, "compute": cb.Compute(jobs=1)}
@@ -115,11 +118,11 @@ def test_a_run_returns_its_results_and_goes_on_where_it_stopped(tmp_path: Path) 
     again = run(second)
     assert second == []
     assert again.frame.equals(results.frame)
-    assert {*results.ranking()["method"]} == {"zeroshot", "taskres"}  # of the one upgrade
+    assert {*results.ranking()["method"]} == {"zeroshot", "taskres"}  # there is one upgrade
     assert results._repr_html_().count("<table") == 1
 
     part = cb.run("smoke", "taskres", seeds="1", transfers="copied", out=tmp_path)
-    assert [*part.suite.methods] == ["taskres"]  # what is there besides was not asked for
+    assert [*part.suite.methods] == ["taskres"]  # only the requested method
     other = cb.run("smoke", "taskres", seeds=2, out=tmp_path)
     assert {*other.ranking()["method"]} == {"taskres"}
     assert other.expected.seeds == (2,)
@@ -129,7 +132,7 @@ def test_a_run_returns_its_results_and_goes_on_where_it_stopped(tmp_path: Path) 
     plain = cb.fit("taskres", "mini-weather", "mini-clip", shots=4)
     assert plain.fingerprint != fitted.fingerprint
 
-    # A setting is tried beside the suite's, and leaves no row.
+    # A setting is tried in addition to the suite's, and leaves no row.
     before = {path: path.read_bytes() for path in (tmp_path / "results").rglob("*.csv")}
     config = {"alpha": 1.0, "recipe": {"lr": 0.5}}
     new = "taskres+alpha-1.0+recipe.lr-0.5"
@@ -146,7 +149,7 @@ def test_a_run_returns_its_results_and_goes_on_where_it_stopped(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_module_is_fitted_evaluated_saved_and_evaluated_again(tmp_path: Path) -> None:
+def test_saved_module_evaluates_as_the_fitted_one(tmp_path: Path) -> None:
     module = cb.fit("tip_adapter", "mini-weather", "mini-clip", shots=4)
     found = cb.evaluate(module, "mini-eva-clip")
     assert found.images == task_cards.read("mini-weather").counts["test"]
@@ -161,10 +164,13 @@ def test_a_module_is_fitted_evaluated_saved_and_evaluated_again(tmp_path: Path) 
     assert found.verdict in found._repr_html_()
 
     half = cb.evaluate(module, "mini-eva-clip", precision="bf16")
-    assert (half.as_dict()["precision"], found.as_dict()["precision"]) == ("bf16", "fp32")
+    assert half.as_dict()["precision"] == "bf16"
+    assert found.as_dict()["precision"] == "fp32"
     backbone = load_backbone("mini-eva-clip", precision="bf16")
     task = load_task("mini-weather")
-    pixels = [backbone.preprocess(task.source.image(one)) for one in task.split("test")[:64]]
+    pixels = []
+    for sample in task.split("test")[:64]:
+        pixels.append(backbone.preprocess(task.source.image(sample)))
     method = builtin_methods().get("tip_adapter")
     classify = method(method.Config()).attach(module, backbone, task.labels)
     expected = classify(backbone.encode_images(torch.stack(pixels))).softmax(-1).amax(-1)
@@ -175,7 +181,7 @@ def test_a_module_is_fitted_evaluated_saved_and_evaluated_again(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("ask", "says"),
+    ("call", "message"),
     [
         (lambda out: cb.fit("coop", "mini-food", "mini-clip", config={"contxt": 3}), "'contxt' of"),
         (lambda out: cb.fit("coop", "mini-food", "mini-clip", shots=0), r"shots\) .* got 0"),
@@ -185,14 +191,14 @@ def test_a_module_is_fitted_evaluated_saved_and_evaluated_again(tmp_path: Path) 
         (lambda out: cb.Compute(executor="slurm"), "'slurm': choose from local, ray"),
     ],
 )
-def test_mistakes_are_one_line(ask, says: str, tmp_path: Path) -> None:
-    with pytest.raises(cb.CompatbenchError, match=says):
-        ask(tmp_path)
+def test_mistakes_are_one_line(call, message: str, tmp_path: Path) -> None:
+    with pytest.raises(cb.CompatbenchError, match=message):
+        call(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_a_script_needs_no_guard_around_a_run(tmp_path: Path) -> None:
+def test_scripts_need_no_main_guard_around_run(tmp_path: Path) -> None:
     script = f"""
 import compatbench as cb
 done = cb.run("smoke", "zeroshot", out={str(tmp_path)!r}, compute=cb.Compute(jobs=1, timeout=600))

@@ -1,4 +1,4 @@
-"""What a pull request can affect, as `.ci/changes.py` prints it."""
+"""The effects of a pull request, as `.ci/changes.py` prints them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write(folder: Path, files: dict[str, str]) -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A clone on a branch that has changed nothing yet."""
+    """A clone on a branch without changes."""
     git(tmp_path, "init", "-q")
     write(tmp_path, BASE)
     git(tmp_path, "add", "-A")
@@ -69,7 +69,7 @@ EFFECTS = {
 }
 
 
-def test_every_changed_file_is_shown_with_what_it_can_affect(clone: Path) -> None:
+def test_every_changed_file_is_listed_with_its_effect(clone: Path) -> None:
     write(clone, dict.fromkeys(EFFECTS, "changed"))
     git(clone, "add", ".ci", "setup.cfg")
     git(clone, "commit", "-q", "-m", "A part is committed")
@@ -83,7 +83,7 @@ def test_every_changed_file_is_shown_with_what_it_can_affect(clone: Path) -> Non
     assert effects == sorted(effects)
 
 
-def test_a_path_cannot_break_the_table(clone: Path) -> None:
+def test_path_cannot_break_the_table(clone: Path) -> None:
     write(clone, {"docs/a` | **b**\n| c.md": ""})
     [row] = run(clone).stdout.splitlines()[2:]
     assert row == "| `docs/a??????b?????c.md` | text |"
@@ -113,7 +113,7 @@ OWN = {
 }
 
 
-def test_a_pull_request_that_adds_a_method_has_only_its_own_files(clone: Path) -> None:
+def test_pull_request_that_adds_a_method_may_only_have_its_files(clone: Path) -> None:
     write(clone, OWN)
     assert run(clone).returncode == 0
     others = {
@@ -131,7 +131,7 @@ def test_a_pull_request_that_adds_a_method_has_only_its_own_files(clone: Path) -
     assert "results/mini/mine.csv can affect how others are ranked; a pull request" in found.stderr
 
 
-def test_a_link_cannot_be_merged(clone: Path) -> None:
+def test_links_are_refused(clone: Path) -> None:
     (clone / "methods" / "far.py").symlink_to("/dev/zero")
     assert run(clone, "--methods").stdout == "\n"
     found = run(clone)

@@ -1,4 +1,4 @@
-"""The pages name commands that exist; their commands and code run, or say why not."""
+"""The pages name commands that exist; their commands and code run, or are marked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,45 +33,47 @@ COMMAND: Any = get_command(app)
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
 BLOCK = re.compile(r"(?ms)^```(\w+)(?: ([\w-]+))?\n(.*?)^```")
-# Of a block that no test runs: datasets, weights or a cluster that are not here; a network; time.
+# Marks of blocks that no test runs: they need datasets, weights or a cluster, a network, or time.
 MARKS = {"needs-data", "needs-network", "slow"}
-# Pages with tests of their own, and those that the test below runs one after the other.
+# Pages with separate tests, and pages that the test below runs in this order.
 ELSEWHERE = {
-    "my-upgrade.md": "tests/test_my_upgrade.py::test_the_page_is_true",
+    "my-upgrade.md": "tests/test_my_upgrade.py::test_commands_and_notebook_of_my_upgrade_page_work",
     "own-data.md": "tests/data/test_new_task.py::test_commands_of_own_data_page_work",
 }
-WALK = tuple(
-    f"{page}.md" for page in ("tutorial", "import", "transfers", "reliability", "analysis")
-)
+WALK = ("tutorial.md", "import.md", "transfers.md", "reliability.md", "analysis.md")
 
 
 def blocks(page: Path, language: str) -> list[str]:
     return [code for kind, _, code in BLOCK.findall(page.read_text("utf-8")) if kind == language]
 
 
-COMMANDS = sorted(
-    {
-        command.strip()
-        for page in (REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *DOCS.glob("*.md"))
-        for block in blocks(page, "sh")
-        for command in re.findall(
-            r"\bcompatbench ((?:'[^']*'|[^`'#&|>\n])+)", block.replace("\\\n", " ")
-        )
-    }
+def commands_of(pages: Iterable[Path]) -> list[str]:
+    """Return all commands of pages, without ``compatbench``."""
+    found = set()
+    for page in pages:
+        for block in blocks(page, "sh"):
+            joined = block.replace("\\\n", " ")
+            for command in re.findall(r"\bcompatbench ((?:'[^']*'|[^`'#&|>\n])+)", joined):
+                found.add(command.strip())
+    return sorted(found)
+
+
+COMMANDS = commands_of(
+    [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *DOCS.glob("*.md")]
 )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_its_options_are_known(command: str, tmp_path: Path) -> None:
-    # The pages' folders do not exist here; where they matter they stand for any folder.
-    words = [
-        re.sub(r"(/(data|fast/dtd)|^cards)$", str(tmp_path), word) for word in shlex.split(command)
-    ]
+def test_commands_on_pages_have_known_options(command: str, tmp_path: Path) -> None:
+    # The folders on the pages do not exist here: replace those that a command must find.
+    words = []
+    for word in shlex.split(command):
+        words.append(re.sub(r"(/(data|fast/dtd)|^cards)$", str(tmp_path), word))
     expect_known(words)
 
 
 def expect_known(words: list[str]) -> None:
-    """There is a command of these words that has their options, without running it."""
+    """Check that a command of these words exists and has their options, without running it."""
     place = COMMAND
     context = place.context_class(place)
     while hasattr(place, "resolve_command"):
@@ -79,17 +82,22 @@ def expect_known(words: list[str]) -> None:
     place.make_parser(context).parse_args(words)
 
 
-def test_the_page_of_commands_names_every_one() -> None:
+def test_page_of_commands_lists_every_command() -> None:
     table = (DOCS / "commands.md").read_text().split("\n\n")[2]
-    named = re.findall(r"`([a-z -]+)`", " ".join(row.split("|")[1] for row in table.splitlines()))
-    shown = COMMAND.commands
-    groups = {name for name, command in shown.items() if hasattr(command, "commands")}
-    within = {f"{group} {name}" for group in groups for name in shown[group].commands}
-    assert set(named) == (shown.keys() - groups) | within
+    named: set[str] = set()
+    for row in table.splitlines():
+        named.update(re.findall(r"`([a-z -]+)`", row.split("|")[1]))
+    existing = set()
+    for name, command in COMMAND.commands.items():
+        if hasattr(command, "commands"):
+            existing |= {f"{name} {inner}" for inner in command.commands}
+        else:
+            existing.add(name)
+    assert named == existing
     assert len(COMMANDS) > 40
 
 
-def test_every_page_opens_with_who_it_is_for_and_what_it_answers() -> None:
+def test_every_page_opens_with_its_readers_and_its_question() -> None:
     pages = [*DOCS.glob("*.md"), DOCS / "decisions/README.md"]
     for page in [*pages, REPOSITORY / "CONTRIBUTING.md", REPOSITORY / "leaderboard.md"]:
         title, *paragraphs = page.read_text(encoding="utf-8").split("\n\n")
@@ -100,22 +108,20 @@ def test_every_page_opens_with_who_it_is_for_and_what_it_answers() -> None:
 
 
 @pytest.mark.parametrize("page", ["security.md", "reliability.md"])
-def test_every_promise_names_a_test_that_there_is(page: str) -> None:
+def test_every_promise_names_an_existing_test(page: str) -> None:
     text = (DOCS / page).read_text()
     assert len(re.findall(r"\btest_\w+", text)) > 15
     tests = "".join(path.read_text() for path in (REPOSITORY / "tests").rglob("test_*.py"))
     assert {*re.findall(r"\b(test_\w+)\b(?!\.py)", text)} <= {*re.findall(r"def (test_\w+)", tests)}
 
 
-def test_the_example_for_slurm_is_a_script_whose_options_are_known() -> None:
+def test_slurm_example_is_a_valid_script() -> None:
     script = DOCS / "slurm.sh"
     subprocess.run(["bash", "-n", str(script)], check=True)
     text = script.read_text(encoding="utf-8").replace("\\\n", " ")
     [command] = re.findall(r"^compatbench (.*)$", text, re.MULTILINE)
-    words = [
-        word.replace("$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT", "3/16")
-        for word in shlex.split(command)
-    ]
+    command = command.replace("$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT", "3/16")
+    words = shlex.split(command)
     expect_known(words)
     assert parse_shard(words[words.index("--shard") + 1]) == (3, 16)
 
@@ -133,8 +139,8 @@ def test_every_block_of_commands_is_run_or_marked() -> None:
 
 
 @pytest.mark.slow
-def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tutorial in an empty folder, then the other pages with what it leaves there."""
+def test_commands_of_pages_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the tutorial in an empty folder, then the other pages on its results."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COMPATBENCH_CARDS", "")
     builtin_methods.cache_clear()
@@ -154,16 +160,16 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             if language == "python" and page == "tutorial.md":
                 exec(code, {})
             elif language == "sh" and not mark:
-                shown += "".join(run(line, **replaced) for line in code.splitlines())
+                for line in code.splitlines():
+                    shown += run(line, **replaced)
         return shown
 
     shown = walk("tutorial.md")
     for language, _, printed in BLOCK.findall((DOCS / "tutorial.md").read_text(encoding="utf-8")):
         if language == "text":  # numbers may differ by an image between processors
-            # Short times are wider, and the last column then has no room.
-            columns = [line.removesuffix("    Fit") for line in printed.splitlines()[:2]]
-            for line in columns:
-                assert line in shown
+            # Short times are wider, and leave no room for the last column.
+            for line in printed.splitlines()[:2]:
+                assert line.removesuffix("    Fit") in shown
     verdicts = re.findall(r"(?m)^(\w+): (?:keep|port|retrain|use|stay|cannot tell)", shown)
     assert sorted(verdicts) == ["mine", "taskres"]
 
@@ -172,10 +178,10 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     imported = "coop output/seed1 --task photos --source mini-clip --out mine.safetensors"
     run(f"compatbench module import {imported}")
     assert "coop" in walk("import.md")
-    modules = {one: load_module(one).about for one in Path("runs/modules").glob("*/*.safetensors")}
-    wanted = {"method": "taskres", "task": "photos"}
-    [module, *_] = [one for one, about in modules.items() if wanted.items() <= about.items()]
-    shutil.copy(module, "MODULE.safetensors")
+    for module in Path("runs/modules").glob("*/*.safetensors"):
+        about = load_module(module).about
+        if (about["method"], about["task"]) == ("taskres", "photos"):
+            shutil.copy(module, "MODULE.safetensors")
     walk("transfers.md")
     cell = next(Path("runs/cells").glob("*/*.json")).stem
     walk("reliability.md", **{"3f2a": cell})  # the beginning of any cell's key
@@ -184,9 +190,10 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.slow
-def test_the_code_of_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With one worker where the page does not say how many, on some of the committed results."""
-    (results := tmp_path / "results" / "mini").mkdir(parents=True)
+def test_code_of_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs with one worker, on some of the committed results."""
+    results = tmp_path / "results" / "mini"
+    results.mkdir(parents=True)
     for name in ("zeroshot", "coop", "tip_adapter"):
         for path in (REPOSITORY / "results" / "mini").glob(f"{name}.*"):
             shutil.copy(path, results)
@@ -198,23 +205,22 @@ def test_the_code_of_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
-def test_the_examples_of_methods_keep_the_rules(tmp_path: Path) -> None:
+def test_example_methods_pass_their_checks(tmp_path: Path) -> None:
     files = [code for code in blocks(DOCS / "adding-a-method.md", "python") if code[:3] == '"""']
     places = [tmp_path / f"example{number}.py" for number in range(len(files))]
     for place, code in zip(places, files, strict=True):
         place.write_text(code, encoding="utf-8")
-    kinds = {
-        kind for kind in ("text-input", "feature", "image-layers") if f'"{kind}"' in str(files)
-    }
-    assert len(kinds) == 3
+    for kind in ("text-input", "feature", "image-layers"):
+        assert f'"{kind}"' in str(files)
     outcomes = check(",".join(map(str, places)))
     assert len(outcomes["method"].unique()) == len(files)
     assert outcomes.query("status != 'pass'")[["check", "reason"]].to_numpy().tolist() == []
 
 
-def test_the_transfer_with_settings_serves_a_module(tmp_path: Path) -> None:
+def test_example_transfer_with_settings_works(tmp_path: Path) -> None:
     [code] = [code for code in blocks(DOCS / "transfers.md", "python") if "Transfer)" in code]
-    (place := tmp_path / "blended.py").write_text(code, encoding="utf-8")
+    place = tmp_path / "blended.py"
+    place.write_text(code, encoding="utf-8")
     registry = TransferRegistry()
     labels = registry.choose([f"{place}+4", f"{place}+wary+4"])
     assert labels == ["blended+4", "blended+wary+4"]
@@ -231,8 +237,8 @@ def test_the_transfer_with_settings_serves_a_module(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_quickstart_runs(tmp_path: Path) -> None:
-    """It prints what is committed; a display of the run is left as one line."""
+def test_quickstart_notebook_runs(tmp_path: Path) -> None:
+    """It prints the committed outputs, and its progress ends as one line."""
     ran = run_notebook("quickstart", tmp_path)
     expect_outputs(ran, read_notebook("quickstart"))
     [run] = [cell for cell in ran.cells if "cb.run(" in cell.source]

@@ -1,4 +1,4 @@
-"""An author's package: installed, its methods have their names, keep the rules and are run."""
+"""Methods of an installed package are listed, pass their checks and run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).with_name("example_package")
-NAMES = [f"outside_{name}" for name in ("adapters", "centres", "two_views")]
+NAMES = ["outside_adapters", "outside_centres", "outside_two_views"]
 
 
 @pytest.mark.slow
-def test_a_package_of_three_methods_is_installed_checked_and_run(tmp_path: Path) -> None:
+def test_installed_methods_pass_checks_and_run(tmp_path: Path) -> None:
     place = tmp_path / "site"
     pip = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target"]
     environment = os.environ | {"PYTHONPATH": str(place), "COLUMNS": "200"}
@@ -32,7 +32,7 @@ def test_a_package_of_three_methods_is_installed_checked_and_run(tmp_path: Path)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    # Of a copy: what is built would stay beside the sources.
+    # Build a copy, because the build leaves files beside the sources.
     sources = shutil.copytree(SOURCES, tmp_path / "sources")
     python(*pip, str(place), str(sources))
     assert "centres.json" in {path.name for path in place.rglob("*")}

@@ -1,4 +1,4 @@
-"""Extras are whole: without the folder of one, or of all, the rest of the program works."""
+"""Extras are self-contained: without one of them, or all, the rest of the program works."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compatbench.plugins import ROOT, load, offered
 CONTENT = {"formats", "methods", "tasks", "transfers"}
 RESULTS = {"published"}
 EXTRAS = sorted(path.parent.name for path in (ROOT / "extras").glob("*/__init__.py"))
-# Looks at each package in a process of its own, which has loaded the libraries.
+# Tests each package in a forked process that has already loaded the libraries.
 LOOK = """
 import os, sys
 import open_clip, pandas, pydantic, typer
@@ -36,21 +36,23 @@ for folder in sys.argv[1:]:
 
 
 def make_package(extras: list[str], folder: Path) -> None:
-    """The package, in a folder, without some extras."""
+    """Link the package into a folder, without some extras."""
     package = folder / "compatbench"
     (package / "extras").mkdir(parents=True)
-    places = {path.name: path for path in ROOT.iterdir() if path.name != "extras"}
-    places |= {name: ROOT.parents[1] / name for name in CONTENT}
-    places |= {name: ROOT.parents[1] / "results" / name for name in RESULTS}
-    for name, path in places.items():
-        (package / name).symlink_to(path)
+    for path in ROOT.iterdir():
+        if path.name != "extras":
+            (package / path.name).symlink_to(path)
+    for name in CONTENT:
+        (package / name).symlink_to(ROOT.parents[1] / name)
+    for name in RESULTS:
+        (package / name).symlink_to(ROOT.parents[1] / "results" / name)
     for path in (ROOT / "extras").iterdir():
         if path.name not in extras:
             (package / "extras" / path.name).symlink_to(path)
 
 
 def run_in(folder: Path, *command: str) -> str:
-    """What a Python program prints, for which the package in a folder is ours."""
+    """Return the output of a Python program that uses the package in a folder."""
     paths = os.pathsep.join([str(folder), str(Path(__file__).parent)])
     done = subprocess.run(
         [sys.executable, *command],
@@ -64,21 +66,25 @@ def run_in(folder: Path, *command: str) -> str:
 
 
 @pytest.mark.slow
-def test_without_an_extra_the_others_are_there(tmp_path: Path) -> None:
+def test_without_one_extra_the_others_work(tmp_path: Path) -> None:
     for extra in EXTRAS:
         make_package([extra], tmp_path / extra)
     (tmp_path / "here").mkdir()
-    shown = run_in(tmp_path / "here", "-c", LOOK, *(str(tmp_path / extra) for extra in EXTRAS))
-    offered = {Path(line.split()[0]).name: {*line.split()[1:]} for line in shown.splitlines()}
-    assert [*offered] == EXTRAS
-    registered = {
-        extra: {*getattr(import_module(f"compatbench.extras.{extra}"), "FUNCTIONS", {})}
-        for extra in EXTRAS
-    }
-    for extra, names in offered.items():
-        others = set().union(*(registered[other] for other in EXTRAS if other != extra))
-        assert others <= names
-        assert not registered[extra] & names
+    packages = [str(tmp_path / extra) for extra in EXTRAS]
+    shown = run_in(tmp_path / "here", "-c", LOOK, *packages).splitlines()
+    assert len(shown) == len(EXTRAS)
+    registered: dict[str, set[str]] = {}
+    for extra in EXTRAS:
+        module = import_module(f"compatbench.extras.{extra}")
+        registered[extra] = {*getattr(module, "FUNCTIONS", {})}
+    for extra, line in zip(EXTRAS, shown, strict=True):
+        package, *functions = line.split()
+        assert Path(package).name == extra
+        for other, names in registered.items():
+            if other == extra:
+                assert not names & {*functions}
+            else:
+                assert names <= {*functions}
 
 
 @pytest.mark.slow
@@ -90,23 +96,25 @@ def test_without_any_extra_the_smoke_suite_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_an_extra_registers_constants_alone(extra: str) -> None:
-    """So that what it offers is known without importing it."""
+def test_extra_registers_only_constants(extra: str) -> None:
+    """Their offers are then known without importing their code."""
     package = import_module(f"compatbench.extras.{extra}")
-    for kind in (name for name in vars(package) if name.isupper()):
-        assert isinstance(getattr(package, kind), list if kind == "COMMANDS" else dict)
-        assert f"    {kind} " in (plugins.__doc__ or "")
+    for kind, value in vars(package).items():
+        if kind.isupper():
+            assert isinstance(value, list if kind == "COMMANDS" else dict)
+            assert f"    {kind} " in (plugins.__doc__ or "")
     source = Path(package.__file__ or "").read_text(encoding="utf-8")
-    assert [line for line in source.splitlines() if line.startswith(("import ", "from "))] == []
+    for line in source.splitlines():
+        assert not line.startswith(("import ", "from "))
 
 
 @pytest.mark.parametrize("kind", ["FUNCTIONS", "SECTIONS", "FIGURES"])
-def test_every_place_that_an_extra_registers_is_there(kind: str) -> None:
+def test_everything_that_extras_register_exists(kind: str) -> None:
     for place in offered(kind).values():
         assert load(place) is not None
 
 
-def test_two_may_not_offer_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_extras_cannot_offer_the_same_function(monkeypatch: pytest.MonkeyPatch) -> None:
     offered.cache_clear()
     package = import_module("compatbench.extras.studies")
     monkeypatch.setattr(package, "FUNCTIONS", {"diagnose": "claims:analyze_claims"})

@@ -1,9 +1,10 @@
-"""On a GPU, features, logits and rows are those of a processor."""
+"""On a GPU, features, logits and rows equal those of the CPU."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,27 +20,31 @@ from compatbench.method.registry import builtin_methods
 
 @pytest.fixture
 def places() -> Places:
-    """Return what moves backbones and images to the GPU."""
+    """Move backbones and images to the GPU."""
     if not torch.cuda.is_available():
         pytest.skip("no GPU")
     return Places(torch.device("cuda"))
 
 
 @pytest.mark.gpu
-def test_logits_of_every_method_are_those_of_a_processor(places: Places) -> None:
+def test_gpu_logits_of_every_method_equal_the_cpus(places: Places) -> None:
     registry = builtin_methods()
-    far = {name: compare(registry.get(name), places) for name in registry.names()}
-    assert {name: distance for name, distance in far.items() if distance > 1e-3} == {}
+    different = []
+    for name in registry.names():
+        distance = compare(registry.get(name), places)
+        if distance > 1e-3:
+            different.append(f"{name}: {distance}")
+    assert different == []
 
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("places")
 @pytest.mark.parametrize("wanted", [FEATURES, ImageInput("hidden", 3)])
-def test_features_are_those_of_a_processor_and_of_smaller_batches(wanted: ImageInput) -> None:
+def test_gpu_features_equal_the_cpus_in_any_batch_size(wanted: ImageInput) -> None:
     task = load_task("mini-weather")
     samples = task.split("test")[:100]
     found = []
-    kinds = [("cpu", "fp32"), *(("cuda", precision) for precision in ("fp32", "bf16", "fp16"))]
+    kinds = [("cpu", "fp32"), ("cuda", "fp32"), ("cuda", "bf16"), ("cuda", "fp16")]
     for device, precision in kinds:
         backbone = load_backbone("mini-eva-clip", device, precision)
         own = None if wanted == FEATURES else wanted
@@ -54,16 +59,15 @@ def test_features_are_those_of_a_processor_and_of_smaller_batches(wanted: ImageI
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("places")
-def test_rows_of_a_task_are_those_of_a_processor_but_for_ties(tmp_path: Path) -> None:
-    """In processes on all cards, with a limit of time, as ``--device cuda:all`` starts them."""
-    rows = []
-    for name, compute in (
-        ("processor", cb.Compute(device="cpu", jobs=1)),
-        ("cards", cb.Compute(device="cuda:all", timeout=300)),
-    ):
+def test_gpu_rows_equal_the_cpus_except_for_ties(tmp_path: Path) -> None:
+    """The GPU run has processes on all GPUs and a timeout, as ``--device cuda:all`` starts them."""
+
+    def correct(name: str, compute: cb.Compute) -> np.ndarray:
         methods = ["zeroshot", "tip_adapter", "kgcoop", "vpt_shallow"]
         found = cb.run("smoke", methods, out=tmp_path / name, compute=compute)
         assert not found.failures
-        rows.append(found.frame.sort_values(["method", "backbone"]))
-    apart = (rows[0]["correct"].to_numpy() - rows[1]["correct"].to_numpy()).tolist()
-    assert max(map(abs, apart)) <= 2
+        return found.frame.sort_values(["method", "backbone"])["correct"].to_numpy()
+
+    on_cpu = correct("cpu", cb.Compute(device="cpu", jobs=1))
+    on_gpus = correct("gpus", cb.Compute(device="cuda:all", timeout=300))
+    assert np.abs(on_cpu - on_gpus).max() <= 2

@@ -41,7 +41,7 @@ def card_of(name: str) -> dict:
 
 
 def distinct_drawings(name: str) -> pd.DataFrame:
-    """The drawings of a task, once for each class, and whether each is ``tested``."""
+    """Return the drawings of a task, once for each class; ``tested`` marks those of the test."""
     rows = read_split(name).drop_duplicates(["label", "set", "tile"]).sort_values("set")
     return rows.assign(tested=rows.split == "test")
 
@@ -49,7 +49,9 @@ def distinct_drawings(name: str) -> pd.DataFrame:
 def test_painting_depends_on_the_seed_keeps_colours_and_contrasts_ink():
     tile = np.zeros((48, 48, 4), np.uint8)
     tile[12:36, 12:36] = (255, 0, 0, 255)
-    first, again, other = (np.asarray(paint(tile, False, seed)) for seed in (1, 1, 2))
+    first = np.asarray(paint(tile, False, 1))
+    again = np.asarray(paint(tile, False, 1))
+    other = np.asarray(paint(tile, False, 2))
     assert first.shape == (48, 48, 3)
     assert (first == again).all()
     assert (first != other).any()
@@ -75,17 +77,18 @@ def test_splits_keep_the_promises(path):
     rows = pd.read_csv(path)
     card = card_of(path.stem)
     bounds = classes.limits()
-    parent = card_of(card["parent"].removeprefix("mini-")) if "parent" in card else card
+    parent = card
+    if "parent" in card:
+        parent = card_of(card["parent"].removeprefix("mini-"))
     labels = set(range(len(parent["classes"])))
     assert list(rows.columns) == ["split", "label", "set", "tile", "paint"]
-    assert {s: int(n) for s, n in rows.split.value_counts().items()} == card["counts"]
+    assert rows.split.value_counts().to_dict() == card["counts"]
     assert len(labels) <= bounds["classes"]
     assert set(rows[rows.split == "test"].label) == labels
     assert set(rows.set) <= set(sets.names_with_role("held-out"))
     assert not rows.duplicated(["set", "tile", "paint"]).any()
-    shipped = {sets.icon_sets()[name].licence for name in set(rows.set)}
-    for licence in shipped:
-        assert "SA" not in licence
+    for name in set(rows.set):
+        assert "SA" not in sets.icon_sets()[name].licence
     if path.stem in TASKS:
         sizes = rows.groupby(["split", "label"]).size()
         assert set(sizes["train"].index) == set(sizes["val"].index) == labels
@@ -95,7 +98,7 @@ def test_splits_keep_the_promises(path):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_no_drawing_of_a_task_has_a_near_copy_on_the_other_side(name):
+def test_training_and_test_drawings_are_never_near_copies(name):
     drawings = distinct_drawings(name)
     tiles = np.stack([sheet(row.set)[row.tile] for row in drawings.itertuples()]) / 255
     grey = tiles[..., :3] @ (0.3, 0.59, 0.11) * tiles[..., 3] + 1 - tiles[..., 3]
@@ -106,7 +109,7 @@ def test_no_drawing_of_a_task_has_a_near_copy_on_the_other_side(name):
 
 
 def test_designs_of_a_family_stay_on_one_side():
-    """Where the shipped files tell designs: a class of one concept has one for each family."""
+    """The shipped files identify designs of classes of one concept: one for each family."""
     shared = 0
     for name, spec in TASKS.items():
         drawings = distinct_drawings(name)
@@ -118,9 +121,11 @@ def test_designs_of_a_family_stay_on_one_side():
                 own = drawings[drawings.label == label].groupby(families).tested
                 assert own.nunique().eq(1).all(), (name, shown)
                 shared += int((own.size() > 1).sum())
-        # What a variant tests has not been trained on in another style.
-        variants = {classes.family(s) for v in spec.variants.values() for s in v.sets}
-        assert not variants & set(families[~drawings.tested])
+        # No design that a variant tests is trained on in another style.
+        trained = set(families[~drawings.tested])
+        for variant in spec.variants.values():
+            for drawing_set in variant.sets:
+                assert classes.family(drawing_set) not in trained
     assert shared > 20
 
 
@@ -132,69 +137,74 @@ def test_manifest_matches_the_files():
         assert hashlib.sha256(content).hexdigest() == facts["sha256"], name
     for model, seen in manifest["pretraining"].items():
         assert not set(seen) & set(manifest["held_out_sets"]), model
-    assert sum(f["bytes"] for f in manifest["files"].values()) < 64 * 2**20
+    assert sum(facts["bytes"] for facts in manifest["files"].values()) < 64 * 2**20
 
 
 @pytest.mark.slow
-def test_the_page_and_the_card_show_what_the_committed_results_give() -> None:
+def test_likeness_on_page_and_card_equals_the_committed_results() -> None:
     facts, tables = likeness.likeness()
-    page, card = (path.read_text(encoding="utf-8") for path in (likeness.PAGE, likeness.CARD))
+    page = likeness.PAGE.read_text(encoding="utf-8")
+    card = likeness.CARD.read_text(encoding="utf-8")
     assert fill_section(page, "likeness", tables) == page
     assert likeness.fill_card(card, facts) == card
 
 
-def test_one_table_of_published_figures_has_every_method_on_all_eleven_datasets() -> None:
+def test_published_table_has_methods_with_all_eleven_datasets() -> None:
     table = likeness.published_table()
     assert table.shape[1] == likeness.DATASETS
     assert {"coop", "cocoop", "maple", "clip_lora", "gda"} <= {*table.index}
     assert "taskres" not in table.index  # its table has no ImageNet
-    # MaPLe's average is that of its own rows.
+    # The average of MaPLe equals the one that its authors publish.
     assert table.loc["maple"].mean() == pytest.approx(81.8, abs=0.05)
     assert "share 2 methods, too few for ranks" in likeness.ceiling()
 
 
-def test_further_targets_differ_from_the_first_of_their_kind_in_what_their_name_says(tmp_path):
-    def facts(further: upgrades.Further) -> set[tuple[str, object]]:
+def test_further_targets_differ_from_the_first_as_their_names_say(tmp_path):
+    def facts(further: upgrades.Further) -> dict[str, object]:
         plan = further.plan(tmp_path)
-        recipes = dict(distillation=plan.distillation, contrastive=plan.contrastive)
-        own = {(f"{n}.{k}", v) for n, r in recipes.items() if r for k, v in vars(r).items()}
-        return own | {("anchoring", plan.anchoring)}
+        found: dict[str, object] = {"anchoring": plan.anchoring}
+        for part in ("distillation", "contrastive"):
+            recipe = getattr(plan, part)
+            if recipe is not None:
+                for name, value in vars(recipe).items():
+                    found[f"{part}.{name}"] = value
+        return found
 
     def changed(one: upgrades.Further, other: upgrades.Further) -> set[str]:
-        return {name for name, _ in facts(one) ^ facts(other)}
+        return {name for name, _ in facts(one).items() ^ facts(other).items()}
 
     for kind in (towers.TARGET, towers.ANEW):
         first = upgrades.Further(kind, 5)
-        assert changed(first, upgrades.Further(kind, 6)) == {
-            "distillation.seed",
-            "contrastive.seed",
-        }
+        seeds = {"distillation.seed", "contrastive.seed"}
+        assert changed(first, upgrades.Further(kind, 6)) == seeds
         assert changed(first, upgrades.Further(kind, 5, 0.5)) == {"contrastive.steps"}
         assert changed(first, upgrades.Further(kind, 5, anchoring=1)) == {"anchoring"}
     assert upgrades.Further(towers.APART, 5).plan(tmp_path).distillation is None
-    shipped = {target.CONTRASTIVE[k].seed for k in (towers.TARGET, towers.ANEW)}
+    shipped = {target.DISTILLATION.seed}
+    shipped |= {target.CONTRASTIVE[kind].seed for kind in (towers.TARGET, towers.ANEW)}
     every = upgrades.choose([*upgrades.TARGETS])
-    assert not (shipped | {target.DISTILLATION.seed}) & {each.seed for each in every}
-    # No two share a file, but for the distillation, which all of a seed go on from.
-    plans = [each.plan(tmp_path) for each in every]
-    for kept_apart in ("weights", "facts", "checkpoints"):
-        assert len({getattr(plan, kept_apart) for plan in plans}) == len(every)
+    assert not shipped & {further.seed for further in every}
+    # Targets share no file except the distillation, from which all targets of a seed continue.
+    plans = [further.plan(tmp_path) for further in every]
+    for separate in ("weights", "facts", "checkpoints"):
+        assert len({getattr(plan, separate) for plan in plans}) == len(every)
     assert len({plan.distilled for plan in plans if plan.distillation}) == 5
 
 
-def test_further_targets_are_chosen_by_name_or_by_what_they_are_for():
+def test_further_targets_are_chosen_by_name_or_purpose():
     pair = ["mini-eva-clip-5", "mini-eva-clip-apart-5-length-0.5"]
     assert [each.name for each in upgrades.choose([*pair, pair[0]])] == pair
-    both = [upgrades.TARGETS[purpose] for purpose in ("replication", "properties")]
-    assert {*upgrades.choose(["replication", "properties"])} == {*both[0], *both[1]}
+    both = {*upgrades.TARGETS["replication"], *upgrades.TARGETS["properties"]}
+    assert {*upgrades.choose(["replication", "properties"])} == both
     with pytest.raises(SystemExit, match=r"no target.*'mini-eva-clip-4'.*replication"):
         upgrades.choose(["mini-eva-clip-4"])
 
 
 @pytest.mark.slow
-def test_an_anchored_step_adds_the_distance_from_the_sources_texts():
+def test_anchored_step_adds_the_distance_from_the_source_texts():
     torch.manual_seed(0)
-    model, frozen = (towers.create(towers.TARGET) for _ in range(2))
+    model = towers.create(towers.TARGET)
+    frozen = towers.create(towers.TARGET)
     tokens = tokenizer.load_tokenizer()([f"a photo of a {i}." for i in range(256)])
     order = tokens.argmax(-1).argsort(stable=True)
     batch = training.Batch(torch.randn(256, 3, 48, 48), tokens[order], torch.arange(256))
@@ -207,8 +217,9 @@ def test_an_anchored_step_adds_the_distance_from_the_sources_texts():
             losses[weight], _ = training.contrastive_step(model, batch, workers, anchor)
             gradients[weight] = model.text.token_embedding.weight.grad.clone()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        # Grouping as in training changes 16-bit rounding alone.
-        texts, kept = (towers.encode_text(each, batch.tokens) for each in (model, frozen))
+        # Grouping as in training changes only 16-bit rounding.
+        texts = towers.encode_text(model, batch.tokens)
+        kept = towers.encode_text(frozen, batch.tokens)
     distance = (texts - kept).square().sum(-1).mean()
     assert losses[2.0] - losses[0.0] == pytest.approx(2 * float(distance), rel=0.02)
     assert not torch.equal(gradients[0.0], gradients[2.0])
@@ -218,7 +229,7 @@ def test_an_anchored_step_adds_the_distance_from_the_sources_texts():
 
 @pytest.fixture
 def card_of_target(tmp_path):
-    """Writes the card of a further target that has these weights, and returns its fields."""
+    """Write the card of a further target with these weights, and return its fields."""
 
     def write(further: upgrades.Further, weights: bytes) -> dict:
         path = further.plan(tmp_path).weights

@@ -1,4 +1,4 @@
-"""The page for owners of modules is true, and so is its notebook: both are run on tiny folders."""
+"""The commands of the page for owners of modules run on tiny folders, and so does its notebook."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ VERDICT = "(keep it untouched|port it by words|retrain it|use zero-shot|stay wit
 
 
 @pytest.mark.slow
-def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_and_notebook_of_my_upgrade_page_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COMPATBENCH_CARDS", "")
     write_photos_and_checkpoint(tmp_path)
     walks = re.findall(r"(?ms)^```sh\n(.*?)^```", PAGE.read_text(encoding="utf-8"))
     assert [len(walk.splitlines()) for walk in walks] == [3, 3, 3, 1, 2]
-    told = []
+    advice_shown = []
     for walk in walks:
         lines = [shlex.split(line) for line in walk.splitlines()]
         for command, *words in lines:
@@ -42,12 +44,13 @@ def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             if words[:2] == ["store", "doctor"]:  # weights of real models are not here
                 assert "vit-b16-openai" in invoke(*words).output
                 continue
-            words += ["--jobs", "1"] * (words[0] == "run")
+            if words[0] == "run":
+                words += ["--jobs", "1"]
             shown = output_of(*words, COLUMNS="80", COMPATBENCH_CARDS="")
         if lines[-1][1] == "advise":
-            told.append(shown)
+            advice_shown.append(shown)
             assert max(map(len, shown.splitlines())) < 80
-    module, images, neither, compared = told
+    module, images, neither, compared = advice_shown
     assert re.search("(?m)^(Take|Which new model to take)", compared)
     assert re.search(f"(?m)^coop: {VERDICT}", module)
     assert "Retraining was not measured." in module
@@ -60,9 +63,10 @@ def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         assert "  retrained+4 " in text
         assert "these are not" in text
 
-    # The notebook walks the same ways, and what is finished is not run again.
+    # The notebook has the same steps, and finished cells are not run again.
     def records() -> dict[Path, int]:
-        return {one: one.stat().st_mtime_ns for one in tmp_path.glob("*/runs/cells/*/*.json")}
+        cells = tmp_path.glob("*/runs/cells/*/*.json")
+        return {path: path.stat().st_mtime_ns for path in cells}
 
     before = records()
     load_again()
@@ -80,7 +84,7 @@ def test_the_page_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     )
     copied = advice.ways.set_index("way").loc["copied"]
     assert copied["accuracy"] == pytest.approx(by_seed["accuracy"].mean(), abs=1e-9)
-    # One module of that run, measured anew.
+    # One module of that run, measured again.
     file = cb.modules("taskres", "photos-trial").set_index("seed").loc[2, "file"]
     one = cb.advise("photos-upgrade", module=file).ways.set_index("way")
     assert [one.index[-1], one["accuracy"].isna().any()] == ["words", False]

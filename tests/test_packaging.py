@@ -1,4 +1,4 @@
-"""What a wheel holds: every package of the sources, and nothing beside them; what tests see."""
+"""The content of a wheel, its page, and the environment of the tests."""
 
 from __future__ import annotations
 
@@ -28,30 +28,28 @@ REPOSITORY = Path(__file__).parents[1]
 SETUP = runpy.run_path(str(REPOSITORY / "setup.py"), run_name="setup")
 CONFIG = ConfigParser()
 CONFIG.read(REPOSITORY / "setup.cfg")
-# The programs that have made the mini suite.
+# The programs that made the mini suite.
 NOT_SHIPPED = {"compatbench.tasks.mini.build"}
 
 
-def test_no_package_is_forgotten() -> None:
-    """setuptools cannot find packages below the roots that lie beside the harness."""
-    roots = dict(
-        line.split(" = ") for line in CONFIG["options"]["package_dir"].strip().splitlines()
-    )
-    packages = {
-        ".".join((root, *path.parent.relative_to(REPOSITORY / folder).parts))
-        for root, folder in roots.items()
-        for path in (REPOSITORY / folder).rglob("__init__.py")
-    }
+def test_wheel_contains_every_package() -> None:
+    """setuptools cannot find packages below the roots beside the harness."""
     data = CONFIG["options.package_data"]
-    # Folders without code: what they hold is listed as data.
-    packages |= {root for root in roots if root in data}
+    packages = set()
+    for line in CONFIG["options"]["package_dir"].strip().splitlines():
+        root, folder = line.split(" = ")
+        for path in (REPOSITORY / folder).rglob("__init__.py"):
+            parts = path.parent.relative_to(REPOSITORY / folder).parts
+            packages.add(".".join((root, *parts)))
+        if root in data:  # a folder without code, whose files are listed as data
+            packages.add(root)
     assert CONFIG["options"]["packages"].split() == sorted(packages - NOT_SHIPPED)
 
 
-def test_a_wheel_has_the_models_of_two_suites_and_says_where_others_are(
+def test_wheel_has_models_of_two_suites_and_says_where_others_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those are half of a wheel; the sources have all."""
+    """The models take half of a wheel; the sources have all of them."""
     patterns = CONFIG["options.package_data"]["compatbench.tasks.mini"].split(", ")
     models = [*(REPOSITORY / "tasks" / "mini").glob("*.safetensors")]
     shipped = {path.stem: path for path in models if any(map(path.match, patterns))}
@@ -71,7 +69,7 @@ def test_a_wheel_has_the_models_of_two_suites_and_says_where_others_are(
         compatbench.run("mini-no-lineage", "zeroshot", out=tmp_path)
 
 
-def test_models_of_a_wheel_are_compressed_and_used_unpacked(
+def test_models_of_a_wheel_are_compressed_and_unpacked_for_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mini").mkdir()
@@ -87,15 +85,15 @@ def test_models_of_a_wheel_are_compressed_and_used_unpacked(
 
 
 @pytest.mark.slow
-def test_the_folder_above_a_clone_is_a_place_to_work(tmp_path: Path) -> None:
-    """There the clone's folder bears the package's name, and would be found in its place."""
+def test_program_works_in_the_folder_above_a_clone(tmp_path: Path) -> None:
+    """There, Python could mistake the clone's folder for the package of the same name."""
     (tmp_path / "compatbench").symlink_to(REPOSITORY)
     site = tmp_path / "site"
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     clone = ["setup.cfg", "setup.py", "pyproject.toml", "README.md", "LICENSE", "benchmark"]
     clone += ["methods", "transfers", "formats", "tasks", "results"]
-    (tmp_path / "clone").mkdir()  # in which setuptools may write
+    (tmp_path / "clone").mkdir()  # setuptools writes here
     for name in clone:
         (tmp_path / "clone" / name).symlink_to(REPOSITORY / name)
     build = f"import setuptools.build_meta as b; b.build_editable({str(wheels)!r})"
@@ -103,7 +101,7 @@ def test_the_folder_above_a_clone_is_a_place_to_work(tmp_path: Path) -> None:
     [wheel] = wheels.glob("*.whl")
     with zipfile.ZipFile(wheel) as file:
         file.extractall(site)
-    # Of this interpreter all that is installed, but the package.
+    # Everything installed in this interpreter, except the package.
     begin = "import runpy, site, sys; "
     begin += "sys.meta_path[:] = [each for each in sys.meta_path if 'editable' not in repr(each)]; "
     begin += "sys.path[:] = [place for place in sys.path if not place.endswith('benchmark')]; "
@@ -116,7 +114,9 @@ def test_the_folder_above_a_clone_is_a_place_to_work(tmp_path: Path) -> None:
         assert "coop" in shown.stdout, shown.stderr
 
 
-def test_no_variable_of_the_caller_reaches_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_of_the_caller_do_not_reach_tests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     callers = {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nowhere", "LC_ALL": "C", "RAY_ADDRESS": "x:1"}
     callers |= {"GITHUB_ACTIONS": "true", "COMPATBENCH_TASKS": "/nowhere", "NO_COLOR": "1"}
     for name, value in (callers | {"HOME": "/nowhere"}).items():
@@ -129,7 +129,7 @@ def test_no_variable_of_the_caller_reaches_a_test(monkeypatch: pytest.MonkeyPatc
 HOME = "https://git.example/us/compatbench"
 
 
-def test_links_of_the_package_s_page_lead_to_the_repository() -> None:
+def test_links_of_the_package_page_lead_to_the_repository() -> None:
     facts = SETUP["describe"](REPOSITORY, HOME)
     page = facts["long_description"]
     release = compatbench.__version__
@@ -146,7 +146,7 @@ def test_links_of_the_package_s_page_lead_to_the_repository() -> None:
     assert SETUP["describe"](REPOSITORY, "") == {}
 
 
-def test_every_python_that_is_claimed_is_run_and_the_release_is_dated() -> None:
+def test_claimed_python_versions_are_tested_and_the_release_is_dated() -> None:
     claimed = re.findall(r"Python :: (3\.\d+)", CONFIG["metadata"]["classifiers"])
     workflow = (REPOSITORY / ".github" / "workflows" / "ci.yml").read_text()
     assert f'python: ["{claimed[0]}", "{claimed[-1]}"]' in workflow
@@ -161,8 +161,9 @@ def test_every_python_that_is_claimed_is_run_and_the_release_is_dated() -> None:
 
 
 @pytest.mark.slow
-def test_a_new_method_passes_a_strict_type_checker(tmp_path: Path) -> None:
-    if (pyright := shutil.which("pyright")) is None:
+def test_new_method_passes_strict_type_checking(tmp_path: Path) -> None:
+    pyright = shutil.which("pyright")
+    if pyright is None:
         pytest.skip("pyright is not installed")
     (tmp_path / "mine.py").write_text(fill_template("mine"))
     settings = {"typeCheckingMode": "strict", "extraPaths": [str(REPOSITORY / "benchmark")]}

@@ -1,4 +1,4 @@
-"""The harness's rooms: who imports whom, and what docs/how-it-works.md says of it."""
+"""Imports between the rooms of the harness, and the page docs/how-it-works.md about them."""
 
 from __future__ import annotations
 
@@ -28,22 +28,24 @@ LEVELS = (
     ("extras",),
 )
 LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms}
-CONTENT = ("methods", "transfers", "formats")  # what stands beside the harness
+CONTENT = ("methods", "transfers", "formats")  # folders beside the harness
 
 
 @cache
 def modules() -> dict[str, Path]:
-    """Every module of the harness by its dotted name below ``compatbench``."""
+    """Return every module of the harness by its dotted name below ``compatbench``."""
     paths = {}
     for path in HARNESS.rglob("*.py"):
-        parts = path.relative_to(HARNESS).with_suffix("").parts
-        paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+        parts = list(path.relative_to(HARNESS).with_suffix("").parts)
+        if parts[-1] == "__init__":
+            parts.pop()
+        paths[".".join(parts)] = path
     return paths
 
 
 @cache
 def parse(path: Path) -> tuple[ast.AST, ...]:
-    """All that is in a file."""
+    """Return all nodes of a file."""
     return tuple(ast.walk(ast.parse(path.read_bytes())))
 
 
@@ -65,21 +67,24 @@ def room_of(module: str) -> str:
     return module.partition(".")[0]
 
 
-def test_a_module_imports_only_from_its_own_room_and_those_below() -> None:
-    above = {
-        (module, other)
-        for module, path in modules().items()
-        if module not in ("", "__main__")  # the package itself hands out what ``api`` has
-        for other, _ in imports_of(path)
-        if other and room_of(other) != room_of(module)
-        if room_of(other) not in CONTENT and LEVEL[room_of(other)] >= LEVEL[room_of(module)]
-    }
+def test_modules_import_only_from_their_own_room_and_those_below() -> None:
+    above = set()
+    for module, path in modules().items():
+        if module in ("", "__main__"):  # the package offers the functions of ``api``
+            continue
+        room = room_of(module)
+        for other, _ in imports_of(path):
+            other_room = room_of(other)
+            if not other or other_room in (room, *CONTENT):
+                continue
+            if LEVEL[other_room] >= LEVEL[room]:
+                above.add((module, other))
     assert above == set()
 
 
 @cache
 def imported_modules() -> dict[str, set[str]]:
-    """Return what each module imports, for type checking too; the package itself is left out."""
+    """Return the imports of each module but the package, type-checking imports included."""
     imported = {}
     for module, path in modules().items():
         if module:
@@ -88,8 +93,8 @@ def imported_modules() -> dict[str, set[str]]:
     return imported
 
 
-def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
-    """The largest sets of nodes of which each reaches every other."""
+def cycles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
+    """Return the largest sets of nodes in which each node reaches every other."""
 
     def reached_from(node: str) -> set[str]:
         reached: set[str] = set()
@@ -101,27 +106,28 @@ def circles(graph: dict[str, set[str]]) -> set[frozenset[str]]:
         return reached
 
     reached = {node: reached_from(node) for node in graph}
-    return {
-        frozenset(other for other in reached[node] if node in reached.get(other, ()))
-        for node in graph
-        if node in reached[node]
-    }
+    found = set()
+    for node in graph:
+        if node in reached[node]:
+            cycle = [other for other in reached[node] if node in reached.get(other, ())]
+            found.add(frozenset(cycle))
+    return found
 
 
-def test_there_is_no_circle_of_imports() -> None:
-    assert circles(imported_modules()) == set()
+def test_imports_have_no_cycles() -> None:
+    assert cycles(imported_modules()) == set()
 
 
-def test_there_is_no_circle_of_folders() -> None:
+def test_folders_have_no_import_cycles() -> None:
     def folder_of(module: str) -> str:
         folder = modules()[module].parent.relative_to(HARNESS)
-        return ".".join(folder.parts) or module  # files beside the rooms are no folder
+        return ".".join(folder.parts) or module  # a file beside the rooms stands for itself
 
     graph: dict[str, set[str]] = {}
     for module, others in imported_modules().items():
         folders = {folder_of(other) for other in others}
         graph.setdefault(folder_of(module), set()).update(folders - {folder_of(module)})
-    assert circles(graph) == set()
+    assert cycles(graph) == set()
 
 
 def is_private(name: str) -> bool:
@@ -133,48 +139,47 @@ def test_private_names_stay_in_their_module() -> None:
         imports = list(imports_of(path))
         # ``from compatbench.room import module`` makes ``module._name`` reachable.
         imported = {other.rpartition(".")[2] for other, name in imports if not name}
-        reached = [
-            f"{node.value.id}.{node.attr}"
-            for node in parse(path)
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
-            if node.value.id in imported and is_private(node.attr)
-        ]
+        reached = []
+        for node in parse(path):
+            if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name):
+                continue
+            if node.value.id in imported and is_private(node.attr):
+                reached.append(f"{node.value.id}.{node.attr}")
         private = [f"{other}.{name}" for other, name in imports if is_private(name)]
         assert [*reached, *private] == [], module
 
 
 def test_imports_are_absolute() -> None:
     for module, path in modules().items():
-        relative = [
-            node.lineno for node in parse(path) if isinstance(node, ast.ImportFrom) and node.level
-        ]
-        assert relative == [], module
+        for node in parse(path):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{module}, line {node.lineno}"
 
 
-def test_the_harness_imports_no_content() -> None:
-    """Content is found by name; extras may share a helper of it."""
+def test_harness_imports_no_content() -> None:
+    """Content is found by name; only extras may use its shared helpers."""
     for module, path in modules().items():
-        imported = [other for other, _ in imports_of(path)]
-        if room_of(module) == "extras":
-            imported = [other for other in imported if "._shared" not in other]
-        assert not {room_of(other) for other in imported} & {*CONTENT, "tasks"}, module
+        for other, _ in imports_of(path):
+            if room_of(module) == "extras" and "._shared" in other:
+                continue
+            assert room_of(other) not in (*CONTENT, "tasks"), module
 
 
 @pytest.mark.parametrize("folder", CONTENT)
-def test_content_uses_what_the_harness_offers_it(folder: str) -> None:
+def test_content_imports_only_the_rooms_offered_to_it(folder: str) -> None:
     for path in (REPOSITORY / folder).rglob("*.py"):
         rooms = {room_of(other) for other, _ in imports_of(path)} - {""}
         assert rooms <= {"method", "backbone", "errors", "messages", folder}, path
 
 
-def test_the_page_shows_the_rooms_in_their_order() -> None:
+def test_page_lists_the_rooms_in_order() -> None:
     page = (REPOSITORY / "docs" / "how-it-works.md").read_text()
     table = page.split("| room | what is in it |")[1].split("\n\n")[0]
     shown = [tuple(re.findall(r"`(\w+)`", row.split("|")[1])) for row in table.splitlines()[2:]]
     assert shown == list(reversed(LEVELS[1:]))
 
 
-def test_the_page_says_where_ten_changes_are_made() -> None:
+def test_page_names_existing_files_for_ten_changes() -> None:
     page = (REPOSITORY / "docs" / "how-it-works.md").read_text()
     rows = page.split("| what | where |")[1].split("\n\n")[0].splitlines()[2:]
     assert len(rows) == 10
@@ -190,12 +195,12 @@ def shared_by_files(names: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
     return {name: found for name, found in files.items() if len(found) > 1}
 
 
-def test_no_two_files_have_one_name() -> None:
+def test_file_names_are_unique() -> None:
     files = [(path.name, path) for path in modules().values() if path.name != "__init__.py"]
     assert shared_by_files(files) == {}
 
 
-def test_no_two_classes_have_one_name() -> None:
+def test_class_names_are_unique() -> None:
     """Classes inside of a class, such as a method's ``Config``, are named by what holds them."""
     classes = []
     for path in modules().values():

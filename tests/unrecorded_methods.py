@@ -1,11 +1,11 @@
-"""Find the methods whose results are not of this code: they are made after the merge.
+"""Find the methods whose committed results are outdated; they are renewed after the merge.
 
-A change adds, alters, renames or removes a method in ``methods/``. The workflow ``results`` then
-makes rows, golden outputs and pages. Until that, tests leave these methods alone. The workflow asks
-this program for their names, as variables of a shell:
+A change adds, alters, renames or removes a method in ``methods/``. After the merge, the workflow
+``results`` makes its rows, golden output and pages; until then, tests skip these methods. The
+workflow gets their names from this program, as variables of a shell:
 
     METHODS    all that have a file
-    TUNED      those whose settings are to be chosen: they learn, and have no record of this version
+    TUNED      those to be tuned: they learn, and have no tuning record of this version
     WORDS      those that the transfer 'words', which is ranked beside 'copied', can change
     OTHERS     for each further suite with results that compares some of them: SUITE:METHOD,METHOD
 """
@@ -27,21 +27,16 @@ _OUTPUTS = REPOSITORY / "tests" / "golden" / "outputs"
 
 
 def list_unrecorded() -> set[str]:
-    """Names that have no golden output of this version, or one but no method any more."""
-    kept = {
-        path.stem.removeprefix("method-"): json.loads(path.read_text(encoding="utf-8"))["version"]
-        for path in _OUTPUTS.glob("method-*.json")
-    }
-    here = {
-        name: method_identity(cls)
-        for name, cls in builtin_methods().classes.items()
-        if cls.__module__.startswith("compatbench.")
-    }
-    return {
-        name
-        for name in kept.keys() | here.keys()
-        if kept.get(name, "").partition(",")[0] != here.get(name)
-    }
+    """Return names without a golden output of this version, and outputs without a method."""
+    recorded = {}
+    for path in _OUTPUTS.glob("method-*.json"):
+        version = json.loads(path.read_text(encoding="utf-8"))["version"]
+        recorded[path.stem.removeprefix("method-")] = version.partition(",")[0]
+    present = {}
+    for name, cls in builtin_methods().classes.items():
+        if cls.__module__.startswith("compatbench."):
+            present[name] = method_identity(cls)
+    return {name for name, _ in recorded.items() ^ present.items()}
 
 
 UNRECORDED = list_unrecorded()

@@ -1,6 +1,6 @@
-"""Processes that have loaded everything when they start, which otherwise takes each seconds.
+"""Processes that start with everything loaded, which saves seconds for each.
 
-They are forked from a server of `multiprocessing`, which has loaded the program and does no more.
+They are forked from a server of `multiprocessing` that only loads the program.
 """
 
 from __future__ import annotations
@@ -25,13 +25,16 @@ from unittest import mock
 from compatbench.files.processes import inherited
 
 LOADED = [
-    *("compatbench.cli.run", "compatbench.engine.execute.on_ray", "open_clip", "ray"),
+    "compatbench.cli.run",
+    "compatbench.engine.execute.on_ray",
+    "open_clip",
+    "ray",
     "compatbench.extras.check.check_processes",
 ]
 
 
 class WarmProcess(ForkServerProcess):
-    """Has the environment of its parent, not of the server."""
+    """A process with the environment of its parent instead of the server's."""
 
     def start(self) -> None:
         with mock.patch.dict(os.environ, {"OMP_NUM_THREADS": "1"}):
@@ -43,7 +46,7 @@ class WarmProcess(ForkServerProcess):
 
 
 class WarmContext(ForkServerContext):
-    """Takes the place of the context that the program asks for."""
+    """The context that replaces the one requested by the program."""
 
     Process = WarmProcess  # type: ignore[assignment]
 
@@ -62,7 +65,7 @@ def _nothing() -> None: ...
 
 
 class Command:
-    """A command of the program in a process and a session of its own, with Popen's functions.
+    """A command of the program in a separate process and session, with Popen's functions.
 
     Args:
         before: called in the new process before the command; a function that can be pickled.
@@ -92,15 +95,16 @@ class Command:
 
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
-        if (code := self.poll()) is None:
+        code = self.poll()
+        if code is None:
             raise subprocess.TimeoutExpired("compatbench", timeout or 0.0)
         return code
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What it has said on both streams until its end."""
+        """Wait until it ends, and return its output on both streams."""
         self.wait(timeout)
-        out, errors = (path.read_text() for path in self._said)
-        return out, errors
+        out, errors = self._said
+        return out.read_text(), errors.read_text()
 
     def send_signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -110,11 +114,16 @@ class Command:
         self.send_signal(signal.SIGKILL)
 
     def close(self) -> None:
-        """Ends it, and forgets what it has said."""
+        """End it, and delete its output."""
         self.kill()
         self._process.join()
         for path in self._said:
             path.unlink()
+
+
+def _open_stream(number: int) -> io.TextIOWrapper:
+    raw = os.fdopen(number, "wb", closefd=False)
+    return io.TextIOWrapper(raw, "utf-8", line_buffering=True)
 
 
 def _run(
@@ -124,7 +133,7 @@ def _run(
     said: list[Path],
     before: Callable[[], object],
 ) -> None:
-    """As a shell starts a command, and as the interpreter ends one."""
+    """Run a command as a shell starts it and as the interpreter ends it."""
     os.setsid()
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
@@ -136,11 +145,9 @@ def _run(
     tempfile.tempdir = None
     for stream, path in enumerate(said, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
-    sys.stdout, sys.stderr = (
-        io.TextIOWrapper(os.fdopen(stream, "wb", closefd=False), "utf-8", line_buffering=True)
-        for stream in (1, 2)
-    )
-    fork = multiprocessing.get_context("fork")  # for its workers, which so are of its group
+    sys.stdout = _open_stream(1)
+    sys.stderr = _open_stream(2)
+    fork = multiprocessing.get_context("fork")  # its workers are then in its process group
     multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]
     before()
     sys.argv = ["compatbench", *words]

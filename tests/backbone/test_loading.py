@@ -141,7 +141,7 @@ def test_weights_of_an_own_card_are_beside_it(
         find_weights(read_backbone("other"))
 
 
-def test_backbone_of_a_suite_that_has_to_be_made_says_how() -> None:
+def test_error_about_a_backbone_to_be_built_says_how() -> None:
     suite = suite_cards.read("mini-upgrades")
     with pytest.raises(MissingWeights, match="'mini-eva-clip-5' does not ship") as caught:
         read_backbone("mini-eva-clip-5", suite)

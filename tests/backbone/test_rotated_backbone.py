@@ -124,7 +124,7 @@ def test_fitted_rotation_is_semi_orthogonal_and_optimal(
 
 
 @given(seed=seeds)
-def test_the_residual_is_scipys_disparity_and_a_narrower_side_counts_as_padded(seed: int) -> None:
+def test_residual_is_scipys_disparity_with_the_narrower_side_padded(seed: int) -> None:
     a = draw(8, 3, seed=seed)
     b = draw(8, 3, seed=seed + 1)
     assert fit_rotation(a, b).residual == pytest.approx(procrustes(a.numpy(), b.numpy())[2])

@@ -1,15 +1,16 @@
 """Damage files of every kind, as disks, editors, merges and attackers do, and read them.
 
-A damaged file must be refused in one line (``CompatbenchError``), or read as something that
-could have been written; a file with a checksum must be refused or read as what it was. Another
-exception, several lines, or more than a few seconds are failures.
+A damaged file must be refused in one line (``CompatbenchError``), or read as something that could
+have been written. A file with a checksum must be refused or read unchanged. Any other exception,
+several lines, or more than a few seconds are failures.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,15 +19,15 @@ from targets import Target
 from compatbench.errors import CompatbenchError
 
 MOST_SECONDS = 5.0
-# What a parser may pass over: white space, and letters of numbers.
+# Bytes that a parser may ignore: white space, and letters of numbers.
 SLY = b"\t\n\r 0Ee+-"
 
 Mutation = Callable[[random.Random, bytes], bytes]
 
-LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
-    f"{name}: &{name} [{','.join(f'*{before}' for _ in range(9))}]\n"
-    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
-)
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n"
+for before, name in zip("abcdefgh", "bcdefghi", strict=True):
+    aliases = ",".join([f"*{before}"] * 9)
+    LAUGHS += f"{name}: &{name} [{aliases}]\n"
 TEXTS = (
     *("\n", ": ", "- ", "[", "]", "{", "}", ",", ";", "'", '"', "#", "|", ">", "? ", "\t", " "),
     *("&x ", "*x", "<<: *x", "!!python/object:os.system ", "!!set ", "!!binary ", "---\n", "...\n"),
@@ -37,16 +38,14 @@ TEXTS = (
 )
 FRAGMENTS = tuple(text.encode() for text in TEXTS)
 NO_TEXT = (b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"\xc0")  # NUL, and bytes that are no UTF-8
-DEEP = tuple(
-    start * depth + end * closed
-    for depth in (100, 5_000, 100_000)
-    for start, end in ((b"[", b"]"), (b'{"a":', b"}"), (b"- ", b""))
-    for closed in (0, depth)
-)
+BRACKETS = ((b"[", b"]"), (b'{"a":', b"}"), (b"- ", b""))
+DEEP: list[bytes] = []
+for depth, (start, end) in itertools.product((100, 5_000, 100_000), BRACKETS):
+    DEEP += [start * depth, start * depth + end * depth]
 
 
-def splice(removed: tuple[int, ...], put: tuple[bytes, ...]) -> Mutation:
-    """So many bytes are removed somewhere, and something is put there."""
+def splice(removed: tuple[int, ...], put: Sequence[bytes]) -> Mutation:
+    """Remove some bytes somewhere, and put something there."""
 
     def change(rng: random.Random, content: bytes) -> bytes:
         start = rng.randint(0, len(content))
@@ -56,7 +55,7 @@ def splice(removed: tuple[int, ...], put: tuple[bytes, ...]) -> Mutation:
 
 
 def of_lines(change: Callable[[list[bytes], int, int], object]) -> Mutation:
-    """Something is done to two lines, which may be the same."""
+    """Change two lines, which may be the same."""
 
     def mutation(rng: random.Random, content: bytes) -> bytes:
         lines = content.split(b"\n")
@@ -67,14 +66,16 @@ def of_lines(change: Callable[[list[bytes], int, int], object]) -> Mutation:
 
 
 def flip_bits(rng: random.Random, content: bytes) -> bytes:
+    if not content:
+        return content
     changed = bytearray(content)
-    for _ in range(rng.choice((1, 1, 1, 2, 8)) if content else 0):
+    for _ in range(rng.choice((1, 1, 1, 2, 8))):
         changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
     return bytes(changed)
 
 
 def replace_value(rng: random.Random, content: bytes) -> bytes:
-    """What stands between two separators, by something else."""
+    """Replace the text between two separators."""
     marks = [n for n, byte in enumerate(content) if byte in b',:\n[]{}"']
     if len(marks) < 2:
         return content
@@ -83,20 +84,20 @@ def replace_value(rng: random.Random, content: bytes) -> bytes:
 
 
 def repeat(rng: random.Random, content: bytes) -> bytes:
-    """A part twice: a key that is given two times."""
+    """Repeat a part, such as a key."""
     start = rng.randint(0, len(content))
     return content[: start + rng.choice((4, 32, 256))] + content[start:]
 
 
 def zero_page(rng: random.Random, content: bytes) -> bytes:
-    """A page that a crash never wrote."""
+    """Empty a page, as if a crash had prevented its writing."""
     start = rng.randint(0, len(content))
     stop = min(len(content), start + rng.choice((16, 512, 4096)))
     return content[:start] + bytes(stop - start) + content[stop:]
 
 
 def laugh(lines: list[bytes], which: int, _: int) -> None:
-    """A billion laughs: aliases of aliases, in place of some field's value."""
+    """Put a billion laughs, aliases of aliases, in place of a field's value."""
     lines[which] = lines[which].split(b":")[0] + b": *i"
     lines.insert(0, LAUGHS.encode())
 
@@ -127,7 +128,7 @@ MUTATIONS: dict[str, Mutation] = {
 
 
 def mutate(rng: random.Random, content: bytes) -> tuple[bytes, str]:
-    """A damaged copy, and what was done to it."""
+    """Return a damaged copy, and the names of its mutations."""
     names = rng.choices(list(MUTATIONS), k=rng.choice((1, 1, 1, 2, 3)))
     for name in names:
         content = MUTATIONS[name](rng, content)
@@ -136,7 +137,7 @@ def mutate(rng: random.Random, content: bytes) -> tuple[bytes, str]:
 
 @dataclass(frozen=True)
 class Good:
-    """A good file of a kind, what reading it gives, and a folder to spoil it in."""
+    """A good file of a kind, the result of reading it, and a folder for damaged copies."""
 
     target: Target
     content: bytes
@@ -145,7 +146,7 @@ class Good:
 
     @classmethod
     def make(cls, target: Target, folder: Path) -> Good:
-        """Writes it, and reads it."""
+        """Write a good file and read it."""
         content = target.good(folder)
         work = folder / "work"
         work.mkdir()
@@ -153,7 +154,7 @@ class Good:
         return cls(target, content, target.read(work / target.name), work)
 
     def read(self, content: bytes) -> tuple[str, str]:
-        """Reads other content in its place.
+        """Read other content in its place.
 
         Returns:
             ``refused``, ``read`` or ``failed``, and the reason of a failure or refusal.
@@ -168,24 +169,30 @@ class Good:
             if len(text.splitlines()) != 1 or not text.strip():
                 return "failed", f"the message is not one line: {text!r:.200}"
             outcome = "refused", text
-        # Whatever else comes is what is looked for, but for Ctrl-C.
+        # Any other exception is a failure, except Ctrl-C.
         except (Exception, SystemExit, GeneratorExit) as error:
             return "failed", f"{type(error).__name__}: {error!s:.200}"
         else:
-            if self.target.sealed and value is not None and value != self.expected:
-                return "failed", "something else was read than was written"
-            # A store sets a damaged file aside, and a cache computes it again.
-            outcome = ("refused", "set aside") if value is None else ("read", "")
+            if value is None:  # a store sets a damaged file aside, a cache computes it again
+                outcome = "refused", "set aside"
+            elif self.target.sealed and value != self.expected:
+                return "failed", "the content read differs from the content written"
+            else:
+                outcome = "read", ""
         seconds = time.perf_counter() - start
-        return ("failed", f"it took {seconds:.1f} s") if seconds > MOST_SECONDS else outcome
+        if seconds > MOST_SECONDS:
+            return "failed", f"it took {seconds:.1f} s"
+        return outcome
 
     def other_bytes(self, most: int) -> Iterator[tuple[int, bytes]]:
-        """Contents with one other byte, and where it is: a flipped bit, and what a parser skips.
+        """Yield contents with one changed byte, and its place: a flipped bit, or ignored bytes.
 
         Args:
-            most: of the values in ``SLY`` that each byte takes.
+            most: the number of values of ``SLY`` for each byte.
         """
         for place, byte in enumerate(self.content):
-            sly = {SLY[(place + i) % len(SLY)] for i in range(most)}
-            for value in ({byte ^ 1 << place % 8} | sly) - {byte}:
+            values = {SLY[(place + i) % len(SLY)] for i in range(most)}
+            values.add(byte ^ 1 << place % 8)
+            values.discard(byte)
+            for value in values:
                 yield place, self.content[:place] + bytes([value]) + self.content[place + 1 :]

@@ -1,4 +1,4 @@
-"""The readers that get damaged files: each with a good file, and what reading it must give."""
+"""The readers of damaged files, each with a good file."""
 
 from __future__ import annotations
 
@@ -44,9 +44,10 @@ class Target:
     """A kind of file.
 
     Attributes:
-        good: makes the bytes of a good file, given a folder to work in.
-        read: reads a file in a folder, whose name is ``name``; what it gives is compared.
-        sealed: whether the file has a checksum, so that what is read must be what was written.
+        name: the file's name.
+        good: returns the bytes of a good file, given a folder to work in.
+        read: reads a file of this name; its results are compared.
+        sealed: True if the file has a checksum, so that reading must return what was written.
     """
 
     kind: str
@@ -82,19 +83,21 @@ def _record() -> CellRecord:
 
 
 def _good_record(folder: Path) -> bytes:
-    (store := RunStore(folder / "runs")).write(_record())
+    store = RunStore(folder / "runs")
+    store.write(_record())
     return store.cell_path(KEY).read_bytes()
 
 
 def _read_record(file: Path) -> CellRecord | None:
-    path = (store := RunStore(file.parent / "runs")).cell_path(KEY)
+    store = RunStore(file.parent / "runs")
+    path = store.cell_path(KEY)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(file.read_bytes())
     with warnings.catch_warnings():
-        # That it was set aside is what the warning says.
+        # The store warns that it set the file aside.
         warnings.simplefilter("ignore", CompatbenchWarning)
         record = store.read(KEY)
-    shutil.rmtree(store.folder / DAMAGED, ignore_errors=True)  # or it fills with thousands
+    shutil.rmtree(store.folder / DAMAGED, ignore_errors=True)  # thousands of files otherwise
     return record
 
 
@@ -119,10 +122,10 @@ def _read_module(file: Path) -> Any:
 
 
 def _read_predictions(file: Path) -> Any:
-    return {
-        where: (answers.classes.tolist(), answers.confidence.tolist())
-        for where, answers in read_predictions(file, KEY).items()
-    }
+    found = {}
+    for where, answers in read_predictions(file, KEY).items():
+        found[where] = (answers.classes.tolist(), answers.confidence.tolist())
+    return found
 
 
 def _read_entry(file: Path) -> Any:

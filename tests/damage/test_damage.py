@@ -1,6 +1,6 @@
-"""Spoilt files of every kind: refused in one line, or read as what could have been written.
+"""Damaged files of every kind are refused in one line, or read as a valid file.
 
-No byte of a file with a checksum can change without being noticed.
+Any changed byte of a file with a checksum is noticed.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ def good(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(seed=st.integers(0, 2**32))
-def test_a_spoilt_file_is_refused_in_one_line_or_read(good: Good, seed: int) -> None:
+def test_damaged_file_is_refused_in_one_line_or_read(good: Good, seed: int) -> None:
     content, how = mutate(random.Random(seed), good.content)
     status, why = good.read(content)
     assert status in ("refused", "read"), f"{how}: {why}"
 
 
-def test_a_reader_that_fails_is_found(tmp_path: Path) -> None:
-    """The tests above would see a traceback and a wrong answer."""
+def test_damage_tests_notice_a_failing_reader(tmp_path: Path) -> None:
+    """Another exception and a wrong result are failures."""
 
     def read(file: Path) -> object:
         raise KeyError(file)
@@ -51,10 +51,11 @@ def test_a_reader_that_fails_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "good", [target for target in TARGETS if target.sealed], ids=named, indirect=True
 )
-def test_a_change_of_any_byte_of_a_sealed_file_is_noticed(good: Good) -> None:
-    """Every place, with a flipped bit and with what a parser might pass over; cuts, and more."""
+def test_any_changed_byte_of_a_sealed_file_is_noticed(good: Good) -> None:
+    """Each byte is changed, the file is cut, and bytes are added."""
     for place, content in good.other_bytes(1):
         assert good.read(content)[0] == "refused", place
-    cuts = (good.content[:end] for end in range(0, len(good.content), 7))
-    for content in (*cuts, good.content + b" ", good.content + b"\0"):
-        assert good.read(content)[0] == "refused"
+    for end in range(0, len(good.content), 7):
+        assert good.read(good.content[:end])[0] == "refused", end
+    for more in (b" ", b"\0"):
+        assert good.read(good.content + more)[0] == "refused"

@@ -160,7 +160,7 @@ HARMFUL = [
 
 @SECOND
 @pytest.mark.parametrize(("text", "message"), HARMFUL, ids=[case[0][:12] for case in HARMFUL])
-def test_a_card_that_would_take_much_memory_or_time_is_refused(
+def test_card_that_would_take_much_memory_or_time_is_refused(
     tmp_path: Path, text: str, message: str
 ) -> None:
     with pytest.raises(CompatbenchError, match=message):
@@ -168,7 +168,7 @@ def test_a_card_that_would_take_much_memory_or_time_is_refused(
 
 
 @SECOND
-def test_a_card_among_other_files_cannot_hang_a_listing(
+def test_malicious_cards_cannot_hang_a_listing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the lines of 'name' and 'parent' are read, and these can be harmful, too."""
@@ -185,7 +185,7 @@ def test_a_card_among_other_files_cannot_hang_a_listing(
 
 @SECOND
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
-def test_a_card_that_is_no_plain_file_is_refused(tmp_path: Path, kind: str) -> None:
+def test_card_must_be_a_plain_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "card.yaml"
     if kind == "pipe":
         os.mkfifo(path)
@@ -207,14 +207,14 @@ def test_numbers_are_those_of_yaml_1_2(written: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["1:30", "1_000", "0b11", "1e5", "010", "0o17", ".5", ".inf"])
-def test_a_text_that_looks_like_a_number_is_written_in_quotes(text: str) -> None:
+def test_texts_that_look_like_numbers_are_quoted(text: str) -> None:
     assert load_yaml(dump_yaml({"a": [text]}, width=80)) == {"a": [text]}
     assert yaml.safe_load(dump_yaml({"a": [text]}, width=80)) == {"a": [text]}
 
 
 @SECOND
 @pytest.mark.parametrize("field", ["views", "most_views"])
-def test_a_suite_has_a_bounded_number_of_views(tmp_path: Path, field: str) -> None:
+def test_number_of_views_of_a_suite_is_bounded(tmp_path: Path, field: str) -> None:
     text = SUITE.replace("  views: 2\n", f"  {field}: 100000000\n")
     with pytest.raises(CompatbenchError, match=f"training.{field}.*less than or equal to 10000"):
         read_card(write(tmp_path, text), SuiteCard)
@@ -223,9 +223,7 @@ def test_a_suite_has_a_bounded_number_of_views(tmp_path: Path, field: str) -> No
 
 
 @pytest.mark.parametrize("name", ["../../etc", "a/b/c", "/etc", "a--b/c", "a/b.git", "-a/b"])
-def test_a_repository_of_the_hub_has_the_form_that_the_hub_accepts(
-    tmp_path: Path, name: str
-) -> None:
+def test_hub_repository_names_must_be_valid(tmp_path: Path, name: str) -> None:
     text = f"name: tiny\ntitle: Tiny\nprovider: hf\nrepository: {name}\nlicence: MIT\n"
     with pytest.raises(CompatbenchError, match=r"card.yaml:4: field 'repository'.*OWNER/NAME"):
         read_card(write(tmp_path, text), BackboneCard)

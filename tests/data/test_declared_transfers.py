@@ -42,7 +42,7 @@ def test_pages_are_made_without_pytorch_and_scipy_stats() -> None:
     assert done.stdout.split() == []
 
 
-def test_the_list_has_every_transfer_with_its_settings() -> None:
+def test_list_of_needs_contains_every_transfer() -> None:
     settings = {}
     for name, cls in builtin_transfers().classes.items():
         settings[name] = tuple(cls.card.settings)

@@ -13,21 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from malicious_pickle import TouchesFile
 from safetensors.torch import save_file
 
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import read_checkpoint
-
-
-class Evil:
-    """Unpickling it would write a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return Path.touch, (self.path,)
 
 
 def saved(content: object) -> bytes:
@@ -115,7 +106,7 @@ def test_unreadable_checkpoint_is_refused_with_its_path(kind: str, tmp_path: Pat
 def test_pickled_code_is_never_run(place: str, tmp_path: Path) -> None:
     target = tmp_path / "touched"
     path = tmp_path / "w.pt"
-    path.write_bytes(saved({"state_dict": {**WEIGHTS}, place: Evil(target)}))
+    path.write_bytes(saved({"state_dict": {**WEIGHTS}, place: TouchesFile(target)}))
     with pytest.raises(CompatbenchError, match=r"asks for .*(getattr|Path)"):
         read_checkpoint(path)
     assert not target.exists()

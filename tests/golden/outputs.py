@@ -1,10 +1,10 @@
-"""The numbers that must not change without a new version, and the file that remembers them.
+"""Compute the golden outputs: numbers that must not change without a new version.
 
-    python tests/golden/outputs.py              writes them anew, each to its file in outputs/
-    python tests/golden/outputs.py coop kgcoop  those of these methods
+    python tests/golden/outputs.py              writes all of them, each to its file in outputs/
+    python tests/golden/outputs.py coop kgcoop  writes those of these methods
 
-refuses numbers that moved under an unchanged version. Of a method, the version is that of its
-card and of the methods it builds on; of everything else, ``ENGINE_VERSION``.
+The program refuses numbers that changed under the same version. The version of a method's output is
+that of its card and of the methods it builds on; of every other output, ``ENGINE_VERSION``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from compatbench.results.measures import Answers, score
 
 FOLDER = Path(__file__).with_name("outputs")
 REFRESH = "python tests/golden/outputs.py"
-# Of the largest number of an output. Fits are in double precision, where processors differ by
+# Relative to the largest number of an output. Fits are in double precision, where processors differ
 # far less; features of the mini models are in single precision.
 TOLERANCE = 1e-4
 LABELS = Labels(
@@ -54,7 +54,7 @@ LABELS = Labels(
         ("leaves", "A tree is tall."),
     ),
 )
-# Small fits, at a rate at which a few steps count; the rest is as published.
+# Small fits, with a rate at which a few steps matter; other settings are as published.
 CAPS = {"max_steps": 6, "max_iterations": 50, "bisections": 2, "prompts": 8, "words": 100}
 BRISK = {"warmup_epochs": 0, "lr": 0.02}
 
@@ -64,7 +64,7 @@ Entry = dict[str, Any]  # version, output
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """What is drawn is drawn in double precision."""
+    """Draw random numbers in double precision."""
     torch.set_default_dtype(torch.float64)
     try:
         yield
@@ -74,14 +74,14 @@ def double_precision() -> Iterator[None]:
 
 @cache
 def synthetic_pair() -> tuple[Backbone, Backbone]:
-    """A CLIP and an EVA-CLIP of the same widths, in double precision."""
+    """Return a CLIP and an EVA-CLIP of the same widths, in double precision."""
     source = build_clip("source", seed=1)
     target = build_eva_clip("target", seed=2)
     return wrap(source.model.double(), "source"), wrap(target.model.double(), "target")
 
 
 def paint(targets: Tensor, seed: int) -> Tensor:
-    """Preprocessed images ``[N, 3, H, W]``: coarse patterns, one for each class, and noise."""
+    """Return preprocessed images ``[N, 3, H, W]``: a coarse pattern of each class, and noise."""
     patterns = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(7))
     noise = torch.randn(len(targets), 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     return F.interpolate(patterns[targets] + noise, IMAGE_SIZE)
@@ -89,37 +89,39 @@ def paint(targets: Tensor, seed: int) -> Tensor:
 
 @cache
 def synthetic_teacher() -> Backbone:
-    """A CLIP of another joint space, in double precision."""
+    """Return a CLIP of another joint space, in double precision."""
     return wrap(build_clip("teacher", seed=3, embed_dim=24).model.double(), "teacher")
 
 
 def few_shots(method: Method, backbone: Backbone) -> FewShotData:
-    """Three shots and two validation images of each class, as a backbone sees them."""
-    few = feature_set(method, backbone, 3, 2, 100), feature_set(method, backbone, 2, 1, 200)
+    """Return three shots and two validation images of each class, as a backbone sees them."""
+    train = feature_set(method, backbone, 3, 2, 100)
+    val = feature_set(method, backbone, 2, 1, 200)
     if "unlabelled" not in method.card.needs:
-        return FewShotData(LABELS, 3, *few)
+        return FewShotData(LABELS, 3, train, val)
     pool = feature_set(method, backbone, 4, 2, 400)
-    return FewShotData(LABELS, 3, *few, replace(pool, targets=torch.full_like(pool.targets, -1)))
+    unlabelled = replace(pool, targets=torch.full_like(pool.targets, -1))
+    return FewShotData(LABELS, 3, train, val, unlabelled)
 
 
 def feature_set(method: Method, source: Backbone, shots: int, views: int, seed: int) -> FeatureSet:
-    """So many images of each class under some views, as a method is given them on a backbone."""
+    """Return images of each class in some views, as inputs of a method on a backbone."""
     wanted = method.image_input(source)
     targets = torch.arange(5).repeat_interleave(shots)
-    plain, *images = (paint(targets, seed + view) for view in range(1 + views))
-    return FeatureSet(
-        source.encode_images(plain),
-        torch.stack([source.encode_images(view) for view in images]),
-        targets,
-        None if wanted == FEATURES else [source.encode_images(v, wanted) for v in images],
-    )
+    plain, *images = [paint(targets, seed + view) for view in range(1 + views)]
+    features = torch.stack([source.encode_images(view) for view in images])
+    view_inputs = None
+    if wanted != FEATURES:
+        view_inputs = [source.encode_images(view, wanted) for view in images]
+    return FeatureSet(source.encode_images(plain), features, targets, view_inputs)
 
 
 def fit_and_attach(name: str) -> Output:
-    """Logits ``[7, 5]`` of a short fit, attached to the source and to the target."""
+    """Return logits ``[7, 5]`` of a short fit, attached to the source and to the target."""
     cls = builtin_methods().get(name)
-    settings: dict[str, Any] = {k: v for k, v in CAPS.items() if k in cls.Config.model_fields}
-    if "recipe" in cls.Config.model_fields:
+    known = cls.Config.model_fields
+    settings: dict[str, Any] = {name: cap for name, cap in CAPS.items() if name in known}
+    if "recipe" in known:
         settings["recipe"] = cls.Config().recipe.model_copy(update=BRISK)  # type: ignore[attr-defined]
     method = cls(cls.Config.model_validate(settings))
     numbers: Output = {}
@@ -143,9 +145,11 @@ def fit_and_attach(name: str) -> Output:
 
 
 def encode(name: str) -> Output:
-    """Features of words and of pictures, and the pixels that a backbone is handed."""
+    """Return features of words and of pictures, and the pixels that a backbone gets."""
     backbone = load_backbone(name)
-    pixels = torch.stack([backbone.preprocess(View(n).apply(picture(), "a", 48)) for n in (0, 1)])
+    plain = View(0).apply(picture(), "a", 48)
+    augmented = View(1).apply(picture(), "a", 48)
+    pixels = torch.stack([backbone.preprocess(plain), backbone.preprocess(augmented)])
     with torch.no_grad():
         texts = backbone.text_features(LABELS.fill())
         images = backbone.encode_images(pixels)
@@ -154,25 +158,30 @@ def encode(name: str) -> Output:
 
 
 def picture() -> Image.Image:
-    """A picture in which every pixel is different."""
+    """Return a picture in which every pixel is different."""
     across, down = np.meshgrid(np.arange(60), np.arange(40))
     return Image.fromarray(np.stack([across * 4, down * 6, across + down], -1).astype(np.uint8))
 
 
 def views() -> Output:
-    """Mean red, green and blue of the plain view and of three augmentations."""
-    seen = [np.asarray(View(n).apply(picture(), "set/1", 24), float) for n in range(4)]
-    return {"means": shorten(torch.tensor(np.stack([view.mean((0, 1)) for view in seen])))}
+    """Return mean red, green and blue of the plain view and of three augmentations."""
+    means = []
+    for number in range(4):
+        view = np.asarray(View(number).apply(picture(), "set/1", 24), float)
+        means.append(view.mean((0, 1)))
+    return {"means": shorten(torch.tensor(np.stack(means)))}
 
 
 def draws() -> Output:
-    """Which images a seed draws."""
+    """Return the images that a seed draws."""
     draw = draw_shots(load_task("mini-food"), 2, 1)
-    return {"train": [s.id for s in draw.train[:8]], "val": [s.id for s in draw.val[:8]]}
+    train = [sample.id for sample in draw.train[:8]]
+    val = [sample.id for sample in draw.val[:8]]
+    return {"train": train, "val": val}
 
 
 def measures() -> Output:
-    """Flips and expected calibration error of made-up logits."""
+    """Return flips and the expected calibration error of made-up logits."""
     generator = torch.Generator().manual_seed(5)
     before, after = torch.randn(2, 200, 4, generator=generator)
     targets = torch.randint(4, (200,), generator=generator)
@@ -185,7 +194,7 @@ def measures() -> Output:
 
 
 def shorten(values: Tensor) -> list[Any]:
-    """Numbers with seven digits of the largest, as JSON."""
+    """Return numbers rounded to seven digits of the largest, as JSON."""
     digits = 6 - int(np.floor(np.log10(float(values.abs().max()))))
     return np.round(values.double().numpy(), digits).tolist()
 
@@ -200,16 +209,19 @@ OUTPUTS: dict[str, Callable[[], Output]] = {
 
 
 def version_of(name: str) -> str:
-    """The versions that name the code of an output."""
+    """Return the versions of the code of an output."""
     engine = f"engine {ENGINE_VERSION}"
     if not name.startswith("method "):
         return engine
-    return f"{method_identity(builtin_methods().get(name.removeprefix('method ')))}, {engine}"
+    method = builtin_methods().get(name.removeprefix("method "))
+    return f"{method_identity(method)}, {engine}"
 
 
 def moved(kept: Output, found: Output) -> bool:
-    """Whether an output differs by more than processors do."""
-    return kept.keys() != found.keys() or any(_differ(kept[n], found[n]) for n in found)
+    """Return True if an output differs by more than processors do."""
+    if kept.keys() != found.keys():
+        return True
+    return any(_differ(kept[part], found[part]) for part in found)
 
 
 def _differ(kept: Any, found: Any) -> bool:
@@ -221,17 +233,19 @@ def _differ(kept: Any, found: Any) -> bool:
 
 
 def renew(name: str, kept: Entry | None) -> Entry:
-    """An output with its version; as it was, if it did not move.
+    """Return an output with its version; unchanged if the numbers did not change.
 
     Raises:
-        ValueError: its numbers moved and its version did not.
+        ValueError: The numbers changed and the version did not.
     """
     found = OUTPUTS[name]()
     version = version_of(name)
     if kept is not None and not moved(kept["output"], found):
         found = kept["output"]
     elif kept is not None and kept["version"] == version:
-        card = "`version` on the card of the method, or " if name.startswith("method ") else ""
+        card = ""
+        if name.startswith("method "):
+            card = "`version` on the card of the method, or "
         raise ValueError(
             f"{name}: the numbers changed, but the version is still '{version}'; raise {card}"
             f"ENGINE_VERSION, then run: {REFRESH}"
@@ -240,20 +254,23 @@ def renew(name: str, kept: Entry | None) -> Entry:
 
 
 def path_of(name: str) -> Path:
-    """The file of an output: one for each, so that two changes meet in none."""
+    """Return the file of an output: one for each, so that two changes never conflict."""
     return FOLDER / f"{name.replace(' ', '-')}.json"
 
 
 def read(name: str) -> Entry | None:
-    """An output as it is kept, if it is."""
+    """Return the golden output, or None if there is none."""
     path = path_of(name)
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def main(methods: Sequence[str]) -> None:
-    """Writes the golden outputs of methods, or all, anew; those that are refused stay."""
+    """Write the golden outputs of methods, or all, except those that are refused."""
+    names = [f"method {method}" for method in methods]
     refused = []
-    for name in [f"method {method}" for method in methods] or sorted(OUTPUTS):
+    for name in names or sorted(OUTPUTS):
         try:
             entry = renew(name, read(name))
         except ValueError as why:
@@ -261,7 +278,7 @@ def main(methods: Sequence[str]) -> None:
         else:
             path_of(name).write_text(json.dumps(entry) + "\n", encoding="utf-8")
     for path in {*FOLDER.glob("*.json")} - {*map(path_of, OUTPUTS)}:
-        path.unlink()  # of a method that is gone
+        path.unlink()  # its method was removed
     sys.exit("\n".join(refused) or None)
 
 

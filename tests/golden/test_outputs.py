@@ -1,4 +1,4 @@
-"""No number changes without a new version of the method, or of the harness, that gives it."""
+"""No number changes without a new version of its method or of the harness."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from outputs import FOLDER, OUTPUTS, REFRESH, path_of, read, renew, version_of
 from compatbench.methods.kgcoop import KgCoOp
 
 SLOW = {"method linear_probe", "method proda", "method promptsrc"}
-NAMES = [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in sorted(OUTPUTS)]
+NAMES = []
+for name in sorted(OUTPUTS):
+    marks = [pytest.mark.slow] if name in SLOW else []
+    NAMES.append(pytest.param(name, marks=marks))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_output_is_the_golden_one(name: str) -> None:
+def test_output_equals_the_golden_one(name: str) -> None:
     kept = read(name)
     if name.startswith("method ") and (kept is None or kept["version"] != version_of(name)):
         pytest.skip("it is new, or has a new version: 'python tests/golden/outputs.py' writes it")
     assert renew(name, kept) == kept, f"{name} has a new version; run: {REFRESH}"
 
 
-def test_every_output_of_the_harness_has_a_golden_one() -> None:
+def test_every_harness_output_has_a_golden_file() -> None:
     needed = {path_of(name) for name in OUTPUTS if not name.startswith("method ")}
     assert needed <= {*FOLDER.glob("*.json")}, f"run: {REFRESH}"
 

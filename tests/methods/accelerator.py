@@ -1,6 +1,6 @@
-"""Every method on a make-believe accelerator: no mix of devices, and how often it waits.
+"""Run every method on a fake accelerator, and print a line of JSON for each method.
 
-Prints a line of JSON for each method.
+The line has the largest difference from the CPU, and how often a step waits for the device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LIMITS = {"max_steps": 2, "max_iterations": 5}
 
 
 class Accelerator(Places):
-    """Puts what fits and classifiers are given behind tensors of the accelerator."""
+    """Move the inputs of fits and classifiers to tensors of the accelerator."""
 
     def move(self, value: Any) -> Any:
         if isinstance(value, DeviceTensor):
@@ -52,7 +52,7 @@ class Accelerator(Places):
 
 
 def run(cls: type[Method], places: Places) -> dict[str, Any]:
-    """A fit of two steps and its logits on both devices: how they differ, and what waits."""
+    """Compare a fit of two steps and its logits on both devices, and count waits."""
     at_steps: list[int] = []
     waits.clear()
     hook = register_optimizer_step_pre_hook(lambda *_: at_steps.append(sum(waits.values())))
@@ -61,7 +61,7 @@ def run(cls: type[Method], places: Places) -> dict[str, Any]:
             different = compare(cls, places, LIMITS)
     finally:
         hook.remove()
-    there = at_steps[len(at_steps) // 2 :]  # the first fit is the processor's
+    there = at_steps[len(at_steps) // 2 :]  # the first fit runs on the CPU
     between = [after - before for before, after in pairwise(there)]
     return {"each": min(between, default=0), "kinds": dict(+waits), "different": different}
 

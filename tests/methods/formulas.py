@@ -46,47 +46,47 @@ def scale_of(backbone: Backbone) -> Tensor:
 
 
 def cosine_logits(backbone: Backbone, texts: Tensor, images: Tensor) -> Tensor:
-    """z_ic = s · ⟨f_i, t_c⟩ / (‖f_i‖ ‖t_c‖), ``[images, classes]``."""
+    """Return z_ic = s · ⟨f_i, t_c⟩ / (‖f_i‖ ‖t_c‖), ``[images, classes]``."""
     return scale_of(backbone) * unit(images) @ unit(texts).T
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """−(1/N) Σ_i log softmax(z_i)_{y_i}."""
+    """Return −(1/N) Σ_i log softmax(z_i)_{y_i}."""
     return -logits.log_softmax(1)[torch.arange(len(targets)), targets].mean()
 
 
 def mean_cosine(texts: Tensor, others: Tensor) -> Tensor:
-    """(1/C) Σ_c cos(t_c, t'_c)."""
+    """Return (1/C) Σ_c cos(t_c, t'_c)."""
     return (unit(texts) * unit(others)).sum(1).mean()
 
 
 def unit(x: Tensor) -> Tensor:
-    """Rows divided by their lengths."""
+    """Return rows divided by their lengths."""
     return x / x.norm(dim=-1, keepdim=True)
 
 
 def fill(backbone: Backbone, labels: Labels, template: str = "a photo of a {}.") -> Tensor:
-    """Features of the class names in a template as open_clip gives them, ``[C, e]``."""
+    """Return open_clip's features of the class names in a template, ``[C, e]``."""
     return encode_texts(backbone, [template.format(name) for name in labels.names])
 
 
 def unit_texts(backbone: Backbone, labels: Labels) -> Tensor:
-    """Normalised features of "a photo of a …."."""
+    """Return normalised features of "a photo of a …."."""
     return unit(fill(backbone, labels))
 
 
 def embed(backbone: Backbone, words: str) -> Tensor:
-    """The rows of the token table for words."""
+    """Return the rows of the token table for words."""
     return text_tower(backbone).token_embedding.weight[backbone.tokenizer.encode(words)]
 
 
 def descend(name: str, x: Tensor, gradient: Tensor) -> Tensor:
-    """A first step of SGD at a rate of 0.1: momentum has nothing to add yet."""
+    """Take a first step of SGD at a rate of 0.1, in which momentum plays no role."""
     return x - 0.1 * (gradient + 5e-4 * x)
 
 
 def adam(eps: float, rate: float = 0.1, coupled: float = 0.0, decoupled: float = 0.0) -> Update:
-    """A first step of Adam: a number moves by the rate times g / (|g| + ε), after its decay."""
+    """Return a first step of Adam: the rate times g / (|g| + ε), after the decay."""
 
     def update(name: str, x: Tensor, gradient: Tensor) -> Tensor:
         gradient = gradient + coupled * x
@@ -117,7 +117,7 @@ class Case:
         return scale_of(self.backbone)
 
     def fills(self) -> Tensor:
-        """Features of the class names in the chosen templates, ``[templates, C, e]``."""
+        """Return features of the class names in the chosen templates, ``[templates, C, e]``."""
         chosen = {"first": slice(1), "rest": slice(1, None), "all": slice(None)}
         templates = self.labels.templates[chosen[self.settings.get("templates", "first")]]
         return torch.stack([self.fill(template) for template in templates])
@@ -154,7 +154,9 @@ def prompted(at: Case) -> tuple[Tensor, Tensor]:
     own = at.own
     if "coupling_weight" in own:
         layers = own["text_prompts"], own["coupling_weight"], own["coupling_bias"]
-        image = [tokens @ w.T + b for tokens, w, b in zip(*layers, strict=True)]
+        image = []
+        for tokens, weight, bias in zip(*layers, strict=True):
+            image.append(tokens @ weight.T + bias)
     else:
         image = list(own["image_prompts"])
     features = run_image_tower(at.backbone.model.visual, at.images, image)
@@ -232,10 +234,9 @@ class Formula:
         where = target or backbone
         rng = seeded()
         module = getattr(method, "init", method.fit)(backbone, data, seeded())
-        noise = {
-            name: 0.3 * torch.randn(x.shape, generator=rng, dtype=torch.float64)
-            for name, x in module.trained.items()
-        }
+        noise = {}
+        for name, tensor in module.trained.items():
+            noise[name] = 0.3 * torch.randn(tensor.shape, generator=rng, dtype=torch.float64)
         module = Module(noise, module.stored)
         found = method.attach(module, where, data.labels)(encode(images))
         at = Case(where, data.labels, module.tensors, images, settings=self.settings)
@@ -253,7 +254,9 @@ class Formula:
         if self.start:
             for name, expected in self.start(backbone, data).items():
                 torch.testing.assert_close(first[name], expected)
-        parameters = {name: x.clone().requires_grad_() for name, x in first.trained.items()}
+        parameters = {}
+        for name, tensor in first.trained.items():
+            parameters[name] = tensor.clone().requires_grad_()
         batch_size = subject.config.recipe.batch_size
         chosen = torch.randperm(len(data.train), generator=rng)[:batch_size]
         batch = views[0][chosen], data.train.targets[chosen]
@@ -271,7 +274,7 @@ class Formula:
 def variants(
     method: str, logits: Callable[[Case], Tensor], *settings: Mapping[str, object], **options: Any
 ) -> list[Formula]:
-    """A method's formula under each of these settings."""
+    """Return a method's formula for each of these settings."""
     return [Formula(method, logits, settings=each, **options) for each in settings]
 
 
@@ -354,7 +357,7 @@ def fit_test(fits: Sequence[Fit]) -> Callable[..., None]:
         shots = fit.shots if isinstance(fit.shots, int) else list(fit.shots)
         data = make_data(source, labels, shots, 0, 3)
         method = make(fit.method, **fit.settings)
-        # Near to one another, so that no probability is close to 1.
+        # Images close to each other, so that no probability is close to 1.
         images = 3 * torch.randn(30, 16, generator=seeded(9))
         make_module = method.fit if fit.steps else getattr(method, "init", method.fit)
         module = make_module(source, data, seeded())
@@ -382,9 +385,16 @@ def naive_gaussian(groups: Sequence[Tensor]) -> dict[str, Tensor]:
 
     The mean of a class without rows is that of the other means.
     """
-    centre = torch.stack([rows.mean(0) for rows in groups if len(rows)]).mean(0)
-    means = torch.stack([rows.mean(0) if len(rows) else centre for rows in groups])
-    centred = torch.cat([rows - mean for rows, mean in zip(groups, means, strict=True)])
+    own_means = [rows.mean(0) for rows in groups if len(rows)]
+    centre = torch.stack(own_means).mean(0)
+    means = []
+    centred = []
+    for rows in groups:
+        mean = rows.mean(0) if len(rows) else centre
+        means.append(mean)
+        centred.append(rows - mean)
+    means = torch.stack(means)
+    centred = torch.cat(centred)
     covariance = centred.T.cov()
     n, e = centred.shape
     shrunk = (n - 1) * covariance + covariance.trace() * torch.eye(e).to(covariance)

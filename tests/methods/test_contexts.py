@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -71,7 +72,7 @@ def kgcoop_texts(at: Case) -> Tensor:
 
 
 def cocoop_logits(at: Case) -> Tensor:
-    """v_m(x) = v_m + W₂ ReLU(W₁ f̂ + b₁) + b₂, so class weights depend on the image."""
+    """Return logits of v_m(x) = v_m + W₂ ReLU(W₁ f̂ + b₁) + b₂: texts depend on the image."""
     rows = []
     for f in at.images:
         hidden = torch.clamp(at.own["down"] @ unit(f) + at.own["down_bias"], min=0)
@@ -82,9 +83,9 @@ def cocoop_logits(at: Case) -> Tensor:
 
 
 def tcp_texts(at: Case) -> Tensor:
-    """Before a block, the context rows of class c become W₂ q(W₁ t⁰_c + b₁) + b₂.
+    """Return texts whose context rows become W₂ q(W₁ t⁰_c + b₁) + b₂ before a block.
 
-    The block lies at two thirds of the depth.
+    The block is at two thirds of the depth.
     """
     tower = text_tower(at.backbone)
     block = tower.transformer.layers * 2 // 3
@@ -105,7 +106,7 @@ def tcp_texts(at: Case) -> Tensor:
 
 
 def dept_head(own: Tensors, kind: str, rows: Tensor) -> Tensor:
-    """A linear head on γ ⊙ x + β."""
+    """Return the logits of a linear head on γ ⊙ x + β."""
     moved = own[f"{kind}_gain"] * rows + own[f"{kind}_shift"]
     return moved @ own["head"].T + own["head_bias"]
 
@@ -123,13 +124,15 @@ def dept_loss(at: Case) -> Tensor:
 
 
 def dept_update(name: str, x: Tensor, gradient: Tensor) -> Tensor:
-    """The rate is larger for all but the prompts."""
-    rate = 3.5e-3 * (1 if name == "context" else 6.5)
+    """Take a step with a larger rate for everything but the prompts."""
+    rate = 3.5e-3
+    if name != "context":
+        rate *= 6.5
     return x - rate * (gradient + 5e-4 * x)
 
 
 def contcoop_texts(at: Case) -> Tensor:
-    """U = [p; E]; p + the first N rows of softmax(U W_q (U W_k)ᵀ / √D) U W_v as context."""
+    """Encode contexts p + the first N rows of softmax(U W_q (U W_k)ᵀ / √D) U W_v, U = [p; E]."""
     own = at.own
     settings = at.settings
     heads = settings.get("heads", 1)
@@ -138,7 +141,9 @@ def contcoop_texts(at: Case) -> Tensor:
     width = 32 // heads
     zero = torch.zeros(32, dtype=prompts.dtype)
     assert any("bias" in name for name in own) == settings.get("biases", False)
-    bias = {n: own.get(f"{n}_bias", zero) for n in ("query", "value", "projection")}
+    query_bias = own.get("query_bias", zero)
+    value_bias = own.get("value_bias", zero)
+    projection_bias = own.get("projection_bias", zero)
     kind = settings.get("class_embedding", "tokens")
     teacher = at.fill(at.labels.teacher_template)
     contexts = []
@@ -147,23 +152,26 @@ def contcoop_texts(at: Case) -> Tensor:
         if kind == "mean":
             words = torch.stack([sum(words) / len(words)])
         elif kind == "feature":
-            words = torch.stack([unit(text) @ own["projection"] + bias["projection"]])
+            words = torch.stack([unit(text) @ own["projection"] + projection_bias])
         seen = {"self": torch.cat([prompts, words]), "cross": words, "prompts": prompts}[attention]
         parts = []
         for h in range(heads):
             columns = slice(h * width, (h + 1) * width)
-            q = (prompts @ own["query"] + bias["query"])[:, columns]
+            q = (prompts @ own["query"] + query_bias)[:, columns]
             k = (seen @ own["key"])[:, columns]
-            v = (seen @ own["value"] + bias["value"])[:, columns]
+            v = (seen @ own["value"] + value_bias)[:, columns]
             parts.append(torch.softmax(q @ k.T / math.sqrt(width), dim=1) @ v)
         mixed = torch.cat(parts, dim=1)
-        mixed = mixed @ own["output"] if "output_projection" in settings else mixed
-        contexts.append(mixed + prompts if settings.get("residual", True) else mixed)
+        if "output_projection" in settings:
+            mixed = mixed @ own["output"]
+        if settings.get("residual", True):
+            mixed = mixed + prompts
+        contexts.append(mixed)
     return encode_contexts(at.backbone, at.labels.names, torch.stack(contexts))
 
 
 def proda_weights(backbone: Backbone, labels: Labels, contexts: Tensor) -> Tensor:
-    """w_kc: the first quarter of the contexts follows the name, the second surrounds it."""
+    """Return w_kc: a quarter of the contexts follows the name, another quarter surrounds it."""
     places = ["front"] * 2 + ["middle"] * 2 + ["end"] * 4
     rows = []
     for context, place in zip(contexts, places, strict=True):
@@ -179,7 +187,7 @@ def proda_logits(at: Case) -> Tensor:
 def taught(
     method: str, texts_of: Callable[[Case], Tensor], *settings: dict[str, Any], **options: Any
 ) -> list[Formula]:
-    """A method that keeps its class features near a teacher's: L_ce + 8 (1 − mean cos)."""
+    """Return formulas with class features kept near a teacher's: L_ce + 8 (1 − mean cos)."""
 
     def loss(at: Case) -> Tensor:
         texts = texts_of(at)
@@ -203,13 +211,14 @@ CONTCOOP: list[dict[str, Any]] = [
 
 
 def dekg_loss(at: Case) -> Tensor:
-    """L_ce + 8 (1 − mean cos) + 6 tr(H K H K⁰), K of texts divided by their Frobenius norm."""
+    """Return L_ce + 8 (1 − mean cos) + 6 tr(H K H K⁰), texts divided by their Frobenius norm."""
     learned = kgcoop_texts(at)
     teacher = at.fill(at.labels.teacher_template)
     count = len(teacher)
     centring = torch.eye(count).double() - torch.ones(count, count).double() / count
-    kernels = [unit(t) @ unit(t).T / unit(t).square().sum() for t in (learned, teacher)]
-    dependence = torch.trace(centring @ kernels[0] @ centring @ kernels[1])
+    kernel = unit(learned) @ unit(learned).T / unit(learned).square().sum()
+    teacher_kernel = unit(teacher) @ unit(teacher).T / unit(teacher).square().sum()
+    dependence = torch.trace(centring @ kernel @ centring @ teacher_kernel)
     distance = 1 - mean_cosine(learned, teacher)
     return at.entropy(at.cosines(learned)) + 8.0 * distance + 6.0 * dependence
 
@@ -231,13 +240,13 @@ STEPS = [
     *taught("kgcoop", kgcoop_texts, {}, start=lambda at, _: {"context": embed(at, "a photo of a")}),
     *taught("kgcoop", kgcoop_texts, {"teacher": "a drawing of a {}.", "context_words": None}),
     Formula("dekg", lambda at: at.cosines(kgcoop_texts(at)), dekg_loss),
-    # A wider bottleneck, so that no step finds all its units off.
+    # With a wider bottleneck, some units are on in every step.
     Formula("cocoop", cocoop_logits, settings={"reduction": 1}),
     *taught("tcp", tcp_texts, {}, TCP_WORDS, **OF_TCP),
     Formula("dept", dept_logits, dept_loss, dept_update, {"warmup_epochs": 0}, step=1e-10),
     *taught("contcoop", contcoop_texts, *CONTCOOP),
 ]
-# ProDA draws prompts for a step; it has a separate test below. The gradient of ProGrad is not that
+# ProDA draws prompts for a step and has a separate test below. The gradient of ProGrad is not that
 # of its loss, and MERGETUNE has two stages: their whole fits are compared with the authors' code.
 FORMULAS = [
     *STEPS,
@@ -248,11 +257,11 @@ FORMULAS = [
 
 
 test_logits_equal_the_formula = logits_test(FORMULAS)
-test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
+test_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
 @pytest.mark.parametrize("layers", [2, 5, 6, 12])
-def test_tcp_s_block_lies_at_two_thirds_of_the_depth(
+def test_tcp_block_is_at_two_thirds_of_the_depth(
     data64: FewShotData, images64: Tensor, layers: int
 ) -> None:
     backbone = wrap(tiny_clip(layers=layers).double(), "deep")
@@ -260,7 +269,7 @@ def test_tcp_s_block_lies_at_two_thirds_of_the_depth(
 
 
 def proda_bound(backbone: Backbone, weights: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    """Equation 8, with covariance matrices that are diagonal in the features."""
+    """Return the bound of equation 8, with covariance matrices diagonal in the features."""
     scale = scale_of(backbone)
     mean = weights.mean(0)
 
@@ -279,7 +288,7 @@ def proda_bound(backbone: Backbone, weights: Tensor, images: Tensor, targets: Te
     return cross_entropy(torch.stack(rows), targets)
 
 
-def test_proda_s_first_step_follows_the_gradient_of_its_bound(
+def test_proda_first_step_follows_the_gradient_of_its_bound(
     float64: None, clip64: Backbone, data64: FewShotData
 ) -> None:
     method = PRODA.build(recipe={"warmup_epochs": 0, "lr": 0.1}, max_steps=1, prompts_per_step=3)
@@ -292,9 +301,12 @@ def test_proda_s_first_step_follows_the_gradient_of_its_bound(
     targets = data64.train.targets[order]
     chosen = torch.randperm(8, generator=rng)[:3]
     weights = proda_weights(clip64, data64.labels, start)[chosen]
-    # The mean |cos| over pairs of contexts that only the stop follows, without a name.
-    texts = unit(torch.cat([encode_contexts(clip64, [""], context) for context in start]))
-    overlaps = [texts[i].dot(texts[j]).abs() for i in range(8) for j in range(8) if i != j]
+    # The mean |cos| over pairs of contexts without a class name.
+    nameless = [encode_contexts(clip64, [""], context) for context in start]
+    texts = unit(torch.cat(nameless))
+    overlaps = []
+    for i, j in itertools.permutations(range(8), 2):
+        overlaps.append(texts[i].dot(texts[j]).abs())
     loss = proda_bound(clip64, weights, images, targets) + 0.1 * torch.stack(overlaps).mean()
     (gradient,) = torch.autograd.grad(loss, start)
     expected = (start - 0.1 * (gradient + 5e-4 * start)).detach()
@@ -305,7 +317,7 @@ def test_proda_s_first_step_follows_the_gradient_of_its_bound(
 @pytest.mark.parametrize(
     "words", ["a photo of a", "", "a", "dog " * 17 + "tree", "a type of pet, a photo of a"]
 )
-def test_in_prograd_a_word_takes_one_vector_and_tokens_left_stay_before_the_name(
+def test_prograd_starts_with_one_vector_per_word_and_keeps_other_tokens(
     clip64: Backbone, data64: FewShotData, words: str
 ) -> None:
     """The context ends with the vectors; the template is that of the task or of the settings."""
@@ -325,11 +337,11 @@ def test_in_prograd_a_word_takes_one_vector_and_tokens_left_stay_before_the_name
 
 
 def divergence(p: Tensor, q: Tensor) -> Tensor:
-    """Σ_i KL(p_i ‖ q_i) of rows of probabilities."""
+    """Return Σ_i KL(p_i ‖ q_i) of rows of probabilities."""
     return (p * (p.log() - q.log())).sum()
 
 
-def test_kdpl_s_step_follows_the_divergences_from_its_teacher(
+def test_kdpl_step_follows_the_divergences_from_its_teacher(
     float64: None, clip64: Backbone, data64: FewShotData, make_data: MakeData
 ) -> None:
     labels = data64.labels

@@ -1,4 +1,4 @@
-"""What every method keeps, beside the rules of the conformance kit: that fits fit."""
+"""Rules for all methods that the conformance kit does not check."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from compatbench.extras.check.method_under_test import relabel
 from compatbench.method import FewShotData, Module
 from compatbench.method.registry import builtin_methods
 
-ALL = builtin_methods().names()
-
 
 def test_all_methods_load() -> None:
     assert builtin_methods().broken == {}
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_a_method_is_named_as_its_file(name: str) -> None:
-    cls = builtin_methods().get(name)
-    assert cls.__module__ in (f"compatbench.methods.{name}", "compatbench.methods.zeroshot")
-
-
-# What is drawn before the first step: a tensor, its settings, and the numbers that a linear layer
-# of PyTorch's takes in, or the standard deviation of a normal.
+# Tensors drawn before the first step: the method, the tensor, settings, and the number of inputs
+# of a linear layer of PyTorch's, or the standard deviation of a normal.
 DRAWN: list[tuple[str, str, Mapping[str, object], int | float]] = [
     ("atprompt", "context", {"context_length": 16}, 0.02),
     ("atprompt", "attribute_context", {"attribute_length": 16}, 0.01),
-    *[("clip_adapter", name, {}, size) for name, size in (("down", 512), ("up", 128))],
-    *[("cocoop", name, {}, 512) for name in ("down", "down_bias")],
-    *[("cocoop", name, {}, 32) for name in ("up", "up_bias")],
+    ("clip_adapter", "down", {}, 512),
+    ("clip_adapter", "up", {}, 128),
+    ("cocoop", "down", {}, 512),
+    ("cocoop", "down_bias", {}, 512),
+    ("cocoop", "up", {}, 32),
+    ("cocoop", "up_bias", {}, 32),
     ("coop", "context", {}, 0.02),
     ("coop", "context", {"class_specific": True}, 0.02),
     ("contcoop", "prompts", {"context_words": None}, 0.02),
-    *[("contcoop", name, {}, (2 / 512) ** 0.5) for name in ("query", "key", "value")],
+    ("contcoop", "query", {}, (2 / 512) ** 0.5),
+    ("contcoop", "key", {}, (2 / 512) ** 0.5),
+    ("contcoop", "value", {}, (2 / 512) ** 0.5),
     ("contcoop", "output", {"initialisation": "xavier", "output_projection": True}, 512**-0.5),
     ("contcoop", "query", {"initialisation": "normal"}, 0.02),
     ("contcoop", "value", {"initialisation": "linear"}, 512),
     ("contcoop", "value_bias", {"biases": True}, 512),
     ("contcoop", "projection", {"class_embedding": "feature", "initialisation": "linear"}, 512),
-    *[("dept", name, {}, 512) for name in ("head", "head_bias")],
-    *[("graph_adapter", f"{kind}_weight", {}, 512) for kind in ("text", "image")],
+    ("dept", "head", {}, 512),
+    ("dept", "head_bias", {}, 512),
+    ("graph_adapter", "text_weight", {}, 512),
+    ("graph_adapter", "image_weight", {}, 512),
     ("lp_plus_plus", "bias", {}, 512),
-    *[("maple", f"coupling_{name}", {}, 512) for name in ("weight", "bias")],
+    ("maple", "coupling_weight", {}, 512),
+    ("maple", "coupling_bias", {}, 512),
     ("ivlp", "image_prompts", {}, 0.02),
     ("mmrl", "tokens", {}, 0.02),
     ("mmrl", "projection", {}, 32**-0.5),  # the width of its image tower
@@ -64,7 +64,7 @@ DRAWN: list[tuple[str, str, Mapping[str, object], int | float]] = [
 
 
 @pytest.mark.parametrize(("name", "tensor", "settings", "size"), DRAWN)
-def test_what_is_drawn_has_the_published_spread(
+def test_initial_tensors_have_the_published_spread(
     b16_sized: Backbone,
     make_data: MakeData,
     name: str,
@@ -75,10 +75,14 @@ def test_what_is_drawn_has_the_published_spread(
     labels = Labels(tuple(f"thing {i}" for i in range(200)), ("{}",), "{}")
     data = make_data(b16_sized, labels, shots=1)
     drawn: Tensor = make(name, **settings).init(b16_sized, data, seeded(0))[tensor]
-    bound = size**-0.5 if isinstance(size, int) else 6.0 * size
-    spread = bound / 3**0.5 if isinstance(size, int) else size
+    if isinstance(size, int):  # uniform
+        bound = size**-0.5
+        spread = bound / 3**0.5
+    else:
+        bound = 6.0 * size
+        spread = size
     assert drawn.abs().max() <= bound
-    assert len(drawn.unique()) > 0.9 * drawn.numel()  # each number by itself
+    assert len(drawn.unique()) > 0.9 * drawn.numel()  # each number is drawn separately
     assert drawn.std() == pytest.approx(spread, rel=3 / drawn.numel() ** 0.5)
     assert abs(drawn.mean()) < 4 * spread / drawn.numel() ** 0.5
 
@@ -87,7 +91,7 @@ def steps(first: float, end: float, count: int) -> list[float]:
     return [first + i * (end - first) / count for i in range(count)]
 
 
-# Settings of a search, and what it tries: the outermost loop first, as in the authors' code.
+# Settings of a search, and the values that it tries: the outermost loop first, as the authors.
 SEARCHES: dict[str, tuple[dict[str, object], dict[str, list[float]]]] = {
     "tip_adapter": (
         {"alpha_steps": 6, "beta_steps": 9, "most_alpha": 30.0},
@@ -113,7 +117,7 @@ SEARCHES: dict[str, tuple[dict[str, object], dict[str, list[float]]]] = {
 
 @pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("seed", [0, 2, 3])
-def test_a_search_takes_what_is_first_best_on_the_validation_images(
+def test_search_chooses_the_first_best_values_on_validation_images(
     eva64: Backbone, labels: Labels, make_data: MakeData, name: str, seed: int
 ) -> None:
     settings, tried = SEARCHES[name]
@@ -122,14 +126,16 @@ def test_a_search_takes_what_is_first_best_on_the_validation_images(
     module = method.fit(eva64, data, torch.Generator())
     scores = {}
     for values in itertools.product(*tried.values()):
-        weights = {n: torch.tensor(v).double() for n, v in zip(tried, values, strict=True)}
+        weights = {}
+        for weight, value in zip(tried, values, strict=True):
+            weights[weight] = torch.tensor(value).double()
         changed = Module(module.trained, module.stored | weights)
         logits = method.attach(changed, eva64, labels)(data.val.plain)
         scores[values] = int((logits.argmax(-1) == data.val.targets).sum())
     assert len(set(scores.values())) > 1  # or any choice would do
-    # A dictionary keeps its order.
+    # The first of equal scores: a dictionary keeps its order.
     best = max(scores, key=lambda values: scores[values])
-    assert [float(module[n]) for n in tried] == pytest.approx(best)
+    assert [float(module[weight]) for weight in tried] == pytest.approx(best)
 
 
 @pytest.mark.parametrize(
@@ -145,12 +151,13 @@ def test_a_search_takes_what_is_first_best_on_the_validation_images(
         ("cross_modal", {"lr": 1e-3, "weight_decay": 0, "batch_size": 8, "steps": 3}),
     ],
 )
-def test_without_validation_images_the_published_settings_stay(
+def test_without_validation_images_the_published_settings_are_used(
     clip: Backbone, labels: Labels, make_data: MakeData, name: str, weights: dict[str, float]
 ) -> None:
     caps = {"max_steps": 3} if name in ("ape_t", "cross_modal") else {}
     module = make(name, **caps).fit(clip, make_data(clip, labels, val=0), torch.Generator())
-    assert {n: float(module.stored[n]) for n in weights} == pytest.approx(weights)
+    found = {weight: float(module.stored[weight]) for weight in weights}
+    assert found == pytest.approx(weights)
 
 
 @pytest.mark.parametrize(
@@ -160,14 +167,14 @@ def test_without_validation_images_the_published_settings_stay(
         ("coop", {"context_length": 4, "context_words": "a photo"}, "'a photo' are 2 tokens, .* 4"),
         ("ivlp", {"text_length": 5}, "'a photo of a' are 4 tokens, too few.* of 5"),
         ("plot_pp", {"phrases": ("a photo of a", "this is a")}, "'this is a' is 3 tokens, fewer"),
-        # Settings that mean nothing to the method.
+        # Settings that have no meaning for the method.
         ("cocoop", {"position": "middle"}, "position"),
         ("cocoop", {"class_specific": True}, "class_specific"),
         ("atprompt", {"attributes": ()}, "attributes"),
         ("atprompt", {"attributes": (" ",)}, "attributes"),
     ],
 )
-def test_settings_that_do_not_fit_the_method_or_the_backbone_are_refused(
+def test_settings_unfit_for_the_method_or_backbone_are_refused(
     clip: Backbone, data: FewShotData, name: str, settings: dict[str, object], why: str
 ) -> None:
     with pytest.raises((CompatbenchError, ValueError), match=why):
@@ -188,7 +195,7 @@ class Refusal(NamedTuple):
     source: Any = "clip"
     target: Any = "clip"
     settings: Mapping[str, object] = {}
-    others: Mapping[str, object] | None = None  # of what attaches it
+    others: Mapping[str, object] | None = None  # settings of the method that attaches it
     classes: int = 5
 
 
@@ -217,16 +224,18 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("refusal", REFUSED, ids=lambda refusal: refusal.name)
-def test_a_module_is_refused_where_it_has_no_meaning(
+def test_module_is_refused_where_it_cannot_be_attached(
     request: pytest.FixtureRequest, data: FewShotData, refusal: Refusal
 ) -> None:
-    old, new = (
-        request.getfixturevalue(model) if isinstance(model, str) else wrap(tiny_clip(**model), "x")
-        for model in (refusal.source, refusal.target)
-    )
+    def model_of(model: Any) -> Backbone:
+        if isinstance(model, str):
+            return request.getfixturevalue(model)
+        return wrap(tiny_clip(**model), "x")
+
     method = make(refusal.name, **refusal.settings)
-    module = getattr(method, "init", method.fit)(old, data, seeded())
+    module = getattr(method, "init", method.fit)(model_of(refusal.source), data, seeded())
     others = refusal.settings if refusal.others is None else refusal.others
     labels = relabel(data.labels.names[: refusal.classes])
+    target = model_of(refusal.target)
     with pytest.raises(NotTransferable, match=refusal.why):
-        make(refusal.name, **others).attach(module, new, labels)
+        make(refusal.name, **others).attach(module, target, labels)

@@ -35,7 +35,7 @@ def cross_modal_logits(at: Case) -> Tensor:
 
 
 def plus_plus_logits(at: Case) -> Tensor:
-    """z = f̂ Wᵀ + b + a ⊙ (f̂ W_0ᵀ)."""
+    """Return z = f̂ Wᵀ + b + a ⊙ (f̂ W_0ᵀ)."""
     cosines = unit(at.images) @ at.unit_photos.T
     return unit(at.images) @ at.own["weight"].T + at.own["bias"] + at.own["text_weight"] * cosines
 
@@ -52,11 +52,14 @@ test_logits_equal_the_formula = logits_test(FORMULAS)
 @pytest.mark.parametrize(
     ("shots", "c"),
     [
-        *[([6] * 5, c) for c in (0.1, 0.01)],
-        *[(shots, 0.05) for shots in ([5, 5, 0, 5, 5], [6, 6, 0, 0, 0], [0, 6, 0, 6, 0])],
+        ([6] * 5, 0.1),
+        ([6] * 5, 0.01),
+        ([5, 5, 0, 5, 5], 0.05),
+        ([6, 6, 0, 0, 0], 0.05),
+        ([0, 6, 0, 6, 0], 0.05),
     ],
 )
-def test_the_fit_is_the_minimum_of_the_objective_and_absent_classes_are_never_predicted(
+def test_linear_probe_minimises_the_objective_and_never_predicts_absent_classes(
     clip: Backbone, labels: Labels, make_data: MakeData, shots: list[int], c: float
 ) -> None:
     """The gradient of C Σ CE + ½ ‖W‖², which is convex, is zero over the classes that occur.
@@ -64,14 +67,16 @@ def test_the_fit_is_the_minimum_of_the_objective_and_absent_classes_are_never_pr
     A two-class problem has one weight vector, which is twice that of either class.
     """
     data = make_data(clip, labels, shots=shots)
-    present = [c for c in range(5) if shots[c]]
+    present = [label for label in range(5) if shots[label]]
     module = make("linear_probe", sweep=(c,), bisections=0).fit(clip, data, torch.Generator())
-    weight, bias = (module[n][present].double().requires_grad_() for n in ("weight", "bias"))
+    weight = module["weight"][present].double().requires_grad_()
+    bias = module["bias"][present].double().requires_grad_()
     truth = torch.tensor([present.index(target) for target in data.train.targets.tolist()])
     entropy = cross_entropy(data.train.plain.double() @ weight.T + bias, truth)
     penalty = weight.square().sum() / (1 if len(present) == 2 else 2)
     slopes = torch.autograd.grad(c * len(truth) * entropy + penalty, [weight, bias])
-    assert max(slope.abs().max() for slope in slopes) < 0.01 * weight.abs().max()
+    for slope in slopes:
+        assert slope.abs().max() < 0.01 * weight.abs().max()
     logits = make("linear_probe").attach(module, clip, labels)(data.train.plain)
     assert torch.isfinite(logits).all()
     for absent in {*range(5)} - {*present}:
@@ -79,7 +84,7 @@ def test_the_fit_is_the_minimum_of_the_objective_and_absent_classes_are_never_pr
 
 
 def lpclip_choice(accuracy: Callable[[float], float], sweep: tuple[float, ...]) -> float:
-    """The CoOp authors' search: the first best of the sweep, then eight bisections in log C."""
+    """Search as the CoOp authors: the first best of the sweep, then eight bisections in log C."""
     scores = [accuracy(c) for c in sweep]
     peak = sweep[scores.index(max(scores))]
     left = math.log10(peak) - 1
@@ -96,7 +101,7 @@ def lpclip_choice(accuracy: Callable[[float], float], sweep: tuple[float, ...]) 
 
 
 @pytest.mark.parametrize("optimum", [-5.3, -1.2, 0.0, 0.4, 3.7, 6.0])
-def test_the_search_is_that_of_the_coop_authors(
+def test_linear_probe_searches_as_the_coop_authors(
     data: FewShotData, monkeypatch: pytest.MonkeyPatch, optimum: float
 ) -> None:
     def accuracy(c: float) -> float:
@@ -109,33 +114,36 @@ def test_the_search_is_that_of_the_coop_authors(
 
 
 def test_without_validation_images_c_is_one(clip64: Backbone, few: MakeData) -> None:
-    one = make("linear_probe", sweep=(1.0,), bisections=0)
-    fits = [m.fit(clip64, few(val=0), torch.Generator()) for m in (make("linear_probe"), one)]
-    assert fits[0].fingerprint == fits[1].fingerprint
+    data = few(val=0)
+    searched = make("linear_probe").fit(clip64, data, torch.Generator())
+    one = make("linear_probe", sweep=(1.0,), bisections=0).fit(clip64, data, torch.Generator())
+    assert searched.fingerprint == one.fingerprint
 
 
 @pytest.mark.parametrize(
     ("accuracies", "chosen"),
     [([0.2, 0.5, 0.5, 0.5, 0.4, 0.1], (1e-3, 5)), ([0.2, 0.5, 0.5, 0.1, 0.6, 0.6], (0.3, 5))],
 )
-def test_the_sweep_keeps_the_first_best_run_at_its_first_best_check(
+def test_cross_modal_keeps_the_first_best_run_at_its_first_best_check(
     clip: Backbone,
     data: FewShotData,
     monkeypatch: pytest.MonkeyPatch,
     accuracies: list[float],
     chosen: tuple[float, int],
 ) -> None:
-    """Two runs of nine steps, looked at after the first, the fifth and the last."""
+    """There are two runs of nine steps, validated after the first, the fifth and the last."""
     given = iter(accuracies)
     monkeypatch.setattr(cross_modal, "validate", lambda *_: next(given))
     sweep = dict(lrs=(1e-3, 0.3), weight_decays=(0.0,), batch_sizes=(8,))
     found = make("cross_modal", **sweep, max_steps=9, check_every=4).fit(clip, data, seeded())
     assert list(given) == []
-    assert (float(found["lr"]), int(found["steps"])) == (pytest.approx(chosen[0]), chosen[1])
+    rate, steps = chosen
+    assert float(found["lr"]) == pytest.approx(rate)
+    assert int(found["steps"]) == steps
 
 
 def plus_plus_fit(of: FitInputs) -> Tensors:
-    """W, b and a after 25 steps, with gradients written out."""
+    """Return W, b and a after 25 steps along the formula's gradients."""
     features = unit(of.views()[0])
     targets = of.owners
     texts = of.texts
@@ -166,10 +174,9 @@ def plus_plus_fit(of: FitInputs) -> Tensors:
     return {"weight": w, "bias": b, "text_weight": a}
 
 
-test_fits_equal_their_formulas = fit_test(
-    [
-        Fit("lp_plus_plus", plus_plus_fit, dict(max_steps=25, accumulate=sums), shots, 1e-8, True)
-        for sums in (True, False)
-        for shots in (3, (3, 1, 0, 2, 3))
-    ]
-)
+FITS = []
+for accumulate in (True, False):
+    for shots in (3, (3, 1, 0, 2, 3)):
+        settings = {"max_steps": 25, "accumulate": accumulate}
+        FITS.append(Fit("lp_plus_plus", plus_plus_fit, settings, shots, 1e-8, steps=True))
+test_fits_equal_their_formulas = fit_test(FITS)

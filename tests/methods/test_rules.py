@@ -1,4 +1,4 @@
-"""Every method keeps the rules that ``compatbench check`` tries, and one more."""
+"""Every method passes the checks of ``compatbench check``, and one more."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def elsewhere() -> Iterator[Elsewhere]:
-    """What a fit gives in another process."""
+    """Fits in another process."""
     with start_elsewhere() as connection:
         yield partial(ask_elsewhere, connection)
 
 
 @pytest.fixture(scope="module", params=builtin_methods().names())
 def tested(request: pytest.FixtureRequest, elsewhere: Elsewhere) -> Iterator[MethodUnderTest]:
-    """A method; the models that it may have changed are as they were for the next one."""
+    """A method; models that it changed are restored for the next one."""
     method = MethodUnderTest(builtin_methods().get(request.param), elsewhere)
     yield method
     method.models.restore()
 
 
 @pytest.mark.parametrize("check", RULES)
-def test_a_method_keeps_the_rule(check: str, tested: MethodUnderTest) -> None:
+def test_method_passes_the_check(check: str, tested: MethodUnderTest) -> None:
     outcome = try_rule(check, tested)
     if outcome.status == "skip":
         pytest.skip(outcome.reason)
     assert outcome.status == "pass", outcome.reason
 
 
-def test_a_module_has_as_many_parameters_before_its_first_step(tested: MethodUnderTest) -> None:
+def test_number_of_parameters_is_known_before_the_first_step(tested: MethodUnderTest) -> None:
     """The table of methods counts them there."""
-    if isinstance(method := tested.build(), TrainedMethod):
+    method = tested.build()
+    if isinstance(method, TrainedMethod):
         start = method.init(tested.source, tested.draw(), seeded())
         assert tested.fitted.parameters == start.parameters

@@ -34,7 +34,7 @@ from compatbench.methods.dclip import join
 
 
 def described(backbone: Backbone, labels: Labels, templates: int = 0) -> list[Tensor]:
-    """Normalised features of each class's first templates and of its descriptions."""
+    """Return normalised features of each class's first templates and descriptions."""
     rows = []
     for name, own in zip(labels.names, labels.descriptions, strict=True):
         texts = [template.format(name) for template in labels.templates[:templates]]
@@ -48,13 +48,14 @@ def cupl_logits(at: Case) -> Tensor:
     return at.cosines(torch.stack(means))
 
 
-# What the labels of all tests become.
+# The descriptions of the test labels as DCLIP joins them.
 JOINED = (
     ("dog, which is a friend", "dog: It barks.", "dog, which often runs"),
     ("hippopotamus, which has grey skin", "hippopotamus, which can swim"),
     (
         "A red apple is sweet.",
-        *("red apple, which is used in pies", "red apple, which is an old fruit"),
+        "red apple, which is used in pies",
+        "red apple, which is an old fruit",
         "red apple, which has antlers",
     ),
     ("xylophone, which has wooden bars", "The xylophone of a child"),
@@ -63,7 +64,7 @@ JOINED = (
 
 
 def dclip_logits(at: Case) -> Tensor:
-    """The mean over a class's texts of s · cos."""
+    """Return the mean over a class's texts of s · cos."""
     texts = described(at.backbone, replace(at.labels, descriptions=JOINED))
     scores = [at.cosines(one).mean(1) for one in texts]
     return torch.stack(scores, dim=1)
@@ -71,16 +72,15 @@ def dclip_logits(at: Case) -> Tensor:
 
 def timo_logits(at: Case) -> Tensor:
     rows = []
-    for weights, texts in zip(
-        at.own["text_weights"], described(at.backbone, at.labels, 1), strict=True
-    ):
+    texts_by_class = described(at.backbone, at.labels, 1)
+    for weights, texts in zip(at.own["text_weights"], texts_by_class, strict=True):
         rows.append(sum(weight * text for weight, text in zip(weights, texts, strict=False)))
     text = at.own["alpha"] * unit(at.images) @ unit(torch.stack(rows)).T
     return text + unit(at.images) @ at.own["weight"].T + at.own["bias"]
 
 
 def atprompt_logits(at: Case) -> Tensor:
-    """Features of [SOS, u₁, E(a₁), u₂, E(a₂), v, E(name), ".", EOT]; a₁ has four tokens."""
+    """Encode [SOS, u₁, E(a₁), u₂, E(a₂), v, E(name), ".", EOT]; a₁ has four tokens."""
     first, second = at.own["attribute_context"]
     rows = [first, embed(at.backbone, "playfulness"), second, embed(at.backbone, "energy")]
     texts = encode_contexts(at.backbone, at.labels.names, torch.cat([*rows, at.own["context"]]))
@@ -104,7 +104,7 @@ FORMULAS = [
 
 
 test_logits_equal_the_formula = logits_test(FORMULAS)
-test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
+test_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
 @pytest.mark.parametrize(
@@ -118,14 +118,14 @@ test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
         ("owl", "has two eyes", "owl, which has two eyes"),
     ],
 )
-def test_a_name_and_a_descriptor_become_a_text(name: str, text: str, joined: str) -> None:
+def test_dclip_joins_names_and_descriptors(name: str, text: str, joined: str) -> None:
     assert join(name, text) == joined
 
 
 def timo_fit(of: FitInputs) -> Tensors:
-    """Text weights of each class, and W and b of GDA on images and weighted texts.
+    """Return text weights of each class, and W and b of GDA on images and weighted texts.
 
-    Without shots, the texts of a class weigh alike.
+    The texts of a class without shots have equal weights.
     """
     weights = []
     groups = []
@@ -140,7 +140,8 @@ def timo_fit(of: FitInputs) -> Tensors:
         matches = texts @ unit(unit(own.mean(0)).mean(0))
         weights.append(torch.softmax(gamma * matches / matches.norm(), dim=0))
         ranked = sorted(range(3), key=lambda j: -float(matches[j]))
-        rows = [matches[j] * texts[j] for j in [*ranked, *ranked][: of.settings["beta"] or 3]]
+        chosen = [*ranked, *ranked][: of.settings["beta"] or 3]
+        rows = [matches[j] * texts[j] for j in chosen]
         groups.append(torch.stack([*rows, *unit(own).flatten(0, 1)]))
     return {"text_weights": torch.stack(weights), **naive_gaussian(groups)}
 
@@ -155,24 +156,26 @@ TIMO = [
 test_fits_equal_their_formulas = fit_test(TIMO)
 
 
-def test_protext_sees_no_image(clip64: Backbone, few: MakeData) -> None:
-    fits = [make("protext", max_steps=2).fit(clip64, few(shots=n), seeded()) for n in (1, 3)]
-    assert fits[0].fingerprint == fits[1].fingerprint
+def test_protext_uses_no_images(clip64: Backbone, few: MakeData) -> None:
+    method = make("protext", max_steps=2)
+    one_shot = method.fit(clip64, few(shots=1), seeded())
+    three_shots = method.fit(clip64, few(shots=3), seeded())
+    assert one_shot.fingerprint == three_shots.fingerprint
 
 
-METHODS = {
-    name: method
-    for name, method in builtin_methods().classes.items()
-    if (field := method.Config.model_fields.get("templates")) and field.annotation == Templates
-    if method.image_input is Method.image_input  # or the data below would not be what it takes
-}
+# Methods with a choice of templates that are fitted on features.
+METHODS = {}
+for name, method in builtin_methods().classes.items():
+    field = method.Config.model_fields.get("templates")
+    if field and field.annotation == Templates and method.image_input is Method.image_input:
+        METHODS[name] = method
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-def test_a_fit_on_the_second_of_two_templates_is_one_on_it_alone(
+def test_unused_templates_do_not_change_a_fit(
     clip64: Backbone, make_data: MakeData, labels: Labels, images64: Tensor, method: type[Method]
 ) -> None:
-    """Whatever a fit and a classifier take from the text, they take from the chosen templates."""
+    """A fit on the second of two templates equals a fit on that template alone."""
     caps = {"max_steps": 2} if "max_steps" in method.Config.model_fields else {}
 
     def classify(count: int, **settings: object) -> Tensor:

@@ -38,7 +38,7 @@ from compatbench.backbone import Backbone, Labels
 
 
 def vpt_logits(at: Case) -> Tensor:
-    """Tokens of each block among the image's own, before the zero-shot classifier."""
+    """Return zero-shot logits of images with learned tokens in each block."""
     features = run_image_tower(at.backbone.model.visual, at.images, list(at.own["image_prompts"]))
     return at.cosines(at.photos, features)
 
@@ -55,13 +55,13 @@ TEMPLATES = {
 
 
 def promptsrc_loss(at: Case) -> Tensor:
-    """Cross-entropy and three distances from what the frozen model says."""
+    """Return the cross-entropy and three distances from the frozen model."""
     features, texts = prompted(at)
     frozen = at.backbone.model.visual(at.images)  # type: ignore[operator]
-    teacher = unit(torch.stack([at.fill(t) for t in TEMPLATES[at.settings["templates"]]]).mean(0))
-    logits, frozen_logits = (
-        at.cosines(classes, rows) for classes, rows in ((texts, features), (teacher, frozen))
-    )
+    filled = [at.fill(template) for template in TEMPLATES[at.settings["templates"]]]
+    teacher = unit(torch.stack(filled).mean(0))
+    logits = at.cosines(texts, features)
+    frozen_logits = at.cosines(teacher, frozen)
     text_loss = (unit(texts) - teacher).abs().mean()
     image_loss = (unit(features) - unit(frozen)).abs().mean()
     p = frozen_logits.softmax(1)
@@ -71,13 +71,14 @@ def promptsrc_loss(at: Case) -> Tensor:
 
 
 def adapted(at: Case) -> tuple[Tensor, Tensor]:
-    """MaPLe's features of images and classes behind adapters."""
+    """Return MaPLe's features of images and classes after adapters."""
 
     def adapt(rows: Tensor, tower: str, ratio: float) -> Tensor:
         down = at.own[f"{tower}_down"]
         up = at.own[f"{tower}_up"]
-        adapted = [(up @ (down @ row).clamp(min=0)).clamp(min=0) for row in rows]
-        return ratio * torch.stack(adapted) + (1 - ratio) * rows
+        hidden = (rows @ down.T).clamp(min=0)
+        adapted = (hidden @ up.T).clamp(min=0)
+        return ratio * adapted + (1 - ratio) * rows
 
     features, texts = prompted(at)
     return adapt(features, "image", 0.1), adapt(texts, "text", 0.2)
@@ -89,7 +90,7 @@ def coprompt_logits(at: Case) -> Tensor:
 
 
 def add_low_ranks(at: Case) -> Tensor:
-    """CLIP-LoRA, merged: W + (α/√r) B A for the queries, keys and values of the towers."""
+    """Return logits with W + (α/√r) B A as queries, keys and values of the towers."""
     scale = at.settings.get("alpha", 1) / math.sqrt(at.settings.get("rank", 2))
     updated = wrap(copy.deepcopy(at.backbone.model), "updated")
     for kind, blocks in blocks_of(updated).items():
@@ -99,28 +100,31 @@ def add_low_ranks(at: Case) -> Tensor:
                 for j in range(3):
                     matrix_of(block.attn, j).data += scale * b[j] @ a[j]
     texts = fill(updated, at.labels, at.settings.get("template", "a photo of a {}."))
-    if at.settings.get("encoder") == "text":  # of features
+    if at.settings.get("encoder") == "text":  # the images are features
         return at.cosines(texts)
     return at.cosines(texts, run_image_tower(updated.model.visual, at.images, []))
 
 
 def matrix_of(attn: Any, j: int) -> Tensor:
-    """The matrix of q, k or v, whether there is one for each or one for all."""
+    """Return the matrix of q, k or v, separate or part of a common one."""
     if hasattr(attn, "q_proj"):
         return (attn.q_proj, attn.k_proj, attn.v_proj)[j].weight
     return attn.in_proj_weight.chunk(3)[j]
 
 
 def bitfit_logits(at: Case) -> Tensor:
-    """Every bias b of the text tower, found without the engine, becomes b + Δb."""
-    names = [name for name, _ in text_tower(at.backbone).named_parameters()]
-    assert list(at.own) == [n for n in names if n.endswith("bias") and not n.startswith("visual.")]
+    """Return logits with b + Δb for every bias b of the text tower."""
+    names = []
+    for name, _ in text_tower(at.backbone).named_parameters():
+        if name.endswith("bias") and not name.startswith("visual."):
+            names.append(name)
+    assert list(at.own) == names
     own = {f"text.{name}": change for name, change in at.own.items()}
     return at.cosines(fill(shift_weights(at.backbone, own), at.labels))
 
 
 def blocks_of(backbone: Backbone) -> dict[str, Any]:
-    """The blocks of the text tower and of the image tower."""
+    """Return the blocks of the text tower and of the image tower."""
     visual: Any = backbone.model.visual
     image = visual.transformer.resblocks if hasattr(visual, "transformer") else visual.trunk.blocks
     return {"text": text_tower(backbone).transformer.resblocks, "image": image}
@@ -129,7 +133,7 @@ def blocks_of(backbone: Backbone) -> dict[str, Any]:
 def add_adapter(
     block: Any, given: tuple[Tensor], output: Tensor, own: Tensors, kind: str, i: int, scale: float
 ) -> Tensor:
-    """B(x) + κ (U ReLU(S ReLU(D LN(x) + ·) + ·) + ·)."""
+    """Return B(x) + κ (U ReLU(S ReLU(D LN(x) + ·) + ·) + ·)."""
 
     def layer(name: str, x: Tensor) -> Tensor:
         return x @ own[name][i].T + own[f"{name}_bias"][i]
@@ -143,15 +147,15 @@ def add_adapter(
 
 
 def mma_logits(at: Case) -> Tensor:
-    """Adapters in the last two thirds of the smaller tower, and in the same blocks of the other."""
+    """Return logits with adapters in the last two thirds of the blocks of the smaller tower."""
     towers = blocks_of(at.backbone)
     scale = at.settings.get("scale", 1e-3)
     depth = min(map(len, towers.values()))
-    hooks = [
-        block.register_forward_hook(partial(add_adapter, own=at.own, kind=kind, i=i, scale=scale))
-        for kind, blocks in towers.items()
-        for i, block in enumerate(blocks[depth // 3 : depth])
-    ]
+    hooks = []
+    for kind, blocks in towers.items():
+        for i, block in enumerate(blocks[depth // 3 : depth]):
+            adapter = partial(add_adapter, own=at.own, kind=kind, i=i, scale=scale)
+            hooks.append(block.register_forward_hook(adapter))
     try:
         features = at.backbone.model.visual(at.images)  # type: ignore[operator]
         return at.cosines(at.photos, features)
@@ -161,28 +165,36 @@ def mma_logits(at: Case) -> Tensor:
 
 
 def mma_loss(at: Case) -> Tensor:
-    """The gradient is that of κ = 1."""
+    """Return the loss whose gradient is that of κ = 1."""
     return at.entropy(mma_logits(at)) / at.settings["scale"]
 
 
 def put_behind(block: Any, given: tuple[Tensor], count: int, tokens: Tensor) -> tuple[Tensor]:
-    """A block's input, in which tokens follow the image's own."""
+    """Return a block's input with tokens after the image's own."""
     x = given[0]
     return (torch.cat([x[:, :count], tokens.expand(len(x), -1, -1)], dim=1),)
 
 
 def represented(at: Case) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of images, of their learned tokens, and of classes, from 5/12 of the blocks on."""
+    """Return features of images, of their learned tokens, and of classes.
+
+    The learned tokens enter at 5/12 of the blocks.
+    """
+
+    def project(kind: str) -> list[Tensor]:
+        projected = []
+        for weight, bias in zip(own[kind], own[f"{kind}_bias"], strict=True):
+            projected.append(own["tokens"] @ weight.T + bias)
+        return projected
+
     towers = blocks_of(at.backbone)
     tower = text_tower(at.backbone)
     own = at.own
     depth = min(map(len, towers.values()))
     first = 5 * depth // 12
     count = len(at.own["tokens"])
-    text, image = (
-        [own["tokens"] @ w.T + b for w, b in zip(own[kind], own[f"{kind}_bias"], strict=True)]
-        for kind in ("text", "image")
-    )
+    text = project("text")
+    image = project("image")
     ids = at.backbone.tokenizer([f"a photo of a {name}." for name in at.labels.names])
     x = tower.token_embedding(ids) + tower.positional_embedding
     for i, block in enumerate(towers["text"]):
@@ -199,7 +211,7 @@ def represented(at: Case) -> tuple[Tensor, Tensor, Tensor]:
     hooks = [towers["image"][-1].register_forward_hook(lambda *given: rows.append(given[2]))]
     if first:
         features = run_image_tower(visual, at.images, [image[0][:0]] * first + image)
-    else:  # behind the norm before the first block
+    else:  # after the norm before the first block
         own_tokens = len(visual.positional_embedding)
         for block, tokens in zip(towers["image"], image, strict=True):
             put = partial(put_behind, count=own_tokens, tokens=tokens)
@@ -212,43 +224,53 @@ def represented(at: Case) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def mmrl_logits(at: Case) -> Tensor:
-    """0.7 z + 0.3 z'."""
+    """Return 0.7 z + 0.3 z'."""
     features, others, texts = represented(at)
-    first, second = (at.cosines(texts, each) for each in (features, others))
-    return 0.7 * first + 0.3 * second
+    return 0.7 * at.cosines(texts, features) + 0.3 * at.cosines(texts, others)
 
 
 def mmrl_loss(at: Case) -> Tensor:
-    """0.7 CE(z) + 0.3 CE(z'), and half of the distances from the frozen model."""
+    """Return 0.7 CE(z) + 0.3 CE(z'), and half of the distances from the frozen model."""
     features, others, texts = represented(at)
-    first, second = (at.entropy(at.cosines(texts, each)) for each in (features, others))
+    first = at.entropy(at.cosines(texts, features))
+    second = at.entropy(at.cosines(texts, others))
     frozen = at.backbone.model.visual(at.images)  # type: ignore[operator]
     away = 2 - mean_cosine(features, frozen) - mean_cosine(texts, at.photos)
     return 0.7 * first + 0.3 * second + 0.5 * away
 
 
 SMOOTH = {"warmup_epochs": 0, "eps": 0.1}  # of Adam
+UNEQUAL = {"text_length": 4, "text_depth": 1, "image_length": 3, "image_depth": 2}
 STEPS = [
     Formula("bitfit", bitfit_logits, None, adam(0.1, 1e-3), SMOOTH, step=1e-10),
     *variants("vpt_deep", vpt_logits, {}, {"depth": 1}),
     Formula("vpt_shallow", vpt_logits),
-    *variants(
-        *("ivlp", prompted_logits, {}),
-        {"text_length": 4, "text_depth": 1, "image_length": 3, "image_depth": 2},
-    ),
+    *variants("ivlp", prompted_logits, {}, UNEQUAL),
     *variants("maple", prompted_logits, {}, {"depth": 1}),
     *variants(
-        "promptsrc", prompted_logits, *({"templates": of} for of in TEMPLATES), loss=promptsrc_loss
+        "promptsrc",
+        prompted_logits,
+        {"templates": "imagenet"},
+        {"templates": "task"},
+        loss=promptsrc_loss,
     ),
     *variants("mma", mma_logits, {"scale": 0.05, "width": 4}, loss=mma_loss),
-    *variants(
-        *("mmrl", mmrl_logits, {"length": 3, "width": 8}),
-        **dict(loss=mmrl_loss, update=adam(0.1, 1e-3, decoupled=5e-4), recipe=SMOOTH, step=1e-9),
+    Formula(
+        "mmrl",
+        mmrl_logits,
+        mmrl_loss,
+        adam(0.1, 1e-3, decoupled=5e-4),
+        SMOOTH,
+        {"length": 3, "width": 8},
+        step=1e-9,
     ),
 ]
 
 LOW_RANKS: list[dict[str, Any]] = [
-    *({}, {"encoder": "text"}, {"encoder": "image"}, {"rank": 3, "alpha": 0.5}),
+    {},
+    {"encoder": "text"},
+    {"encoder": "image"},
+    {"rank": 3, "alpha": 0.5},
     {"template": "a drawing of a {}."},
 ]
 FORMULAS = [
@@ -260,7 +282,7 @@ FORMULAS = [
 
 
 test_logits_equal_the_formula = logits_test(FORMULAS)
-test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
+test_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
 @pytest.mark.parametrize("name", ["ivlp", "maple", "promptsrc", "coprompt"])
@@ -270,7 +292,7 @@ def test_text_prompts_start_at_words(backbone: Backbone, labels: Labels, name: s
     assert torch.equal(first, embed(backbone, WORDS)[: len(first)])
 
 
-def test_vpt_s_text_is_the_same_for_every_task_or_the_task_s(clip: Backbone) -> None:
+def test_vpt_uses_one_template_or_the_template_of_the_task(clip: Backbone) -> None:
     labels = Labels(("dog", "tree"), ("{} texture.",), "{} texture.")
     module = make("vpt_deep").init(clip, few_shots(clip, labels)[0], torch.Generator())
     for template in ("a photo of a {}.", None):
@@ -282,13 +304,14 @@ def test_vpt_s_text_is_the_same_for_every_task_or_the_task_s(clip: Backbone) -> 
 @pytest.mark.parametrize("name", ["vpt_deep", "maple"])
 @pytest.mark.parametrize("entry", ["raw", "post-ln"])
 @pytest.mark.usefixtures("float64")
-def test_the_first_tokens_enter_another_tower_as_declared(
+def test_first_tokens_enter_another_tower_as_declared(
     clip64: Backbone, labels: Labels, name: str, entry: str
 ) -> None:
-    """After a norm of another tower's, they are other tokens if they are carried raw."""
+    """Raw tokens pass the norm of the other tower, so they change with it."""
     method = make(name, entry=entry, max_steps=1)
     module = method.fit(clip64, few_shots(clip64, labels)[0], seeded(1))
-    assert set(module.stored) == ({"entered"} if entry == "post-ln" else set())
+    expected = {"entered"} if entry == "post-ln" else set()
+    assert set(module.stored) == expected
     raw = method.image_prompts(module)[0]
     model: Any = copy.deepcopy(clip64.model)
     entered = model.visual.ln_pre(raw)
@@ -304,7 +327,8 @@ def test_the_first_tokens_enter_another_tower_as_declared(
     check(raw if entry == "raw" else entered)
 
 
-def test_promptsrc_s_average_over_epochs_is_gaussian() -> None:
+def test_promptsrc_averages_epochs_with_gaussian_weights() -> None:
     weights = make("promptsrc").epoch_weights(50)
     density = [math.exp(-((j - 30) ** 2) / (2 * 30**2)) for j in range(1, 51)]
-    assert weights == pytest.approx([value / sum(density) for value in density])
+    total = sum(density)
+    assert weights == pytest.approx([value / total for value in density])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from formulas import Case, close, logits_test, scale_of, seeded, step_test, unit, variants
 from image_reference import run_image_tower
@@ -17,8 +15,10 @@ PHRASES = ("a photo of a", "this is a photo of one", "one image of a")
 
 
 def plot_texts(at: Case) -> Tensor:
-    contexts = at.own["contexts"]
-    return torch.stack([encode_contexts(at.backbone, at.labels.names, each) for each in contexts])
+    texts = []
+    for context in at.own["contexts"]:
+        texts.append(encode_contexts(at.backbone, at.labels.names, context))
+    return torch.stack(texts)
 
 
 def plot_logits(at: Case) -> Tensor:
@@ -27,43 +27,44 @@ def plot_logits(at: Case) -> Tensor:
 
 
 def pooled_logits(at: Case) -> Tensor:
-    """With the cosine of the image's own feature."""
+    """Return PLOT's logits plus the cosines of the image's feature."""
     features = at.backbone.encode_images(at.images)
     return plot_logits(at) + at.cosines(plot_texts(at).mean(0), features)
 
 
 def plus_plus_logits(at: Case) -> Tensor:
     visual = at.backbone.model.visual
-    features = [run_image_tower(visual, at.images, [tokens]) for tokens in at.own["image_prompts"]]
-    texts = torch.stack(
-        [
-            encode_texts(at.backbone, [f"{phrase} {name}." for name in at.labels.names], context)
-            for phrase, context in zip(PHRASES, at.own["contexts"], strict=True)
-        ]
-    )
-    return transport(at.backbone, torch.stack(features, dim=1), texts)
+    features = []
+    for tokens in at.own["image_prompts"]:
+        features.append(run_image_tower(visual, at.images, [tokens]))
+    texts = []
+    for phrase, context in zip(PHRASES, at.own["contexts"], strict=True):
+        prompts = [f"{phrase} {name}." for name in at.labels.names]
+        texts.append(encode_texts(at.backbone, prompts, context))
+    return transport(at.backbone, torch.stack(features, dim=1), torch.stack(texts))
 
 
 def naive_plan(similarity: Tensor, epsilon: float, steps: int, tolerance: float) -> Tensor:
-    """Sinkhorn's algorithm on one matrix ``[P, N]``, number by number."""
+    """Run Sinkhorn's algorithm on one matrix ``[P, N]``, row by row."""
     patches, prompts = similarity.shape
-    kernel = [[math.exp(-(1 - float(x)) / epsilon) for x in row] for row in similarity]
-    r = [1.0] * patches
-    c = [1.0] * prompts
+    kernel = torch.exp(-(1 - similarity.double()) / epsilon)
+    r = torch.ones(patches, dtype=torch.float64)
+    c = torch.ones(prompts, dtype=torch.float64)
     for _ in range(steps):
-        old = r
-        r = [1 / patches / sum(kernel[p][n] * c[n] for n in range(prompts)) for p in range(patches)]
-        c = [1 / prompts / sum(kernel[p][n] * r[p] for p in range(patches)) for n in range(prompts)]
-        if sum(abs(a - b) for a, b in zip(r, old, strict=True)) / patches < tolerance:
+        old = r.clone()
+        for p in range(patches):
+            r[p] = 1 / patches / kernel[p].dot(c)
+        for n in range(prompts):
+            c[n] = 1 / prompts / kernel[:, n].dot(r)
+        if (r - old).abs().mean() < tolerance:
             break
-    plan = [[r[p] * kernel[p][n] * c[n] for n in range(prompts)] for p in range(patches)]
-    return torch.tensor(plan, dtype=torch.float64)
+    return r[:, None] * kernel * c
 
 
 def transport(backbone: Backbone, images: Tensor, texts: Tensor) -> Tensor:
-    """z_ic = s Σ_pn T_pn cos(f_ip, t_nc), of ``[I, P, e]`` and ``[N, C, e]``.
+    """Return z_ic = s Σ_pn T_pn cos(f_ip, t_nc), of ``[I, P, e]`` and ``[N, C, e]``.
 
-    With the published constants; the plan T is held fixed.
+    The constants are the published ones, and the plan T has no gradient.
     """
     similarities = torch.einsum("ipe,nce->icpn", unit(images), unit(texts))
     plans = [naive_plan(each.detach(), 0.1, 100, 1e-2) for each in similarities.flatten(0, 1)]
@@ -81,10 +82,10 @@ FORMULAS = [
 
 
 test_logits_equal_the_formula = logits_test(FORMULAS)
-test_the_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
+test_first_step_follows_the_gradient_of_the_formula = step_test(STEPS)
 
 
-def test_a_plan_moves_all_patches_to_all_prompts_and_no_cost_is_too_high_for_float32() -> None:
+def test_transport_plan_moves_everything_at_any_cost() -> None:
     plan = transport_plan(torch.rand(3, 5, 16, 4, generator=seeded(2)).double(), 0.1, 1000, 1e-12)
     close(plan.sum(-1), torch.full((3, 5, 16), 1 / 16).double())
     close(plan.sum(-2), torch.full((3, 5, 4), 1 / 4).double())
@@ -92,8 +93,8 @@ def test_a_plan_moves_all_patches_to_all_prompts_and_no_cost_is_too_high_for_flo
     torch.testing.assert_close(plan, torch.full((2, 16, 4), 1 / 64))
 
 
-def test_a_problem_s_plan_does_not_depend_on_the_others() -> None:
-    """One problem is done at once, the other needs many steps."""
+def test_transport_plan_does_not_depend_on_other_problems() -> None:
+    """One problem needs one step, the other many."""
     easy = torch.zeros(6, 3)
     hard = torch.eye(6)[:, :3] * 3
     together = transport_plan(torch.stack([easy, hard]).double(), 0.1, 100, 1e-2)

@@ -1,4 +1,4 @@
-"""Names, paths and texts that strangers give: none leaves its folder or commands a terminal."""
+"""Names, paths and texts from strangers cannot leave their folder or control a terminal."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SUITE = (
         (SUITE, "hf:{}"),
     ],
 )
-def test_a_card_names_files_in_its_own_folder_or_that_of_weights(
+def test_card_may_name_only_files_in_its_folder_or_the_weights_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, given: str
 ) -> None:
     cards = tmp_path / "cards"
@@ -62,18 +62,18 @@ def test_a_card_names_files_in_its_own_folder_or_that_of_weights(
     monkeypatch.chdir(cards)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("COMPATBENCH_WEIGHTS", raising=False)
-    read = (backbone_cards if text == BACKBONE else suite_cards).read
+    read = backbone_cards.read if text == BACKBONE else suite_cards.read
     refused(lambda: read("mine.yaml"), "mine.yaml:[35]: field .* neither in the card's folder")
     monkeypatch.setenv("COMPATBENCH_WEIGHTS", str(tmp_path))
     assert read("mine.yaml").name == "mine"
 
 
-def test_a_file_beside_a_card_is_found_from_anywhere(tmp_path: Path) -> None:
+def test_file_beside_a_card_is_found_from_any_folder(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(BACKBONE.format("w.pt"))
     assert backbone_cards.read(f"{tmp_path}/mine.yaml").path == str(tmp_path / "w.pt")
 
 
-def test_nothing_of_a_file_that_is_no_checkpoint_is_shown(tmp_path: Path) -> None:
+def test_error_about_another_kind_of_file_shows_none_of_its_content(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(SECRET)
     refused(lambda: read_tensors(tmp_path / "secret"), "is not a checkpoint")
 
@@ -83,7 +83,7 @@ BAD_NAMES += [".x", "-x", "+x", "@x", "x.py", "\x1b[31mred", "a|b", "a,b", "cost
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
-def test_a_method_that_cannot_have_its_name_is_refused(tmp_path: Path, name: object) -> None:
+def test_unsafe_method_name_is_refused(tmp_path: Path, name: object) -> None:
     text = fill_template("good").replace('name="good"', f"name={name!r}")
     assert repr(name) in text
     (tmp_path / "m.py").write_text(text)
@@ -92,7 +92,7 @@ def test_a_method_that_cannot_have_its_name_is_refused(tmp_path: Path, name: obj
 
 
 @pytest.mark.parametrize("mark", "=+-@\t\r")
-def test_no_text_of_a_results_file_is_a_formula(tmp_path: Path, mark: str) -> None:
+def test_texts_in_result_files_are_never_formulas(tmp_path: Path, mark: str) -> None:
     values = dict(backbone="b", test_set="t", data="d" * 16, status="not transferable")
     reason = f"{mark}cmd|' /C calc'!A0"
     cell = dict(method="coop", task="t", source="s", shots=4, seed=1, key="5" * 16)
@@ -109,7 +109,7 @@ HARMFUL = "\x1b]0;title\x07\x1b[2J\x9b31m\u202eevil\x08"
 OBEYED = re.compile("[\0-\x09\x0b-\x1f\x7f-\x9f\u202e]")
 
 
-def test_no_text_commands_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_texts_contain_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     import pandas as pd
     from rich.markup import escape
 
@@ -126,7 +126,7 @@ def test_no_text_commands_the_terminal(capsys: pytest.CaptureFixture[str]) -> No
         assert not OBEYED.search(text)
 
 
-def test_methods_titles_and_errors_are_shown_as_text(
+def test_titles_and_errors_are_printed_without_control_characters(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = fill_template("good").replace('title="Good"', f"title={HARMFUL!r}")
@@ -137,7 +137,7 @@ def test_methods_titles_and_errors_are_shown_as_text(
     assert "evil" in output
     builtin_methods.cache_clear()  # the file is not there for other tests
     assert not OBEYED.search(output)
-    monkeypatch.setattr(CompatbenchError, "__init__", Exception.__init__)  # of a name of two lines
+    monkeypatch.setattr(CompatbenchError, "__init__", Exception.__init__)  # the name has two lines
     monkeypatch.setattr("sys.argv", ["compatbench", "check", f"a{HARMFUL}\nb"])
     with pytest.raises(SystemExit) as end:
         main()

@@ -1,4 +1,4 @@
-"""Links, pipes and folders in the place of files: none stops or hangs a run, or leads out."""
+"""Links, pipes and folders in place of files cannot stop or hang a run, or lead out of a folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEY = "5" * 64
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
 FIT = dict(method="toy", task="t", source="s", shots=4, seed=1, config={}, provenance={})
 RECORD = CellRecord(**FIT, key=KEY, status="ok", module=MODULE.fingerprint)  # type: ignore[arg-type]
-# Whoever opens a pipe to which nobody writes waits forever.
+# A process that opens a pipe without a writer would wait forever.
 pytestmark = pytest.mark.timeout(60)
 NO_FILES = ["folder", "pipe", "dangling link", "outward link"]
 NO_FOLDERS = ["file", *NO_FILES[1:]]
@@ -40,13 +40,17 @@ def outside(tmp_path: Path) -> Iterator[Path]:
     (folder / "inner").mkdir(parents=True)
     for name in ("mine", "mine.svg", f"inner/{KEY}.json", f"inner/{KEY}.safetensors"):
         (folder / name).write_text("mine")
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    before = times_in(folder)
     yield folder
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert times_in(folder) == before
+
+
+def times_in(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
 def put(kind: str, path: Path, target: Path) -> None:
-    """Puts something in the place of a file or folder."""
+    """Put something in the place of a file or folder."""
     if path.is_dir():
         shutil.rmtree(path)
     path.unlink(missing_ok=True)
@@ -77,13 +81,14 @@ def store(tmp_path: Path) -> RunStore:
 
 @pytest.mark.parametrize("kind", NO_FILES)
 @pytest.mark.parametrize("place", ["cell_path", "module_path", "predictions_path", "claim_path"])
-def test_what_is_no_file_is_set_aside_and_pruned(
+def test_other_things_in_place_of_store_files_are_set_aside_and_pruned(
     store: RunStore, outside: Path, place: str, kind: str
 ) -> None:
     path = getattr(store, place)(KEY)
     put(kind, path, outside / "mine")
     out = store.folder.parent
-    assert [*list_runs(out=out)["key"]] == [KEY] * (place != "cell_path")
+    listed = [] if place == "cell_path" else [KEY]
+    assert [*list_runs(out=out)["key"]] == listed
     prune_runs(days=0, delete=True, out=out)
     with pytest.warns(CompatbenchWarning, match=f"{path.name} is damaged .*, not a file"):
         write_all(store)
@@ -97,7 +102,7 @@ def test_what_is_no_file_is_set_aside_and_pruned(
 
 @pytest.mark.parametrize("kind", NO_FOLDERS)
 @pytest.mark.parametrize("place", ["cells", "cells/55", "modules/55", "predictions", "damaged"])
-def test_what_is_no_folder_of_the_store_is_refused_or_set_aside(
+def test_other_things_in_place_of_store_folders_are_refused_or_set_aside(
     store: RunStore, outside: Path, place: str, kind: str
 ) -> None:
     path = store.folder / place
@@ -105,9 +110,13 @@ def test_what_is_no_folder_of_the_store_is_refused_or_set_aside(
     prune_runs(days=0, delete=True, out=store.folder.parent)
     if place == "damaged":
         store.cell_path(KEY).write_text("x")
-    if "link" in kind or place == "damaged":
-        with pytest.raises(CompatbenchError, match=f"{path} is a .*, not a folder; move it away"):
-            store.read(KEY) if place == "damaged" else write_all(store)
+    message = f"{path} is a .*, not a folder; move it away"
+    if place == "damaged":
+        with pytest.raises(CompatbenchError, match=message):
+            store.read(KEY)
+    elif "link" in kind:
+        with pytest.raises(CompatbenchError, match=message):
+            write_all(store)
     else:
         with pytest.warns(CompatbenchWarning, match=f"{path} is damaged"):
             write_all(store)
@@ -115,7 +124,7 @@ def test_what_is_no_folder_of_the_store_is_refused_or_set_aside(
 
 
 @pytest.mark.parametrize("kind", NO_FOLDERS)
-def test_a_store_that_is_no_folder_is_named(store: RunStore, outside: Path, kind: str) -> None:
+def test_store_that_is_not_a_folder_is_refused(store: RunStore, outside: Path, kind: str) -> None:
     put(kind, store.folder, outside)
     message = r"runs is a .*, not a folder; move it away"
     with pytest.raises(CompatbenchError, match=message):
@@ -131,27 +140,26 @@ def results(tmp_path: Path) -> Path:
     return folder
 
 
-IN_RESULTS = ["smoke/coop.csv", "smoke/coop.json", "smoke/costs.csv", "smoke/other.json"]
+RESULT_FILES = ["smoke/coop.csv", "smoke/coop.json", "smoke/costs.csv", "smoke/other.json"]
 RESULT_FOLDERS = [".", "smoke", "figures", "report"]
+PLACES = [*product(RESULT_FILES, NO_FILES), *product(RESULT_FOLDERS, NO_FOLDERS)]
+PLACES.remove(("smoke", "file"))  # a file beside the suites' folders is ignored
 
 
-@pytest.mark.parametrize(
-    ("place", "kind"),
-    [
-        *product(IN_RESULTS, NO_FILES),
-        # A file beside the suites' folders is left alone.
-        *(each for each in product(RESULT_FOLDERS, NO_FOLDERS) if each != ("smoke", "file")),
-    ],
-)
-def test_what_is_no_file_or_folder_of_results_is_named(
+@pytest.mark.parametrize(("place", "kind"), PLACES)
+def test_other_things_in_place_of_results_are_refused(
     results: Path, outside: Path, place: str, kind: str
 ) -> None:
-    """A figure that the results do not give would be deleted, where a link leads, too."""
+    """``report`` deletes outdated figures, and must not follow a link to do so."""
     path = results.parent / place
-    put(kind, path, outside / "mine" if path.suffix else outside)
-    message = f"{path} is a .*, not a {'file' if path.suffix else 'folder'}; move it away"
-    with pytest.raises(CompatbenchError, match=message):
-        read_results(results) if path.suffix else report(results.parents[1])
+    if place in RESULT_FILES:
+        put(kind, path, outside / "mine")
+        with pytest.raises(CompatbenchError, match=f"{path} is a .*, not a file; move it away"):
+            read_results(results)
+    else:
+        put(kind, path, outside)
+        with pytest.raises(CompatbenchError, match=f"{path} is a .*, not a folder; move it away"):
+            report(results.parents[1])
 
 
 def test_pipes_among_modules_and_features_are_refused(tmp_path: Path) -> None:
@@ -161,7 +169,7 @@ def test_pipes_among_modules_and_features_are_refused(tmp_path: Path) -> None:
     assert read_entry(tmp_path / "m.safetensors") is None
 
 
-def test_a_readme_in_another_encoding_is_named_only_if_it_shows_the_ranking(tmp_path: Path) -> None:
+def test_readme_must_be_utf8_only_if_it_shows_the_ranking(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_bytes("für alle".encode("latin-1"))
     assert read_readme(tmp_path) == ""
@@ -170,7 +178,7 @@ def test_a_readme_in_another_encoding_is_named_only_if_it_shows_the_ranking(tmp_
         read_readme(tmp_path)
 
 
-def test_a_cache_that_cannot_be_written_is_named(
+def test_cache_entry_that_cannot_be_deleted_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "features" / "aa" / "a.safetensors"
@@ -183,8 +191,8 @@ def test_a_cache_that_cannot_be_written_is_named(
         patch.setattr(Path, "unlink", refuse)
         with pytest.raises(CompatbenchError, match=f"cannot delete {path}: Permission denied; "):
             prune_entries(tmp_path, 0, None)
-    for name in ("b", "c"):
-        put("pipe" if name == "b" else "folder", path.with_name(f"{name}.safetensors"), tmp_path)
+    put("pipe", path.with_name("b.safetensors"), tmp_path)
+    put("folder", path.with_name("c.safetensors"), tmp_path)
     assert invoke("store cache ls", COMPATBENCH_CACHE=str(tmp_path)).exit_code == 0
     assert len(prune_entries(tmp_path, 0, None)) == 3
     assert list(path.parent.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Files made to harm: what is read runs no code and takes no more memory than it should."""
+"""Malicious files run no code and take no more memory than they should."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import output_of
+from malicious_pickle import TouchesFile
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -43,7 +44,7 @@ ABOUT = f'{{"schema": "compatbench-module-2", "sha256": "x", "about": {NESTED}}}
 
 
 @pytest.mark.parametrize("header", ["[" * 100_000, '{"a":' * 100_000, "9" * 100_000, ABOUT])
-def test_a_header_that_nests_without_end_is_refused(tmp_path: Path, header: str) -> None:
+def test_deeply_nested_header_is_refused(tmp_path: Path, header: str) -> None:
     path = tmp_path / "features" / "m.safetensors"
     path.parent.mkdir()
     save_file({"features": torch.zeros(2)}, path, {"compatbench": header})
@@ -53,18 +54,8 @@ def test_a_header_that_nests_without_end_is_refused(tmp_path: Path, header: str)
     assert entry.about == {}
 
 
-class Evil:
-    """Unpickling it would write a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
-        return Path.touch, (self.path,)
-
-
 @pytest.mark.parametrize("kind", ["zip", "legacy", "torchscript"])
-def test_a_checkpoint_runs_nothing_unless_it_is_trusted(
+def test_checkpoint_runs_no_code_unless_it_is_trusted(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("COMPATBENCH_TRUST_PICKLE", raising=False)
@@ -74,9 +65,9 @@ def test_a_checkpoint_runs_nothing_unless_it_is_trusted(
     if kind == "torchscript":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("s/constants.pkl", b"")
-            archive.writestr("s/data.pkl", pickle.dumps(Evil(target)))
+            archive.writestr("s/data.pkl", pickle.dumps(TouchesFile(target)))
     else:
-        state = {"state_dict": {"w": torch.zeros(2)}, "evil": Evil(target)}
+        state = {"state_dict": {"w": torch.zeros(2)}, "evil": TouchesFile(target)}
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
         refusal = r"would run code that is in it.*--trust-pickle"
     refused(lambda: read_tensors(path), refusal)
@@ -88,7 +79,7 @@ def test_a_checkpoint_runs_nothing_unless_it_is_trusted(
         assert target.exists()
 
 
-def test_listing_and_keys_run_no_file_that_was_not_asked_for(tmp_path: Path) -> None:
+def test_method_files_are_run_only_when_named(tmp_path: Path) -> None:
     """A method file is code; one that nobody names is never loaded."""
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     MethodRegistry().select("")
@@ -98,7 +89,7 @@ def test_listing_and_keys_run_no_file_that_was_not_asked_for(tmp_path: Path) -> 
     assert (tmp_path / "ran").exists()
 
 
-def test_the_command_line_says_that_a_plug_in_is_code() -> None:
+def test_help_says_that_plug_ins_are_run_as_code() -> None:
     for command in ("run", "plan", "check", "maintain audit", "evaluate"):
         output = output_of(command, "--help")
         assert "as code" in " ".join(output.replace("│", " ").split()), command
@@ -116,7 +107,7 @@ CLIP = {
 
 @cache
 def names(count: int) -> bytes:
-    """A safetensors file of empty tensors."""
+    """Return a safetensors file of empty tensors."""
     entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     text = json.dumps({str(number): entry for number in range(count)}).encode()
     return len(text).to_bytes(8, "little") + text
@@ -124,7 +115,7 @@ def names(count: int) -> bytes:
 
 @cache
 def packed(compression: int, twice: bool = False) -> bytes:
-    """A checkpoint whose parts are compressed, or stand twice in the archive's directory."""
+    """Return a checkpoint with parts compressed, or listed twice in the archive's directory."""
     good = io.BytesIO()
     out = io.BytesIO()
     torch.save({"w": torch.zeros(1 << 22)}, good)
@@ -148,7 +139,9 @@ CHECKPOINTS = {
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
 @pytest.mark.parametrize("provider", ["open_clip", "hf"])
-def test_a_checkpoint_is_not_unpacked(tmp_path: Path, kind: str, provider: str) -> None:
+def test_compressed_or_overlapping_checkpoint_is_refused(
+    tmp_path: Path, kind: str, provider: str
+) -> None:
     make, message = CHECKPOINTS[kind]
     content = make()
     if provider == "open_clip":
@@ -163,7 +156,7 @@ def test_a_checkpoint_is_not_unpacked(tmp_path: Path, kind: str, provider: str) 
 
 
 class Claim:
-    """A tensor of so many numbers, and a storage that is said to have so many."""
+    """A pickled tensor that claims a number of elements, and a size of its storage."""
 
     def __init__(self, count: int, stored: int) -> None:
         self.count = count
@@ -175,13 +168,15 @@ class Claim:
 
 
 def claiming(kind: str, count: int, stored: int) -> bytes:
-    """A checkpoint that contains four numbers, and claims others."""
+    """Return a checkpoint that contains four numbers, and claims other sizes."""
     numbers = torch.arange(4.0).numpy().tobytes()
     out = io.BytesIO()
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, obj: object) -> object:
-            return obj if isinstance(obj, tuple) and obj[:1] == ("storage",) else None
+            if isinstance(obj, tuple) and obj[:1] == ("storage",):
+                return obj
+            return None
 
     if kind == "zip":
         Pickler(out, 2).dump({"w": Claim(count, stored)})
@@ -209,7 +204,7 @@ MANY = 2_000_000_000  # numbers: 8 GB
         (-1, 4, "'w' has no valid shape"),
     ],
 )
-def test_a_checkpoint_that_claims_more_than_it_contains_is_refused_before_memory_is_taken(
+def test_checkpoint_that_claims_more_than_it_contains_is_refused(
     tmp_path: Path, kind: str, count: int, stored: int, message: str
 ) -> None:
     (tmp_path / "w.pt").write_bytes(claiming(kind, 4, 4))
@@ -221,7 +216,7 @@ def test_a_checkpoint_that_claims_more_than_it_contains_is_refused_before_memory
 CALL = b"\x80\x02cbuiltins\nbytearray\n\x8a\x08" + (4 << 30).to_bytes(8, "little") + b"\x85R."
 
 
-def test_a_checkpoint_that_asks_for_a_large_bytearray_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_with_a_large_bytearray_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "pytorch_model.bin", "w") as archive:
         archive.writestr("a/data.pkl", CALL)
     refused(lambda: read_tensors(tmp_path / "pytorch_model.bin"), "asks for builtins.bytearray")
@@ -231,7 +226,7 @@ def test_a_checkpoint_that_asks_for_a_large_bytearray_is_refused(tmp_path: Path)
 
 
 @pytest.mark.timeout(20)
-def test_wrappers_that_share_their_content_are_read_once(tmp_path: Path) -> None:
+def test_shared_wrappers_in_a_checkpoint_are_read_once(tmp_path: Path) -> None:
     inner: dict[str, object] = {}
     for _ in range(20):
         inner = dict.fromkeys(("state_dict", "model_state_dict", "model", "module"), inner)
@@ -239,20 +234,20 @@ def test_wrappers_that_share_their_content_are_read_once(tmp_path: Path) -> None
     refused(lambda: read_tensors(tmp_path / "w.pt"), "holds no weights")
 
 
-def test_a_tensor_is_as_large_as_what_is_stored_of_it(tmp_path: Path) -> None:
-    """A checkpoint with one number that is said to be a million."""
+def test_tensor_larger_than_its_storage_is_refused(tmp_path: Path) -> None:
+    """The checkpoint has one number and claims a million."""
     torch.save({"w": torch.zeros(1).expand(1_000_000)}, tmp_path / "w.pt")
     refused(lambda: read_tensors(tmp_path / "w.pt"), "'w' has more numbers than are stored")
 
 
-def test_a_module_or_an_entry_of_the_cache_with_too_many_names_is_refused(tmp_path: Path) -> None:
+def test_module_and_cache_entry_with_too_many_names_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(names(100_000))
     refused(lambda: load_module(path), "its header has")
     assert read_entry(path) is None
 
 
-def test_merges_of_a_tokenizer_are_unpacked_within_bounds(
+def test_tokenizer_merges_are_unpacked_within_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("compatbench.backbone.build.tasks_folder", lambda: tmp_path)
@@ -265,7 +260,7 @@ def test_merges_of_a_tokenizer_are_unpacked_within_bounds(
 
 
 def png(width: int, height: int) -> bytes:
-    """A PNG that says it has this size; nothing is drawn."""
+    """Return a PNG that claims this size, without pixels."""
     out = io.BytesIO()
     Image.new("1", (1, 1)).save(out, "PNG")
     head = b"IHDR" + width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\1\0\0\0\0"
@@ -282,7 +277,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
     [
         (png(MOST_PIXELS // 1000 + 1, 1000), "pixels"),
         (png(2**31 - 1, 2**31 - 1), "pixels"),
-        (png(1, MOST_PIXELS), "pixels"),  # each line takes memory of its own
+        (png(1, MOST_PIXELS), "pixels"),  # each line takes separate memory
         (EPS, "unknown image format"),
         (b"<html>not found</html>", "unknown image format"),
         (png(9, 9), r"cannot be decoded \([^)]*[Tt]runcated"),
@@ -290,7 +285,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n"
         (None, "larger than 1.0 GiB"),
     ],
 )
-def test_an_image_has_a_bounded_size_and_a_known_format(
+def test_images_too_large_or_of_unknown_format_are_refused(
     tmp_path: Path, content: bytes | None, message: str
 ) -> None:
     path = tmp_path / "a.png"
@@ -302,13 +297,14 @@ def test_an_image_has_a_bounded_size_and_a_known_format(
 
 
 @pytest.mark.parametrize("column", ["image", "label"])
-def test_a_parquet_file_unpacks_within_bounds(
+def test_parquet_file_is_unpacked_within_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: str
 ) -> None:
-    """A value that is stored once, in all rows: 100 kB in the file, 40 MB in memory."""
+    """All rows share one stored value: 100 kB in the file, 40 MB in memory."""
     monkeypatch.setattr("compatbench.data.layouts.containers.MOST_BYTES", 10_000_000)
     rows: dict[str, list[object]] = {"image": [png(1, 1)] * 400, "label": ["cat"] * 400}
-    rows[column] = [bytes(100_000) if column == "image" else "x" * 100_000] * 400
+    large = {"image": bytes(100_000), "label": "x" * 100_000}
+    rows[column] = [large[column]] * 400
     path = tmp_path / "a.parquet"
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pytest.importorskip("pyarrow").table(rows), path)

@@ -1,1 +1,1 @@
-"""Three methods of an author who is no author of compatbench."""
+"""Three methods by an author from outside."""

@@ -40,7 +40,9 @@ class Centres(Method):
         images = F.normalize(data.train.plain, dim=-1)
         targets = data.train.targets
         centre = images.mean(0)
-        centres = centre.repeat(len(data.labels), 1)  # that of all for a class without images
+        centres = centre.repeat(
+            len(data.labels), 1
+        )  # a class without images keeps the centre of all
         for label in targets.unique():
             own = images[targets == label].mean(0)
             centres[label] = (1 - NUMBERS["shrink"]) * own + NUMBERS["shrink"] * centre

@@ -22,9 +22,10 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Batch, TrainedMethod
 
+# The adapted blocks; mini models have four.
 FIRST = 2
 BLOCKS = 1
-WIDTH = 4  # mini models have four blocks
+WIDTH = 4
 
 
 class SideAdapters(TrainedMethod):
@@ -115,7 +116,8 @@ class TwoViews(TrainedMethod):
         return Prompted(backbone.zero_shot(labels), backbone.logit_scale, backbone, prompt)
 
     def loss(self, classifier: Prompted, batch: Batch) -> Tensor:
-        first, second = (classifier.view(batch.inputs, number) for number in (0, 1))
+        first = classifier.view(batch.inputs, 0)
+        second = classifier.view(batch.inputs, 1)
         agreement = F.cosine_similarity(first, second).mean()
         loss = F.cross_entropy(classifier.classify(first), batch.targets)
         return loss + self.config.weight * (1 - agreement)
