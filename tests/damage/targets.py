@@ -30,9 +30,9 @@ from compatbench.errors import CompatbenchWarning
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method import Module, load_module
 from compatbench.method.predictions import Predictions
-from compatbench.results.method_results import MethodResults
-from compatbench.results.result_files import read_method
-from compatbench.results.rows import Cost, Row, read_csv, to_frame
+from compatbench.results.result_files import ResultFiles
+from compatbench.results.rows import Cost, Row, parse_csv, to_frame
+from compatbench.results.stored_method import StoredMethod
 
 KEY = "5" * 64
 DATA = "d" * 64
@@ -65,9 +65,16 @@ def _published(end: str) -> Callable[[Path], bytes]:
     return lambda _: (PUBLISHED / f"zeroshot.{end}").read_bytes()
 
 
-def _read_about(file: Path) -> MethodResults:
-    (file.parent / "zeroshot.csv").write_bytes(_published("csv")(file))
-    return read_method(file.parent, "zeroshot", to_frame([], Cost))
+def _read_about(file: Path) -> StoredMethod:
+    suite = file.parent / "results" / "suite"
+    suite.mkdir(parents=True, exist_ok=True)
+    (suite / "zeroshot.csv").write_bytes(_published("csv")(file))
+    (suite / "zeroshot.json").write_bytes(file.read_bytes())
+    return ResultFiles(file.parent).read_method("suite", "zeroshot", to_frame([], Cost))
+
+
+def _read_table(model: type[Row | Cost]) -> Callable[[Path], Any]:
+    return lambda file: parse_csv(file.read_bytes(), file, model)
 
 
 def _some_costs(_: Path) -> bytes:
@@ -165,8 +172,8 @@ TARGETS = (
     Target("task card", "card.yaml", *_card("mini-weather.yaml", TaskCard)),
     Target("backbone card", "card.yaml", *_card("backbones/mini-clip.yaml", BackboneCard)),
     Target("suite card", "card.yaml", *_card("suites/mini.yaml", SuiteCard)),
-    Target("rows", "r.csv", _published("csv"), lambda file: read_csv(file, Row)),
-    Target("costs", "c.csv", _some_costs, lambda file: read_csv(file, Cost)),
+    Target("rows", "r.csv", _published("csv"), _read_table(Row)),
+    Target("costs", "c.csv", _some_costs, _read_table(Cost)),
     Target("settings", "zeroshot.json", _published("json"), _read_about),
     Target("record", "record.json", _good_record, _read_record, sealed=True),
     Target("module", "m", _saved(partial(MODULE.save, about=ABOUT)), _read_module, sealed=True),

@@ -12,7 +12,7 @@ from command_line import forget_files, invoke
 from data.trees import picture, write_folders
 
 from compatbench.errors import CompatbenchError
-from compatbench.results.result_files import read_results
+from compatbench.results.result_files import ResultFiles
 
 METHODS = "zeroshot,tip_adapter"
 ONE = ("--jobs", "1")
@@ -90,8 +90,7 @@ def test_broken_images_cost_only_their_dataset_and_measured_rows_stay(
         assert line.startswith(f"broken images of {name}: ")
         assert reason in line
     assert "6 of 8 cells failed" in result.output
-    methods = read_results(tmp_path / "results" / "whole").methods
-    for method in methods.values():
+    for method in ResultFiles(tmp_path).read_methods("whole").values():
         rows = method.rows
         done = method.rows["status"] == "ok"
         assert len(rows) == 2 * len(tasks)  # on two backbones
@@ -116,7 +115,7 @@ def test_broken_images_cost_only_their_dataset_and_measured_rows_stay(
     with pytest.raises(CompatbenchError, match="there is no folder"):
         invoke(*run, "--out", tmp_path)
     assert invoke(*run, "--out", tmp_path, "--skip-missing").exit_code == 1
-    for method in read_results(tmp_path / "results" / "whole").methods.values():
+    for method in ResultFiles(tmp_path).read_methods("whole").values():
         done = method.rows["status"] == "ok"
         assert set(method.rows["task"][done]) == {"sound", "cut", "bare"}
         assert done.sum() == 6

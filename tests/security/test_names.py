@@ -17,7 +17,7 @@ from compatbench.cli.output import console, print_facts, print_frame, print_json
 from compatbench.data.cards import backbone_cards, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.results.rows import Row, read_csv, to_frame, write_csv
+from compatbench.results.rows import Row, parse_csv, to_frame, write_csv
 
 SECRET = "classified:0"
 
@@ -99,10 +99,10 @@ def test_texts_in_result_files_are_never_formulas(tmp_path: Path, mark: str) -> 
     row = Row.model_validate({**cell, **values, "reason": reason})
     assert row.reason == "cmd|' /C calc'!A0"
     path = tmp_path / "coop.csv"
-    path.write_text(write_csv(to_frame([row], Row)))
-    assert read_csv(path, Row)["reason"].tolist() == ["cmd|' /C calc'!A0"]
-    path.write_text(path.read_text().replace("cmd", f'"{mark}cmd').replace("A0", 'A0"'))
-    refused(lambda: read_csv(path, Row), "'reason'")
+    text = write_csv(to_frame([row], Row))
+    assert parse_csv(text.encode(), path, Row)["reason"].tolist() == ["cmd|' /C calc'!A0"]
+    formula = text.replace("cmd", f'"{mark}cmd').replace("A0", 'A0"').encode()
+    refused(lambda: parse_csv(formula, path, Row), "'reason'")
 
 
 HARMFUL = "\x1b]0;title\x07\x1b[2J\x9b31m\u202eevil\x08"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import invoke
-from synthetic_results import COOP, make_method, make_row
+from made_results import COOP, make_method, make_row
 
 from compatbench.data.cache_files import prune_entries, read_entry, write_entry
 from compatbench.engine.cell import CellRecord
@@ -20,7 +20,7 @@ from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.extras.doctor.stores import list_runs, prune_runs
 from compatbench.method import Module, load_module
 from compatbench.method.predictions import predict
-from compatbench.results.result_files import read_results, write_results
+from compatbench.results.result_files import ResultFiles
 from compatbench.tables.pages.leaderboard import read_readme, report
 
 KEY = "5" * 64
@@ -135,9 +135,9 @@ def test_store_that_is_not_a_folder_is_refused(store: RunStore, outside: Path, k
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    folder = tmp_path / "out" / "results" / "smoke"
-    write_results(folder, make_method(COOP, [make_row()]))
-    return folder
+    """The folder ``results/`` with the results of one suite."""
+    ResultFiles(tmp_path / "out").write("smoke", [make_method(COOP, [make_row()])])
+    return tmp_path / "out" / "results"
 
 
 RESULT_FILES = ["smoke/coop.csv", "smoke/coop.json", "smoke/costs.csv", "smoke/other.json"]
@@ -151,15 +151,15 @@ def test_other_things_in_place_of_results_are_refused(
     results: Path, outside: Path, place: str, kind: str
 ) -> None:
     """``report`` deletes outdated figures, and must not follow a link to do so."""
-    path = results.parent / place
+    path = results / place
     if place in RESULT_FILES:
         put(kind, path, outside / "mine")
         with pytest.raises(CompatbenchError, match=f"{path} is a .*, not a file; move it away"):
-            read_results(results)
+            ResultFiles(results.parent).read_suite("smoke")
     else:
         put(kind, path, outside)
         with pytest.raises(CompatbenchError, match=f"{path} is a .*, not a folder; move it away"):
-            report(results.parents[1])
+            report(results.parent)
 
 
 def test_pipes_among_modules_and_features_are_refused(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_deeply_nested_header_is_refused(tmp_path: Path, header: str) -> None:
     path = tmp_path / "features" / "m.safetensors"
     path.parent.mkdir()
     save_file({"features": torch.zeros(2)}, path, {"compatbench": header})
-    refused(lambda: load_module(path), "")
+    refused(lambda: load_module(path), "m.safetensors")
     assert read_entry(path) is None
     [entry] = list_entries(tmp_path)
     assert entry.about == {}
@@ -83,7 +83,7 @@ def test_method_files_are_run_only_when_named(tmp_path: Path) -> None:
     """A method file is code; one that nobody names is never loaded."""
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     MethodRegistry().select("")
-    refused(lambda: MethodRegistry().select("evil"), "")
+    refused(lambda: MethodRegistry().select("evil"), "no method named 'evil'")
     assert not (tmp_path / "ran").exists()
     refused(lambda: MethodRegistry().select(str(tmp_path / "evil.py")), "defines no method")
     assert (tmp_path / "ran").exists()
