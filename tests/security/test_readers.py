@@ -19,6 +19,7 @@ from command_line import output_of
 from malicious_pickle import TouchesFile
 from PIL import Image
 from safetensors.torch import save_file
+from torch._utils import _rebuild_tensor_v2
 
 from compatbench.backbone.build import MAX_MERGES, build_tokenizer
 from compatbench.backbone.hf import build_hf_model
@@ -164,7 +165,7 @@ class Claim:
 
     def __reduce__(self) -> tuple[object, tuple[object, ...]]:
         arguments = (self.storage, 0, (self.count,), (1,), False, OrderedDict())
-        return torch._utils._rebuild_tensor_v2, arguments
+        return _rebuild_tensor_v2, arguments
 
 
 def claiming(kind: str, count: int, stored: int) -> bytes:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -243,14 +243,14 @@ class _Unpickler(pickle._Unpickler):
     an entry that a file mentions.
     """
 
-    dispatch = {**pickle._Unpickler.dispatch}
+    dispatch: ClassVar[dict[int, Any]] = {**pickle._Unpickler.dispatch}
 
     def __init__(self, file: Any) -> None:
         super().__init__(file)
         self.storages: set[Storage] = set()
         self.tensors: list[StoredTensor] = []
 
-    def find_class(self, module: str, name: str, /) -> Any:
+    def find_class(self, module: str, name: str) -> Any:
         full_name = f"{module}.{name}"
         if full_name in _FUNCTIONS:
             function = _FUNCTIONS[full_name]
@@ -283,7 +283,7 @@ class _Unpickler(pickle._Unpickler):
 
     def _drop_state(self) -> None:
         """Drop the state of an object. Objects are ignored, and their state could change ours."""
-        self.stack.pop()
+        self.stack.pop()  # type: ignore[attr-defined]
 
     def _refuse_opcode(self) -> None:
         raise ValueError("it holds a bytearray, which torch.save does not write")
