@@ -1,4 +1,4 @@
-"""Why a module survives an upgrade: how the layers have moved, and the founding paper's claims."""
+"""Studies of why modules survive an upgrade: how layers have moved, and the paper's claims."""
 
 FUNCTIONS = {
     "analyze_claims": "claims:analyze_claims",

@@ -83,8 +83,15 @@ def layer_axis(count: int) -> Row:
 
     They are ``in``, the blocks by number, as many as have room, and ``out``.
     """
-    step = 1 if count <= 9 else 2 if count <= 16 else 4
-    names = ["in", *(str(i) if i % step == 0 else "" for i in range(1, count - 1)), "out"]
+    step = 4
+    if count <= 9:
+        step = 1
+    elif count <= 16:
+        step = 2
+    names = ["in"]
+    for block in range(1, count - 1):
+        names.append(str(block) if block % step == 0 else "")
+    names.append("out")
     return {"names": names, "ticks": [place for place, name in enumerate(names) if name]}
 
 

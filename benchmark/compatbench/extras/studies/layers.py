@@ -1,4 +1,4 @@
-"""How far each layer of both towers has moved in an upgrade (arXiv:2412.20895, Figure 2 b, c)."""
+"""The study of how far each layer of both towers has moved (arXiv:2412.20895, Figure 2 b, c)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -70,15 +71,14 @@ class LayersReport(StudyReport):
     notes: tuple[str, ...]
 
     def tables(self) -> list[Table]:
-        """All layers, and what could not be compared."""
-        head = sentence(
-            *(code(self.source), " → ", code(self.target)),
-            f": {self.texts:,} prompts and {self.images:,} test images of {len(self.tasks)} tasks.",
-        )
-        rows = [
-            {**row, "layers": " → ".join(dict.fromkeys((row["layer"], row["target_layer"])))}
-            for row in records(self.changes)
-        ]
+        """Return one table of all layers, with notes on what could not be compared."""
+        inputs = f"{self.texts:,} prompts and {self.images:,} test images"
+        inputs += f" of {len(self.tasks)} tasks"
+        head = sentence(code(self.source), " → ", code(self.target), f": {inputs}.")
+        rows = []
+        for row in records(self.changes):
+            compared = dict.fromkeys((row["layer"], row["target_layer"]))  # equal names once
+            rows.append({**row, "layers": " → ".join(compared)})
         return [make_table(_COLUMNS, rows, caption=head, notes=self.notes)]
 
     alt_text = "Change of parameters and features by layer"
@@ -139,7 +139,7 @@ def analyze_layers(
         suite, device: as for ``run``.
 
     Returns:
-        A report: ``rows`` is a frame with a row per layer, ``tables()`` and ``picture()`` show it.
+        A report: ``rows`` is a frame with a row per layer, ``tables()`` and ``chart()`` show it.
 
     Raises:
         CompatbenchError: an unknown name, a text tower that is not supported, or images or
@@ -157,91 +157,128 @@ def analyze_layers(
 def compare_layers(
     source: Backbone, target: Backbone, tasks: Sequence[Task], images: int = 256, seed: int = 1
 ) -> LayersReport:
-    """Compares two backbones on the prompts (first template) and test images of tasks."""
-    texts = tuple(dict.fromkeys(text for task in tasks for text in task.labels.fill()))
+    """Compare two backbones on the prompts (first template) and test images of tasks."""
+    prompts: list[str] = []
+    for task in tasks:
+        prompts += task.labels.fill()
+    texts = tuple(dict.fromkeys(prompts))
     if len(texts) < 4:
         raise CompatbenchError(
             f"layers are compared on four prompts or more; the tasks have {len(texts)}"
         )
-    models, count = (source, target), 0
-    changes, notes = _compare_towers("text", *(text_layers(model, texts) for model in models))
+    changes, notes = _compare_towers("text", text_layers(source, texts), text_layers(target, texts))
+    image_count = 0
     draw = draw_images(tasks, images, seed)
     try:
-        towers = [image_layers(model, draw(model)) for model in models]
+        before = image_layers(source, draw(source))
+        after = image_layers(target, draw(target))
     except NotTransferable as reason:
         notes.append(f"image towers are left out: {reason.reason}")
     else:
-        of_images, more = _compare_towers("image", *towers)
-        changes, notes = pd.concat([changes, of_images], ignore_index=True), notes + more
-        count = len(towers[0][0].counts)
-    names = tuple(task.name for task in tasks)
-    return LayersReport(source.name, target.name, names, len(texts), count, changes, tuple(notes))
+        image_changes, image_notes = _compare_towers("image", before, after)
+        changes = pd.concat([changes, image_changes], ignore_index=True)
+        notes += image_notes
+        image_count = len(before[0].counts)
+    return LayersReport(
+        source=source.name,
+        target=target.name,
+        tasks=tuple(task.name for task in tasks),
+        texts=len(texts),
+        images=image_count,
+        changes=changes,
+        notes=tuple(notes),
+    )
 
 
 def draw_images(tasks: Sequence[Task], count: int, seed: int) -> Callable[[Backbone], list[Tensor]]:
-    """Test images, evenly from all tasks; each backbone gets the same, in its own preprocessing."""
-    generator, chosen = random.Random(seed), []
+    """Draw test images, evenly from all tasks.
+
+    Return a function that gives them to a backbone, in its own preprocessing.
+    """
+    generator = random.Random(seed)
+    chosen = []
     for i, task in enumerate(tasks):
+        # Shares differ by at most one image, and their sum is the count.
         share = count * (i + 1) // len(tasks) - count * i // len(tasks)
         samples = list(task.split("test"))
-        drawn = generator.sample(samples, min(share, len(samples)))
-        chosen += [(task.source, sample) for sample in drawn]
-    return lambda backbone: [backbone.preprocess(source.image(image)) for source, image in chosen]  # type: ignore[misc]
+        for sample in generator.sample(samples, min(share, len(samples))):
+            chosen.append((task.source, sample))
+
+    def preprocess(backbone: Backbone) -> list[Tensor]:
+        preprocess_one: Any = backbone.preprocess
+        return [preprocess_one(source.image(sample)) for source, sample in chosen]
+
+    return preprocess
 
 
 def _compare_towers(
     tower: str, before: Sequence[Layer], after: Sequence[Layer]
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The rows of one tower, and what could not be compared.
+    """Return the rows of one tower, and what could not be compared.
 
-    Of towers of unequal depth, a block is compared with the one at the same share of the
-    other's depth, and features alone.
+    In towers of unequal depth, a block is compared with the one at the same share of the other's
+    depth, by its features alone.
     """
-    blocks = len(before) - 2, len(after) - 2
-    pairs = [(i, max(1, round(i * blocks[1] / blocks[0]))) for i in range(1, blocks[0] + 1)]
-    inner = [_compare(before[i], after[j], blocks[0] == blocks[1]) for i, j in pairs]
-    rows = [_compare(before[0], after[0]), *inner, _compare(before[-1], after[-1])]
-    changes, notes = pd.DataFrame([{"tower": tower, **row} for row in rows]), []
-    if blocks[0] != blocks[1]:
+    depth = len(before) - 2  # without input and output
+    new_depth = len(after) - 2
+    rows = [_compare(before[0], after[0])]
+    for block in range(1, depth + 1):
+        counterpart = max(1, round(block * new_depth / depth))
+        rows.append(_compare(before[block], after[counterpart], depth == new_depth))
+    rows.append(_compare(before[-1], after[-1]))
+    changes = pd.DataFrame([{"tower": tower, **row} for row in rows])
+    notes = []
+    if depth != new_depth:
         notes.append(
-            f" have {blocks[0]} and {blocks[1]} blocks: blocks are compared at the same share of "
-            "the depth, by their features alone"
+            f"{tower} towers have {depth} and {new_depth} blocks: blocks are compared at the same "
+            "share of the depth, by their features alone"
         )
-    some, every = changes["compared"], changes["parameters"]
-    kinds = {
-        "no parameters of the same name and shape in": (some == 0) & (every > 0),
-        "only some parameters have a counterpart in": (some > 0) & (some < every),
+    compared = changes["compared"]
+    parameters = changes["parameters"]
+    exceptions = {
+        "no parameters of the same name and shape in": (compared == 0) & (parameters > 0),
+        "only some parameters have a counterpart in": (compared > 0) & (compared < parameters),
         "CKA alone is given where features have other shapes, in": changes["feature_change"].isna(),
     }
-    for what, where in kinds.items():
+    for what, where in exceptions.items():
         if where.any():
-            notes.append(f": {what} {_listed(changes.loc[where, 'layer'].tolist())}")
-    return changes, [f"{tower} towers{note}" for note in notes]
+            layers = _list_layers(changes.loc[where, "layer"].tolist())
+            notes.append(f"{tower} towers: {what} {layers}")
+    return changes, notes
 
 
 def _compare(old: Layer, new: Layer, with_weights: bool = True) -> Row:
-    shapes = {name: tensor.shape for name, tensor in new.weights.items() if with_weights}
-    common = [name for name, each in old.weights.items() if shapes.get(name) == each.shape]
+    """Return the row of a layer: how far its parameters and its features have moved."""
+    common = []
+    if with_weights:
+        for name, weight in old.weights.items():
+            if name in new.weights and new.weights[name].shape == weight.shape:
+                common.append(name)
     row: Row = {
         "layer": old.name,
         "target_layer": new.name,
         "compared": sum(old.weights[name].numel() for name in common),
         "parameters": sum(tensor.numel() for tensor in old.weights.values()),
     }
-    parameters = features = None, None
+    parameter_changes = None, None
     if common:
-        parameters = mean_change(
-            *(torch.cat([x.weights[n].float().flatten() for n in common]) for x in (old, new))
-        )
+        parameter_changes = mean_change(_join_weights(old, common), _join_weights(new, common))
+    row["parameter_change"], row["parameter_relative"] = parameter_changes
+    feature_changes = None, None
     if old.rows.shape[-1] == new.rows.shape[-1] and torch.equal(old.counts, new.counts):
-        features = mean_change(old.rows, new.rows)
-    row["parameter_change"], row["parameter_relative"] = parameters
-    row["feature_change"], row["feature_relative"] = features
-    return row | {"cka": linear_cka(old.means, new.means)}
+        feature_changes = mean_change(old.rows, new.rows)
+    row["feature_change"], row["feature_relative"] = feature_changes
+    row["cka"] = linear_cka(old.means, new.means)
+    return row
 
 
-def _listed(names: list[str]) -> str:
-    """``input, blocks 1 to 6, output``."""
+def _join_weights(layer: Layer, names: Sequence[str]) -> Tensor:
+    """Return weights of a layer in one vector."""
+    return torch.cat([layer.weights[name].float().flatten() for name in names])
+
+
+def _list_layers(names: list[str]) -> str:
+    """Return names of layers such as ``input, blocks 1 to 6, output``."""
     blocks = [int(name.removeprefix("block ")) for name in names if name.startswith("block ")]
     if len(blocks) > 1 and blocks[-1] - blocks[0] == len(blocks) - 1:
         first = names.index(f"block {blocks[0]}")

@@ -1,4 +1,4 @@
-"""How much two sets of numbers, or two representations of the same inputs, differ."""
+"""Measures of the difference of two sets of numbers, or of two representations of inputs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from torch import Tensor
 
 
 def mean_change(old: Tensor, new: Tensor) -> tuple[float, float]:
-    """The mean of |new - old|, and the same as a share of the mean of |old| (infinite if 0)."""
-    change, size = (new.double() - old.double()).abs().mean(), old.double().abs().mean()
-    return float(change), float(change / size) if size > 0 else float("inf")
+    """Return the mean of |new - old|, and that as a share of the mean of |old| (infinite if 0)."""
+    change = (new.double() - old.double()).abs().mean()
+    size = old.double().abs().mean()
+    share = float(change / size) if size > 0 else float("inf")
+    return float(change), share
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float | None:
-    """Linear CKA of two representations ``[n, p]`` and ``[n, q]`` of the same n inputs.
+    """Return the linear CKA of two representations ``[n, p]`` and ``[n, q]`` of the same n inputs.
 
     Kornblith et al. (arXiv:1905.00414), with the unbiased estimate of HSIC (Song et al.,
     JMLR 13, 2012): the plain one tends to 1 where there are fewer inputs than features.
@@ -22,13 +24,16 @@ def linear_cka(x: Tensor, y: Tensor) -> float | None:
     """
     if len(x) < 4:
         return None
-    k, l = _centred_gram(x), _centred_gram(y)  # noqa: E741
+    k = _centred_gram(x)
+    l = _centred_gram(y)  # noqa: E741
     norms = _hsic(k, k) * _hsic(l, l)
-    return float(_hsic(k, l) / norms.sqrt()) if norms > 0 else None
+    if not norms > 0:
+        return None
+    return float(_hsic(k, l) / norms.sqrt())
 
 
 def _centred_gram(x: Tensor) -> Tensor:
-    """Inner products of centred rows, the diagonal left out, ``[n, n]``; 0 of constant rows."""
+    """Return inner products of centred rows, ``[n, n]``, without the diagonal; 0 if constant."""
     x = x.double()
     size = x.abs().amax()
     x = x - x.mean(0)
@@ -39,7 +44,7 @@ def _centred_gram(x: Tensor) -> Tensor:
 
 
 def _hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
-    """The unbiased estimate of HSIC, up to a factor that cancels, of Gram matrices ``[n, n]``."""
+    """Return the unbiased estimate of HSIC of Gram matrices ``[n, n]``, up to a factor in all."""
     n = len(k)
     apart = k.sum() * l.sum() / ((n - 1) * (n - 2))
     return (k * l).sum() + apart - 2 * (k.sum(0) @ l.sum(0)) / (n - 2)

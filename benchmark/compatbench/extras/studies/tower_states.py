@@ -38,7 +38,7 @@ class Layer:
 
 @torch.no_grad()
 def text_layers(backbone: Backbone, texts: tuple[str, ...]) -> list[Layer]:
-    """The layers of a text tower on some texts, run by open_clip itself.
+    """Return the layers of a text tower on some texts, run by open_clip itself.
 
     The rows are those that differ between texts: from the first token that not all share to
     the end of text. Start-of-text, whose state is far larger than all others, is left out.
@@ -55,18 +55,26 @@ def text_layers(backbone: Backbone, texts: tuple[str, ...]) -> list[Layer]:
     weights = {"token_embedding": embedding, "positional_embedding": anatomy.positions}
     weights |= backbone.text.weights
     after = backbone.text.weights.keys()
-    return _layers(states, counts, backbone.text_features(texts), weights, after)
+    return _make_layers(states, counts, backbone.text_features(texts), weights, after)
 
 
 @torch.no_grad()
 def text_states(backbone: Backbone, texts: tuple[str, ...]) -> list[Tensor]:
-    """What enters the first block, and what leaves each, padding included, ``[n, L, D]``."""
+    """Return what enters the first block and what leaves each, with padding, ``[n, L, D]``."""
     model = backbone.model
     blocks = examine_text_tower(model, backbone.name).blocks
     backbone.text_prompts(texts).check_fits(backbone.text.context_length, backbone.text.depth)
     seen: list[Tensor] = []
-    hooks = [blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))]
-    hooks += [block.register_forward_hook(lambda _, __, out: seen.append(out)) for block in blocks]  # type: ignore[arg-type]
+
+    def keep_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0])
+
+    def keep_output(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append(output)
+
+    hooks = [blocks[0].register_forward_pre_hook(keep_input)]
+    for block in blocks:
+        hooks.append(block.register_forward_hook(keep_output))
     try:
         model.encode_text(backbone.tokenizer(list(texts)).to(backbone.device))  # type: ignore[operator]
     finally:
@@ -77,7 +85,7 @@ def text_states(backbone: Backbone, texts: tuple[str, ...]) -> list[Tensor]:
 
 @torch.no_grad()
 def image_layers(backbone: Backbone, images: Sequence[Tensor]) -> list[Layer]:
-    """The layers of an image tower on preprocessed images ``[3, H, W]``, with all tokens.
+    """Return the layers of an image tower on preprocessed images ``[3, H, W]``, with all tokens.
 
     Raises:
         NotTransferable: the tower is of a kind that is not supported.
@@ -95,32 +103,53 @@ def image_layers(backbone: Backbone, images: Sequence[Tensor]) -> list[Layer]:
         seen[-1].append(anatomy.project(anatomy.pool(x)).float().cpu())
     *states, features = [torch.cat(parts) for parts in seen]
     weights = dict(visual.named_parameters())
-    after = [n for n in weights if n.removeprefix("trunk.").split(".")[0] in _AFTER_BLOCKS]
-    return _layers(states, torch.full((len(images),), anatomy.tokens), features, weights, after)
+    after = []
+    for name in weights:
+        part, _, _ = name.removeprefix("trunk.").partition(".")
+        if part in _AFTER_BLOCKS:
+            after.append(name)
+    counts = torch.full((len(images),), anatomy.tokens)
+    return _make_layers(states, counts, features, weights, after)
 
 
-def _layers(
+def _make_layers(
     states: Sequence[Tensor],
     counts: Tensor,
     features: Tensor,
     weights: Mapping[str, Tensor],
     after: Collection[str],
 ) -> list[Layer]:
-    """The layers of a tower; weights outside its blocks come before them, if not ``after``."""
+    """Return the layers of a tower.
+
+    Args:
+        states: what leaves the input layer and each block, ``[inputs, L, width]``.
+        counts: rows of each input that are no padding, ``[inputs]``.
+        features: what leaves the tower, ``[inputs, e]``.
+        weights: the parameters of the tower by name.
+        after: names of the weights outside blocks that belong to the output, not to the input.
+    """
     groups: list[dict[str, Tensor]] = [{} for _ in range(len(states) + 1)]
     for name, tensor in weights.items():
         tower, in_block, rest = name.partition("blocks.")
         if in_block and tower in ("transformer.res", "trunk."):
-            number, name = rest.split(".", 1)
-            groups[int(number) + 1][name] = tensor.detach()
+            number, _, name_in_block = rest.partition(".")
+            groups[int(number) + 1][name_in_block] = tensor.detach()
+        elif name in after:
+            groups[-1][name] = tensor.detach()
         else:
-            groups[-1 if name in after else 0][name] = tensor.detach()
-    ones = torch.ones(len(features), dtype=torch.long)
-    outputs = [*((x, counts) for x in states), (features.float().cpu()[:, None], ones)]
-    names = ["input", *[f"block {i}" for i in range(1, len(states))], "output"]
+            groups[0][name] = tensor.detach()
     layers = []
-    for name, (x, lengths), group in zip(names, outputs, groups, strict=True):
-        inside = torch.arange(x.shape[1]) < lengths[:, None]
-        means = (x * inside[..., None]).sum(1) / lengths[:, None]
-        layers.append(Layer(name, x[inside], means, lengths, group))
+    for number, (x, group) in enumerate(zip(states, groups[:-1], strict=True)):
+        name = f"block {number}" if number else "input"
+        layers.append(_make_layer(name, x, counts, group))
+    # The output is one row for each input.
+    ones = torch.ones(len(features), dtype=torch.long)
+    layers.append(_make_layer("output", features.float().cpu()[:, None], ones, groups[-1]))
     return layers
+
+
+def _make_layer(name: str, x: Tensor, counts: Tensor, weights: Mapping[str, Tensor]) -> Layer:
+    """Return a layer whose output is ``x``, ``[inputs, L, width]``, without its padding."""
+    inside = torch.arange(x.shape[1]) < counts[:, None]
+    means = (x * inside[..., None]).sum(1) / counts[:, None]
+    return Layer(name, x[inside], means, counts, weights)
