@@ -1,0 +1,491 @@
+"""Recompute what the pages of suite ``mini`` say, without any code of this project.
+
+python benchmark/referee.py            # of this clone
+python benchmark/referee.py FOLDER     # of another one
+
+Only the rules are shared. They were read in the documentation, not in the code: leaderboard.md,
+docs/intervals.md, docs/analysis.md and docs/transfers.md. A line is printed for each difference,
+and the exit status is 1 if there is one.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+UPGRADES = (("mini-clip", "mini-eva-clip"), ("mini-clip", "mini-eva-clip-anew"))
+SHOTS = "16"
+LABELS = (1, 2, 4, 8, 16)
+FREE = {"words", "source weights"}  # whoever has the module can have these
+# What an owner has beside these, and labels per class; first nothing but the module.
+HELD = (
+    (None, 0),
+    (set(), 0),
+    ({"unlabelled"}, 0),
+    ({"old model"}, 0),
+    ({"labels"}, 1),
+    ({"labels"}, 4),
+    ({"labels"}, 16),
+)
+REPORTED = {"target accuracy": 3.57, "H": 2.68}
+
+
+class Suite:
+    """The rows of a suite's files: ``cell[method, transfer][task, seed, backbone]``."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        card = (root / "tasks/suites/mini.yaml").read_text(encoding="utf-8")
+        self.tasks = [task.strip() for task in between(card, "\ntasks: [", "]").split(",")]
+        unranked = between(card, "\nunranked:\n", "\n#").splitlines()
+        self.unranked = {line.split(":")[0].strip() for line in unranked}
+        self.cards: dict[str, dict] = {}
+        self.cells: dict[tuple[str, str], dict] = {}
+        for path in sorted((root / "results" / name).glob("*.csv")):
+            if path.stem == "costs":
+                continue
+            text = path.with_suffix(".json").read_text(encoding="utf-8")
+            self.cards[path.stem] = json.loads(text)["method"]
+            for row in csv.DictReader(path.open(encoding="utf-8", newline="")):
+                if row["shots"] == SHOTS and row["task"] == row["test_set"]:
+                    place = row["task"], int(row["seed"]), row["backbone"]
+                    self.cells.setdefault((path.stem, row["transfer"]), {})[place] = row
+        self.chance = {}
+        for task in self.tasks:
+            splits = root / "tasks/mini/splits" / (task.removeprefix("mini-") + ".csv")
+            labels = [int(row["label"]) for row in csv.DictReader(splits.open(encoding="utf-8"))]
+            self.chance[task] = 100 / (1 + max(labels))
+        self.seeds = sorted({seed for _, seed, _ in self.cells["coop", "copied"]})
+
+    def table(self, module: tuple[str, str], backbone: str, column: str) -> np.ndarray:
+        """Return a column in percent of the images, ``[tasks, seeds]``; NaN where it is missing."""
+        seeds = self.seeds if self.cards[module[0]].get("learns", True) else self.seeds[:1]
+        values = np.full((len(self.tasks), len(seeds)), np.nan)
+        for i, task in enumerate(self.tasks):
+            for j, seed in enumerate(seeds):
+                row = self.cells[module].get((task, seed, backbone))
+                if row and row["status"] == "ok" and column == "changed":
+                    values[i, j] = float(row["changed"] or "nan")
+                elif row and row["status"] == "ok":
+                    values[i, j] = 100 * int(row[column]) / int(row["total"])
+        return values
+
+    def measure(self, module: tuple[str, str], upgrade: tuple[str, str]) -> dict:
+        """Return the tables of a module on an upgrade."""
+        source, target = (self.table(module, one, "correct") for one in upgrade)
+        floors = [self.table(module, one, "zero_shot_correct") for one in upgrade]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            h = np.where(source + target > 0, 2 * source * target / (source + target), 0)
+        h[np.isnan(source + target)] = np.nan
+        return {
+            "source": source,
+            "target": target,
+            "h": h,
+            "gain": target - floors[1],
+            "source_gain": source - floors[0],
+        }
+
+    def has_rank(self, module: tuple[str, str], upgrade: tuple[str, str]) -> bool:
+        """Return True if a module is complete, and neither unranked, null nor at chance."""
+        card = self.cards[module[0]]
+        tables = self.measure(module, upgrade)
+        if module[0] in self.unranked or card.get("refused") or np.isnan(tables["h"]).any():
+            return False
+        if not card.get("learns", True):
+            return True
+        changed = [self.table(module, one, "changed").mean() for one in upgrade]
+        twice = 2 * np.array([self.chance[task] for task in self.tasks])
+        return max(changed) >= 1 and interval(tables["target"].mean(axis=1) - twice)[2] >= 0
+
+    def track(self, module: tuple[str, str]) -> tuple[str, bool]:
+        """Return the transfer that a module is ranked with, and if it sees the test images."""
+        needs = self.cards[module[0]].get("needs", ())
+        words = "words" in needs and module[1] == "copied"
+        return "words" if words else module[1], "stream" in needs
+
+
+def between(text: str, start: str, end: str) -> str:
+    """Return the text between two markers."""
+    return text.split(start, 1)[1].split(end, 1)[0]
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Return a mean with its 95 % interval by Student's t over tasks."""
+    reach = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
+    return values.mean(), values.mean() - reach, values.mean() + reach
+
+
+def worse_than_best(scores: np.ndarray) -> np.ndarray:
+    """Return Holm's p of each row's difference from the row with the highest mean (paired t)."""
+    best = scores.mean(axis=1).argmax()
+    others = [i for i in range(len(scores)) if i != best]
+    p = np.array([stats.ttest_rel(scores[best], scores[i]).pvalue for i in others])
+    p[np.isnan(p)] = 1  # equal on every task
+    order = np.argsort(p, kind="stable")
+    corrected = np.maximum.accumulate(np.minimum(1, p[order] * (len(p) - np.arange(len(p)))))
+    result = np.ones(len(scores))
+    result[np.array(others, dtype=int)[order]] = corrected
+    return result
+
+
+def rank(suite: Suite, modules: list, upgrade: tuple[str, str]) -> dict:
+    """Return the rank of each module as pages show it, ``2=``; of others ``–``."""
+    h = {one: suite.measure(one, upgrade)["h"].mean(axis=1) for one in modules}
+    left = [one for one in sorted(modules) if suite.has_rank(one, upgrade)]
+    left.sort(key=lambda one: -h[one].mean())
+    ranks = dict.fromkeys(modules, "–")
+    first = 1
+    while left:
+        worse = list(worse_than_best(np.array([h[one] for one in left])) < 0.05)
+        size = worse.index(True) if True in worse else len(left)
+        for one in left[:size]:
+            ranks[one] = f"{first}=" if size > 1 else str(first)
+        left = left[size:]
+        first += size
+    return ranks
+
+
+def check_rankings(root: Path, suite: Suite, found: list[str]) -> None:
+    """Compare every row of the site, and those that leaderboard.md shows of copied modules."""
+    text = (root / "results/report/data/mini.js").read_text(encoding="utf-8")
+    boards = json.loads(text[text.index("{") : text.rindex("}") + 1])["boards"]
+    index = (root / "results/report/index.js").read_text(encoding="utf-8")
+    columns = json.loads("[" + between(index, '"columns": [', "\n]") + "]")
+    titles = [column["title"] for column in columns]
+    tables = read_tables(root / "leaderboard.md", "\n## Mini\n", "### Known and other")
+    for number, upgrade in enumerate(UPGRADES):
+        [board] = [one for one in boards if tuple(one["upgrade"]) == upgrade]
+        ranks: dict = {}
+        modules: dict = {}
+        for track in {suite.track(one) for one in suite.cells}:
+            ranks |= rank(suite, [one for one in suite.cells if suite.track(one) == track], upgrade)
+        for module in ranks:
+            transfer, sees = suite.track(module)
+            words = [transfer] * (transfer != "copied") + ["transductive"] * sees
+            modules[module[0], " ".join(words)] = module
+        if len(modules) != len(board["rows"]):
+            found.append(
+                f"site, {upgrade[1]}: {len(board['rows'])} rows, {len(modules)} in the results"
+            )
+        copied = {}
+        for name, _, track, cells, *_ in board["rows"]:
+            shown = dict(zip(titles, cells, strict=True))
+            module = modules[name, track]
+            title = shown["Method"]
+            where = f"{title} ({track or 'copied'}) on {upgrade[1]}"
+            expected = show_row(suite, module, upgrade)
+            place = ranks[module]
+            known = [one for one in shown["Rank"][0].split() if one[0].isdigit()] or ["–"]
+            if place != known[0] and not (place == "–" and known == ["–"]):
+                found.append(f"site: {where}: rank {shown['Rank'][0]}, recomputed {place}")
+            for column, value in expected.items():
+                cell = shown.get(column)
+                if isinstance(cell, list) and cell[0][0] in "+-0123456789":
+                    differs(found, f"site: {where}: {column}", cell[0], value)
+            if not track:
+                copied[str(title)] = (place, expected)
+        for row in tables[number]:
+            title = row["Method"].split("]")[0].lstrip("[").removesuffix(" (floor)")
+            place, expected = copied[title]
+            where = f"leaderboard: {title} on {upgrade[1]}"
+            differs(found, f"{where}: Rank", row["Rank"], place)
+            for column in expected.keys() & row.keys():
+                differs(found, f"{where}: {column}", row[column], expected[column])
+
+
+def show_row(suite: Suite, module: tuple[str, str], upgrade: tuple[str, str]) -> dict[str, str]:
+    """Return what a page shows of a module; numbers that are not known are left out."""
+    tables = suite.measure(module, upgrade)
+    shown = {}
+    for title, name in (("Source", "source"), ("Target", "target"), ("H", "h")):
+        by_seed = tables[name].mean(axis=0)
+        spread = f" ± {decimal(by_seed.std(ddof=1))}" if len(by_seed) > 1 else ""
+        shown[title] = decimal(by_seed.mean()) + spread
+    _, low, high = interval(tables["h"].mean(axis=1))
+    shown["95 % of H"] = f"{decimal(max(low, 0))} to {decimal(min(high, 100))}"
+    shown["Gain"] = signed(tables["gain"].mean())
+    return {title: text for title, text in shown.items() if "nan" not in text}
+
+
+def decimal(value: float) -> str:
+    """Return a number with one decimal, never -0.0."""
+    return f"{round(float(value), 1) + 0:.1f}"
+
+
+def signed(value: float) -> str:
+    """Return a number with one decimal and its sign; 0.0 has none."""
+    text = decimal(value)
+    return text if text == "0.0" or text[0] == "-" else f"+{text}"
+
+
+def differs(found: list[str], where: str, published: str, recomputed: str) -> None:
+    """Add a line if a published text is not the recomputed one."""
+    if published.replace("**", "").strip() != recomputed:
+        found.append(f"{where}: published {published}, recomputed {recomputed}")
+
+
+def read_tables(path: Path, start: str, end: str) -> list[list[dict[str, str]]]:
+    """Return the Markdown tables of a part of a page, each as rows by the titles of its columns."""
+    tables: list[list[dict[str, str]]] = []
+    header: list[str] = []
+    for line in [*between(path.read_text(encoding="utf-8"), start, end).splitlines(), ""]:
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        cells = [cell.removeprefix("| ").strip() for cell in cells]
+        if not line.startswith("|"):
+            header = []
+        elif not header:
+            header = cells
+            tables.append([])
+        elif not line.startswith("| -"):
+            tables[-1].append(dict(zip(header, cells, strict=True)))
+    return tables
+
+
+def break_even(accuracy: float, curve: np.ndarray) -> float:
+    """Return the labels per class at which a curve over 0 and ``LABELS`` reaches an accuracy.
+
+    The curve is its running maximum, and linear in log2(1 + labels) between two numbers.
+    """
+    best = np.maximum.accumulate(curve)
+    places = np.log2(1 + np.array([0, *LABELS]))
+    if best[0] >= accuracy:
+        return 0.0
+    if best[-1] < accuracy:
+        return np.inf
+    after = int((best >= accuracy).argmax())
+    share = (accuracy - best[after - 1]) / (best[after] - best[after - 1])
+    return 2 ** (places[after - 1] + share * (places[after] - places[after - 1])) - 1
+
+
+def list_options(root: Path, mini: Suite, price: Suite, upgrade: tuple[str, str]) -> list[dict]:
+    """Return every option of an owner: a method with a transfer, and to stay with the old model."""
+    needs_of = {}
+    for line in (root / "transfers/needs.yaml").read_text(encoding="utf-8").splitlines():
+        if "access: [" in line:
+            needs = between(line, "access: [", "]").split(", ")
+            needs_of[line.split(":")[0].strip()] = set(filter(None, needs))
+    options = {}
+    for suite in (mini, price):
+        for module in sorted(suite.cells):
+            transfer, sees = suite.track(module)
+            learns = suite.cards[module[0]].get("learns", True)
+            if sees or not learns or not suite.has_rank(module, upgrade):
+                continue
+            tables = {name: t.mean(axis=1) for name, t in suite.measure(module, upgrade).items()}
+            name, _, setting = transfer.partition("+")
+            needs = needs_of[name]
+            labels = int(setting.split("+")[-1]) if "labels" in needs else 0
+            cost = (labels, "old model" in needs, len(needs), transfer != "copied")
+            option = {
+                "title": suite.cards[module[0]]["title"],
+                "name": transfer,
+                "needs": needs,
+                "labels": labels,
+                "cost": cost,
+                "accuracy": tables["target"],
+                "zero": tables["target"] - tables["gain"],
+            }
+            options.setdefault((module[0], transfer), option)
+            if module[1] == "copied":
+                stay = {
+                    "name": "stay",
+                    "needs": {"old model"},
+                    "labels": 0,
+                    "cost": (0, False, 0, False),
+                    "accuracy": tables["source"],
+                }
+                options.setdefault((module[0], "stay"), option | stay)
+    return list(options.values())
+
+
+def choose(options: list[dict]) -> dict | None:
+    """Return the cheapest option that gains and is not significantly worse than the best.
+
+    None if choosing on the other tasks does not gain on the task that is left out.
+    """
+    gains = np.array([each["accuracy"] - each["zero"] for each in options])
+    tasks = range(gains.shape[1])
+    left_out = [gains[np.delete(gains, i, axis=1).mean(axis=1).argmax(), i] for i in tasks]
+    gaining = [i for i in range(len(options)) if interval(gains[i])[1] > 0]
+    if not gaining or interval(np.array(left_out))[1] <= 0:
+        return None
+    worse = worse_than_best(np.array([options[i]["accuracy"] for i in gaining])) < 0.05
+    bad = [i for i, is_worse in zip(gaining, worse, strict=True) if is_worse]
+    good = []
+    for i in set(gaining) - set(bad):
+        # An option that gains no more than a worse one, and costs no less, is worse, too.
+        beaten = [j for j in bad if options[j]["cost"] <= options[i]["cost"]]
+        if not any(gains[j].mean() >= gains[i].mean() for j in beaten):
+            good.append(i)
+    return options[min(good, key=lambda i: (*options[i]["cost"], -gains[i].mean()))]
+
+
+def check_answers(root: Path, mini: Suite, price: Suite, found: list[str]) -> None:
+    """Compare the table of what to try first with the options that the rule chooses."""
+    [rows] = read_tables(root / "leaderboard.md", "\n## What to try first: Mini", "\n## ")
+    starts = [i for i, row in enumerate(rows) if row["New model"]]
+    parts = [rows[i:j] for i, j in zip(starts, [*starts[1:], len(rows)], strict=True)]
+    for upgrade, part in zip(UPGRADES, parts, strict=True):
+        options = list_options(root, mini, price, upgrade)
+        curves = {}
+        for method, transfer in price.cells:
+            if transfer.startswith("retrained+"):
+                accuracy = price.measure((method, transfer), upgrade)["target"].mean()
+                curves.setdefault(method, {})[int(transfer.split("+")[1])] = accuracy
+        curve = [max(each[k] for each in curves.values()) for k in LABELS]
+        expected = set()
+        for extra, labels in HELD:
+            needs = FREE | extra if extra is not None else set()
+            allowed = [o for o in options if o["needs"] <= needs and o["labels"] <= labels]
+            chosen = choose(allowed)
+            if chosen is None:
+                continue
+            accuracy = chosen["accuracy"].mean()
+            zero = chosen["zero"].mean()
+            worth = break_even(accuracy, np.array([zero, *curve]))
+            shown = "–" if chosen["name"].startswith("retrained") else decimal(worth)
+            shown = f"> {LABELS[-1]}" if shown == "inf" else shown
+            expected.add((chosen["title"], decimal(accuracy), decimal(zero), shown))
+        published = set()
+        for row in part:
+            columns = {}
+            for start in ("Try first", "Accuracy", "Zero-shot", "Worth"):
+                [columns[start]] = [text for title, text in row.items() if title.startswith(start)]
+            title = columns["Try first"].split("**")[1]
+            columns["Try first"] = title.split("]")[0].lstrip("[").removesuffix(" ‡")
+            published.add(tuple(columns.values()))
+        for answer in sorted(published ^ expected):
+            kind = "published" if answer in published else "recomputed"
+            found.append(
+                f"leaderboard: try first on {upgrade[1]}: only {kind}: {', '.join(answer)}"
+            )
+
+
+def judge(low: float, high: float, bound: float = 0.0) -> str:
+    """Return the verdict of an interval on a claim that an effect is above a bound."""
+    if low > bound:
+        return "supported"
+    return "contradicted" if high < bound else "not decided"
+
+
+def resample(tables: list[np.ndarray], statistic) -> tuple[float, float, float]:
+    """Return a statistic of methods with an expanded percentile interval, crossed with tasks."""
+    rng = np.random.default_rng(1)
+    count = tables[0].shape[1]
+    values = []
+    for _ in range(4000):
+        tasks = rng.integers(count, size=count)
+        drawn = [table[rng.integers(len(table), size=len(table))][:, tasks] for table in tables]
+        values.append(statistic(*drawn))
+    wide = stats.norm.cdf(stats.t.ppf(0.025, count - 1) * np.sqrt(count / (count - 1)))
+    return statistic(*tables), *np.quantile(values, [wide, 1 - wide])
+
+
+def check_claims(root: Path, suite: Suite, found: list[str]) -> None:
+    """Compare the effects and verdicts of docs/analysis.md with the results."""
+    tables = read_tables(root / "docs/analysis.md", "<!-- claims:begin -->", "<!-- claims:end")
+    for upgrade, rows in zip(UPGRADES, tables, strict=True):
+        known: dict[str, dict] = {}
+        groups: dict[str, list[str]] = {"shallow": [], "deep": []}
+        for module in suite.cells:
+            card = suite.cards[module[0]]
+            values = {k: v.mean(axis=1) for k, v in suite.measure(module, upgrade).items()}
+            ours = card["paper"] == "compatbench" or module[0] in suite.unranked
+            ranked = suite.track(module) == ("copied", False) and card["depth"] != "none"
+            if ranked and not ours and not np.isnan(values["h"]).any():
+                known[module[0]] = values
+                if "+" not in module[0]:  # a config of another method
+                    groups[card["depth"]].append(module[0])
+        recomputed = claims_1_and_2(known, groups) | claim_3(known, groups) | claim_4(known)
+        for says, (effect, verdict) in recomputed.items():
+            [row] = [row for row in rows if row["What it says, and of what"].startswith(says)]
+            where = f"claims: {upgrade[1]}: {says}"
+            published = row["Effect, 95 % interval"]
+            differs(found, where, published if "(" in effect else published.split(" (")[0], effect)
+            differs(found, where, row["Verdict"], verdict)
+
+
+def claims_1_and_2(known: dict[str, dict], groups: dict[str, list[str]]) -> dict:
+    """Return effect and verdict of the shares that lose, and of the differences of medians.
+
+    The intervals are drawn anew, so only their verdicts are compared.
+    """
+    recomputed = {}
+    for depth, names in groups.items():
+        able = [name for name in names if known[name]["source_gain"].mean() > 0]
+        gains = np.array([known[name]["gain"] for name in able])
+        share = resample([gains], lambda table: (table.mean(axis=1) < 0).mean())
+        says = f"a third or more of the {depth} methods that gain on the source lose"
+        verdict = judge(share[1], share[2], 1 / 3 - 1e-9)
+        recomputed[says] = (f"{100 * share[0]:.0f} %", verdict)
+    for says, less in (("gain more on", 0), ("lose less of their gain", 1)):
+        tables = []
+        for names in groups.values():
+            of_names = [known[n]["gain"] - less * known[n]["source_gain"] for n in names]
+            tables.append(np.array(of_names))
+        effect = resample(tables, lambda a, b: np.median(a.mean(1)) - np.median(b.mean(1)))
+        recomputed[f"shallow modules {says}"] = (plus(effect[0]), judge(effect[1], effect[2]))
+    return recomputed
+
+
+def claim_3(known: dict[str, dict], groups: dict[str, list[str]]) -> dict:
+    """Return effect and verdict of ContCoOp, and of its other reading, being the best."""
+    recomputed = {}
+    for reading, title in (("contcoop", "ContCoOp"), ("contcoop+literal", "ContCoOp, literal")):
+        every = groups["shallow"] + groups["deep"]
+        for names, end in ((every, ":"), (groups["shallow"], " of the methods")):
+            others = [name for name in names if name != "contcoop"]
+            h = np.array([known[name]["h"] for name in [reading, *others]])
+            best = 1 + h[1:].mean(axis=1).argmax()
+            p = worse_than_best(h)
+            verdict = "contradicted" if p[0] < 0.05 else "not decided"
+            if h.mean(axis=1).argmax() == 0 and max(p[1:]) < 0.05:
+                verdict = "supported"
+            effect = plus(*interval(h[0] - h[best]))
+            recomputed[f"{title} has the highest H{end}"] = (effect, verdict)
+    return recomputed
+
+
+def claim_4(known: dict[str, dict]) -> dict:
+    """Return effect and verdict of ContCoOp's gains over the mean of three baselines."""
+    recomputed = {}
+    for first, title in (("coop", "CoOp,"), ("coop+context-4", "CoOp with 4 context vectors")):
+        for key, name in (("target", "target accuracy"), ("h", "H")):
+            others = [known[method][key] for method in (first, "cocoop", "kgcoop")]
+            effect = interval(known["contcoop"][key] - np.mean(others, axis=0))
+            bound = REPORTED[name]
+            says = f"ContCoOp gains +{bound} points of {name} or more: over the mean of {title}"
+            recomputed[says] = (plus(*effect), judge(effect[1], effect[2], bound))
+    return recomputed
+
+
+def plus(value: float, *bounds: float) -> str:
+    """Return ``+1.2 (-0.3 to +2.5)``."""
+    return f"{value:+.1f}" + (f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else "")
+
+
+def list_differences(root: Path) -> list[str]:
+    """Return a line for each published number, rank, choice or verdict that is not recomputed."""
+    found: list[str] = []
+    mini = Suite(root, "mini")
+    price = Suite(root, "mini-price")
+    check_rankings(root, mini, found)
+    check_answers(root, mini, price, found)
+    check_claims(root, mini, found)
+    return found
+
+
+def main(root: Path) -> int:
+    """Print every difference; return 1 if there is one."""
+    found = list_differences(root)
+    print("\n".join(found) or "Every number that was recomputed agrees with the pages.")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1]
+    raise SystemExit(main(folder))

@@ -1,0 +1,73 @@
+"""An independent recomputation agrees with the published pages, and finds a broken number."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import referee
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("leaderboard.md", "docs/analysis.md", "results/report/data/mini.js")
+LINKED = ("tasks", "transfers", "results/mini", "results/mini-price", "results/report/index.js")
+
+
+@pytest.fixture(scope="module")
+def published() -> list[str]:
+    """Return the differences of the pages in this repository."""
+    return referee.list_differences(ROOT)
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Return a folder with a copy of the pages, and with links to the results."""
+    for name in (*PAGES, *LINKED):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    for name in PAGES:
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in LINKED:
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_the_pages_agree_with_an_independent_recomputation(published: list[str]) -> None:
+    assert published == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "line", "old", "new", "where"),
+    [
+        ("leaderboard.md", "[GDA][2402.04087] | deep", " 62.3 ± 0.2 ", " 62.4 ± 0.2 ", "GDA"),
+        ("leaderboard.md", "[GDA][2402.04087] | deep", "| 2= |", "| 1= |", "Rank"),
+        ("leaderboard.md", "[ProKeR][2501.11175]**, untouched", " 8.7 |", " 9.7 |", "try first"),
+        ("docs/analysis.md", "ContCoOp has the highest H: against", "-5.5", "-4.5", "claims"),
+        ("docs/analysis.md", "| 4 | ContCoOp gains +2.68", "**supported", "**contradicted", "H or"),
+        (
+            "results/report/data/mini.js",
+            '"mini-eva-clip"]',
+            '["64.3 ± 0.4",',
+            '["64.2 ± 0.4",',
+            "H",
+        ),
+    ],
+)
+def test_a_broken_number_in_a_page_is_one_line(
+    copy: Path, published: list[str], page: str, line: str, old: str, new: str, where: str
+) -> None:
+    lines = (copy / page).read_text(encoding="utf-8").splitlines(keepends=True)
+    [number, *_] = [i for i, each in enumerate(lines) if line in each and old in each]
+    lines[number] = lines[number].replace(old, new, 1)
+    (copy / page).write_text("".join(lines), encoding="utf-8")
+    found = [each for each in referee.list_differences(copy) if each not in published]
+    assert found
+    assert all(where in each for each in found)
+    assert referee.main(copy) == 1
+
+
+def test_the_referee_imports_nothing_of_the_project() -> None:
+    lines = (ROOT / "benchmark" / "referee.py").read_text(encoding="utf-8").splitlines()
+    imports = {line.split()[1] for line in lines if line.startswith(("import ", "from "))}
+    assert imports == {"__future__", "csv", "json", "sys", "pathlib", "numpy", "scipy"}
