@@ -151,7 +151,6 @@ def make_page(*methods: StoredMethod, expected: Expected = TWO_BY_TWO, **changes
         tasks={"cats": "Cats", "dogs": "Dogs"},
         backbones={"old": "Old model", "new": "New model"},
         expected=expected,
-        results=None,  # type: ignore[arg-type]
         tidy=make_suite(*methods),
     )
     return replace(page, **changes)

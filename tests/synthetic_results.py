@@ -6,15 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from compatbench.data.cards import COPIED, SuiteCard
 from compatbench.engine.cell import shorten_key
 from compatbench.files.hashes import sha256_json
 from compatbench.results.expected import Expected
 from compatbench.results.method_results import MethodResults, SuiteResults
 from compatbench.results.rows import Cost, Row, to_frame
-from compatbench.results.stored_method import MethodInfo
+from compatbench.results.stored_method import MethodInfo, StoredMethod
+from compatbench.results.suite_results import gather_results
 from compatbench.tables.pages.sections import list_sections
-from compatbench.tables.suite_page import SuitePage, _tidy
+from compatbench.tables.suite_page import SuitePage
 
 ZERO_SHOT = {"old": 40, "new": 60, "mini-clip": 40}
 COOP = MethodInfo("coop", "CoOp", "arXiv:2109.01134", "shallow", ("text-input",))
@@ -123,11 +126,25 @@ def make_suite(*methods: MethodResults) -> SuiteResults:
     return SuiteResults("tiny", tuple(sorted(methods, key=lambda one: one.transfer != COPIED)))
 
 
+def _tidy(results):
+    methods = {}
+    for old in results.all:
+        both = [old]
+        if old.info.name in methods:
+            both = [methods[old.info.name], old]
+        rows = pd.concat([each.rows for each in both])
+        costs = pd.concat([each.costs for each in both]).drop_duplicates(Cost.place)
+        methods[old.info.name] = StoredMethod(
+            old.info, old.config, old.differs, old.provenance, rows, costs
+        )
+    return gather_results(results.name, dict(sorted(methods.items())), results.digest)
+
+
 def with_more(page: SuitePage, *methods: MethodResults) -> SuitePage:
     """The page with further methods, or with others of the same names."""
     known = {(one.transfer, one.info.name): one for one in (*page.results.all, *methods)}
     results = make_suite(*known.values())
-    return replace(page, results=results, tidy=_tidy(results))
+    return replace(page, tidy=_tidy(results))
 
 
 def make_page(
@@ -143,10 +160,9 @@ def make_page(
         tasks={"cats": "Cats", "dogs": "Dogs"},
         backbones={"old": "Old model", "new": "New model"},
         expected=expected,
-        results=make_suite(*methods),
+        tidy=_tidy(make_suite(*methods)),
     )
-    page = replace(page, **changes)
-    return replace(page, tidy=_tidy(page.results))
+    return replace(page, **changes)
 
 
 def with_card(page: SuitePage, **fields: Any) -> SuitePage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -34,20 +35,15 @@ def page():
 def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(name: str) -> None:
     suite = suite_cards.read(name)
     shown = read_suite_page(suite, ResultFiles(REPOSITORY))
-    known = {*METHODS, *suite.configs}
-    results = shown.results.restrict(known)
-    expected = {
-        (shorten_key(cell.key), backbone, test_set, shorten_key(data_key(backbone, test_set)))
-        for transfer in {one.transfer for one in results.all}
-        for cell in cells_of(
-            suite,
-            [one.info.name for one in results.all if one.transfer == transfer],
-            transfers=[transfer],
-            seeds=shown.expected.seeds,
-        )
-        for backbone in cell.backbones
-        for test_set in cell.test_sets
-    }
+    results = shown.tidy.restrict({*METHODS, *suite.configs})
+    expected = set()
+    for transfer in results.frame["transfer"].unique():
+        methods = results.frame.loc[results.frame["transfer"] == transfer, "method"].unique()
+        cells = cells_of(suite, list(methods), transfers=[transfer], seeds=shown.expected.seeds)
+        for cell in cells:
+            for backbone, test_set in product(cell.backbones, cell.test_sets):
+                data = shorten_key(data_key(backbone, test_set))
+                expected.add((shorten_key(cell.key), backbone, test_set, data))
     places = results.frame[["key", "backbone", "test_set", "data"]]
     assert set(places.itertuples(index=False, name=None)) == expected
     assert set(results.frame["status"]) <= {"ok", "not transferable"}
@@ -56,23 +52,22 @@ def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(
 def test_every_method_is_ranked(page) -> None:
     [shots] = page.expected.shots
     for upgrade in page.expected.upgrades:
-        ranked = [*page.ranks(upgrade, shots, "words"), *page.ranks(upgrade, shots)]
-        standings = {one.standing.info.name: one.standing for one in ranked}
-        assert {*standings} - UNRECORDED == {*METHODS, *SUITE.configs}
-        states = {
-            name: one.state
-            for name, one in standings.items()
-            if one.state != "complete" and name not in UNRECORDED
-        }
-        assert set(states.values()) <= {"at chance", "not ranked", "not transferable"}
-        assert not {*states} & {"coop", "contcoop", "clip_lora", "twosfs", "mma"}
+        ranking = page.ranking(upgrade, shots)
+        ranking = ranking[ranking["ranked_with"].isin(["copied", "words"])]
+        assert {*ranking["method"]} - UNRECORDED == {*METHODS, *SUITE.configs}
+        copied = ranking[ranking["transfer"] == "copied"]
+        without_rank = copied[copied["state"] != "complete"]
+        without_rank = without_rank[~without_rank["method"].isin(UNRECORDED)]
+        assert {*without_rank["state"]} <= {"at chance", "not ranked", "not transferable"}
+        expected = {"coop", "contcoop", "clip_lora", "twosfs", "mma"}
+        assert not expected & {*without_rank["method"]}
     for name in METHODS:  # what acts on features alone is measured through words, too
         if set(builtin_methods().get(name).card.places) <= JOINT_SPACE:
-            assert name in page.results.of("words")
+            assert name in page.tidy.ranked_with("words")
 
 
 def test_the_prompts_of_contcoop_are_several_on_every_task(page) -> None:
-    rows = page.results.methods["contcoop"].rows
+    rows = page.tidy.methods["contcoop"].rows
     source = rows.loc[(rows["backbone"] == rows["source"]) & (rows["test_set"] == rows["task"])]
     diversity = source.groupby("task")["prompt_diversity"].mean()
     assert set(diversity.index) == set(suite_tasks(SUITE))
@@ -80,8 +75,8 @@ def test_the_prompts_of_contcoop_are_several_on_every_task(page) -> None:
 
 
 def zero_shot(page, task: str, backbone: str) -> float:
-    table = page.results.methods["zeroshot"].table.set_index(["test_set", "backbone"])
-    return table["accuracy"].loc[(task, backbone)]
+    rows = page.tidy.frame.query("method == 'zeroshot' and transfer == 'copied'")
+    return rows.set_index(["test_set", "backbone"])["accuracy"].loc[(task, backbone)]
 
 
 @pytest.mark.parametrize("target", [target for _, target in SUITE.upgrades])

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from made_results import make_row
 from planning import cells_of, matrix_of
 from pydantic import ValidationError
-from synthetic_results import make_row
 
 from compatbench.backbone import load_backbone
 from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, suite_variants

@@ -33,7 +33,7 @@ from compatbench.results.public_results import Results
 from compatbench.results.ranking import MEASURED, rank_methods
 from compatbench.results.stored_method import MethodInfo, StoredMethod
 from compatbench.results.upgrade_rows import pair_rows, task_means
-from compatbench.tables.ranking import explain_unranked
+from compatbench.tables.ranking_tables import explain_unranked
 
 
 def on_cells(name: str, values: list[int], info: MethodInfo = COOP) -> StoredMethod:

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 from command_line import output_of
+from made_results import COOP, PROBE, TWO_BY_TWO, flat, make_suite
 from pydantic import ValidationError
-from synthetic_results import COOP, PROBE, TWO_BY_TWO, flat, make_suite
 
 import compatbench as cb
 from compatbench.data.cards import SuiteCard, suite_cards
@@ -237,7 +237,7 @@ def test_a_page_says_which_methods_were_not_tuned(tmp_path: Path) -> None:
         page = read_suite_page(suite, ResultFiles(tmp_path), results)
         shown = render_leaderboard([replace(page, expected=TWO_BY_TWO)])
         assert ("† not tuned" in shown) == bool(page.legend) == ("CoOp †" in shown)
-        return [one.title for one in page.results.all]
+        return [info.title for info in page.tidy.infos]
 
     assert titles(card) == ["CoOp", "Linear probe"]
     assert titles(own) == ["CoOp †", "Linear probe"]

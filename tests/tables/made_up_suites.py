@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any, Literal
 
-from synthetic_results import (
+from made_results import (
     CELLS,
     COOP,
     PROBE,
@@ -27,9 +27,8 @@ from synthetic_results import (
 )
 
 from compatbench.results.expected import Expected, upgrade_pairs
-from compatbench.results.method_results import MethodResults
 from compatbench.results.rows import Row
-from compatbench.results.stored_method import MethodInfo
+from compatbench.results.stored_method import MethodInfo, StoredMethod
 from compatbench.tables.suite_page import SuitePage
 
 Depth = Literal["none", "shallow", "deep"]
@@ -63,7 +62,7 @@ def method(
     shots: Sequence[int] = (4,),
     seconds: float = 0.4,
     parameters: int = 8192,
-) -> MethodResults:
+) -> StoredMethod:
     """Accuracies that are the same on both tasks but for 10 points; both seeds are alike."""
     rows = []
     draws = product(shots, (1, 2)) if of.learns else [(shots[0], 1)]
@@ -117,7 +116,7 @@ def long_page() -> SuitePage:
 CONTCOOP = MethodInfo("contcoop", "ContCoOp", "arXiv:2412.20895", "shallow", ("text-input",))
 
 
-def variant(name: str, right: tuple[int, int, int, int], **config: object) -> MethodResults:
+def variant(name: str, right: tuple[int, int, int, int], **config: object) -> StoredMethod:
     """A config whose source and target accuracy, and so H, are equal on every cell."""
     of = replace(CONTCOOP, name=name, title=name)
     figures = {cell: (value, value) for cell, value in zip(CELLS, right, strict=True)}

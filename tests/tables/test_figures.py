@@ -8,8 +8,8 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
+from made_results import UPGRADE, make_page, with_card, with_more
 from made_up_suites import hostile_page, info, long_page, method, small_page, states_page
-from synthetic_results import UPGRADE, make_page, with_card, with_more
 
 from compatbench.results.expected import Expected
 from compatbench.tables.figures.charts import FigureData, matrix, scatter

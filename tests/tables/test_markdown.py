@@ -9,8 +9,7 @@ from functools import cache
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from markdown_it import MarkdownIt
-from synthetic_results import (
+from made_results import (
     COOP,
     TWO_BY_TWO,
     flat,
@@ -22,6 +21,7 @@ from synthetic_results import (
     through_words,
     with_card,
 )
+from markdown_it import MarkdownIt
 
 from compatbench.errors import CompatbenchError
 from compatbench.messages import one_line

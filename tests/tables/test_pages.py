@@ -19,8 +19,7 @@ import made_up_suites as suites
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
-from synthetic_results import (
+from made_results import (
     COOP,
     PROBE,
     TWO_BY_TWO,
@@ -35,11 +34,12 @@ from synthetic_results import (
     through_words,
     with_card,
 )
+from rich.console import Console
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
 from compatbench.results.public_results import Results
-from compatbench.results.result_files import ResultFiles, write_results
+from compatbench.results.result_files import ResultFiles
 from compatbench.tables.pages.leaderboard import render_leaderboard, render_pages, render_suite
 from compatbench.tables.pages.report_site import render_site
 from compatbench.tables.pages.sections import TOP
@@ -110,7 +110,8 @@ def test_the_leaderboard_has_the_best_the_floors_what_is_apart_and_sections() ->
     words = through_words(suites.variant("other", (90,) * 4))
     parts = with_card(suites.ablation_page(), name="parts", title="Parts", note="")
     empty = with_card(make_page(sections=(parts,)), name="empty", title="Empty")
-    page = make_page(*many, flat(ZEROSHOT, 1, 1), words, *suites.states_page().results.all[1:])
+    _, *others = suites.states_page().tidy.methods.values()
+    page = make_page(*many, flat(ZEROSHOT, 1, 1), words, *others)
     same_as_before("leaderboard.md", render_leaderboard([page, empty]))
 
 
@@ -136,8 +137,8 @@ def test_the_command_gives_the_seeds_and_transfers_that_were_run() -> None:
 
 def test_a_part_of_a_suite_keeps_its_development_tasks(tmp_path: Path) -> None:
     page = suites.breakage_page()
-    [only, _] = page.restrict(tasks=("dogs",)).ranks(("old", "new"), 4)
-    assert only.value("source") == 60
+    ranking = page.restrict(tasks=("dogs",)).ranking(("old", "new"), 4)
+    assert ranking["source"][0] == 60
     assert page.restrict(seeds=[1]).expected.development == ("dogs",)
     tasks = {"tasks": ("mini-food", "mini-weather"), "development": ("mini-food",)}
     card = SMOKE.model_copy(update=tasks)
@@ -166,7 +167,7 @@ def test_methods_of_this_project_are_marked(tmp_path: Path) -> None:
     ours = replace(PROBE, paper="compatbench")
     results = make_suite(flat(COOP, 62, 57, 2), flat(ours, 80, 5, 2))
     page = read_suite_page(SMOKE, ResultFiles(tmp_path), results)
-    assert [method.title for method in page.results.all] == ["CoOp", "Linear probe ‡"]
+    assert [info.title for info in page.tidy.infos] == ["CoOp", "Linear probe ‡"]
     assert page.legend == "‡ a method of this project."
     assert page.legend in render_leaderboard([replace(page, expected=TWO_BY_TWO)])
 
@@ -186,10 +187,11 @@ def render_all(page: SuitePage) -> tuple[str, ...]:
 def test_the_order_of_rows_and_methods_does_not_show(rng: random.Random) -> None:
     page = suites.states_page()
     shuffled = []
-    for method in rng.sample(page.results.all, len(page.results.all)):
+    methods = list(page.tidy.methods.values())
+    for method in rng.sample(methods, len(methods)):
         order = rng.sample(range(len(method.rows)), len(method.rows))
         shuffled.append(replace(method, rows=method.rows.iloc[order], costs=method.costs[::-1]))
-    assert render_all(replace(page, results=make_suite(*shuffled))) == states_in_order()
+    assert render_all(replace(page, tidy=make_suite(*shuffled))) == states_in_order()
 
 
 def write(out: Path, suite: SuiteCard, methods: int = 2) -> None:
@@ -198,7 +200,7 @@ def write(out: Path, suite: SuiteCard, methods: int = 2) -> None:
     for right, of in enumerate([ZEROSHOT, *infos[::-1]], 10):
         where = dict(method=of.name, task="mini-weather", source="mini-clip")
         rows = [make_row(right, **where, backbone=name) for name in ("mini-clip", "mini-eva-clip")]
-        write_results(out / "results" / suite.name, make_method(of, rows))
+        ResultFiles(out).write(suite.name, [make_method(of, rows)])
 
 
 def test_the_readme_shows_the_best_with_the_floor_and_links_to_the_rest(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from made_results import with_card
 from made_up_suites import hostile_page, long_page
-from synthetic_results import with_card
 
 from compatbench.tables.pages.report_site import render_site
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from command_line import output_of
+from made_results import make_method, make_row, make_suite, with_card
 from made_up_suites import HOSTILE, hostile_page, info, method, small_page
-from synthetic_results import make_method, make_row, make_suite, with_card
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.messages import one_line
-from compatbench.results.result_files import ResultFiles, write_results
+from compatbench.results.result_files import ResultFiles
 from compatbench.tables.pages.report_site import SOURCES, render_site, report_pages
 from compatbench.tables.pages.site_data import list_capabilities, to_html
 from compatbench.tables.suite_page import published_pages
@@ -99,7 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for right, name in enumerate(("coop", "kgcoop", "taskres"), 40):
         where = dict(method=name, task="mini-weather", source="mini-clip")
         rows = [make_row(right, **where, backbone=one) for one in ("mini-clip", "mini-eva-clip")]
-        write_results(out / "results" / "smoke", make_method(info(name), rows))
+        ResultFiles(out).write("smoke", [make_method(info(name), rows)])
     output_of("report", "--out", str(out))
     return out
 
@@ -165,7 +165,7 @@ def test_every_committed_suite_opens_with_rows_at_its_most_shots_and_the_site_is
 
 def test_what_methods_can_do_is_what_was_measured_of_them() -> None:
     methods = [method(info(name), 1, 1) for name in ("taskres", "linear_probe", "zeroshot")]
-    can = list_capabilities([replace(small_page(), results=make_suite(*methods))])
+    can = list_capabilities([replace(small_page(), tidy=make_suite(*methods))])
     everything = ["width", "images", "classes"]
     known = {"linear_probe": ["images"], "taskres": ["images"], "zeroshot": everything}
     assert can["methods"] == known
@@ -180,9 +180,9 @@ def test_the_suites_of_the_leaderboard_come_first_and_trials_stay_out(tmp_path: 
 
     row = make_row(task="mini-weather", source="mini-clip", backbone="mini-clip")
     for suite in ("smoke", "mini-shots"):
-        write_results(tmp_path / "results" / suite, make_method(info("coop"), [row]))
+        ResultFiles(tmp_path).write(suite, [make_method(info("coop"), [row])])
     assert shown() == ["mini-shots"]
-    write_results(tmp_path / "results" / "mini", make_method(info("coop"), [row]))
+    ResultFiles(tmp_path).write("mini", [make_method(info("coop"), [row])])
     for name in ("figures", "report", "published"):
         (tmp_path / "results" / name).mkdir()
         (tmp_path / "results" / name / "few_shot.csv").write_text("method\n")

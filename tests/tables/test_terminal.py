@@ -6,9 +6,9 @@ from io import StringIO
 from typing import Any
 
 import pytest
+from made_results import make_page, on_tasks
 from made_up_suites import info
 from rich.console import Console
-from synthetic_results import make_page, on_tasks
 
 from compatbench.cli import output
 from compatbench.results.expected import Expected
@@ -26,13 +26,14 @@ def test_a_ranking_in_the_making_rests_on_tasks_that_all_shown_methods_have_fini
     # Two methods on three tasks, not one on four, nor three on one, which is less than half.
     assert part.expected.tasks == ("a", "b", "c")
     assert part.part == "3 of 4 tasks"
-    h = {r.standing.info.name: r.value("h") for r in part.ranks(("old", "new"), 4)}
+    ranking = part.ranking(("old", "new"), 4)
+    h = dict(zip(ranking["method"], ranking["h"].round(4), strict=True))
     # Both seeds are done; the second has two more, and source and target are equal.
     assert h == {"quick": 61.0, "late": round((50 + 70 + 70) / 3 + 1, 4)}
     # Of the first moments whatever is most: three methods on a task, or one on two.
     first = {"quick": (60,), "late": (50,), "slow": (90,)}
     page = make_page(*(on_tasks(n, v, info(n, n)) for n, v in first.items()), expected=expected)
-    assert len(finished_part(page).results.methods) == 3  # type: ignore[union-attr]
+    assert len(finished_part(page).tidy.methods) == 3  # type: ignore[union-attr]
     assert finished_part(make_page(expected=expected)) is None
 
 

@@ -6,20 +6,20 @@ and is tested on *other* ones (the new half; or those of other tasks), on source
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from compatbench.data.cards import COPIED
 from compatbench.data.cards.schemas import Protocol
 from compatbench.engine.cell import NOT_APPLICABLE
 from compatbench.errors import CompatbenchError
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.results.estimate import Interval, estimate, harmonic_mean_of_means
+from compatbench.results.estimate import estimate
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.suite_results import SuiteResults
-from compatbench.results.upgrade_rows import NOT_TRANSFERABLE, pair_rows
+from compatbench.results.upgrade_rows import NOT_TRANSFERABLE, mean_of_complete, pair_rows
 
 Classes = Literal["own", "other"]
 CLASSES: tuple[Classes, ...] = ("own", "other")
@@ -33,8 +33,19 @@ _MEASURES = {
     "negative_flips": "negative_flips",
 }
 _COLUMNS = [f"{classes}_{name}" for classes in CLASSES for name in _MEASURES]
-_MEANS = [*_COLUMNS, "h_own", "h_other", "h_source", "h_target", "four", "forgotten"]
 _WITH_INTERVAL = ("four", "forgotten")
+_DESCRIBED = [
+    "method",
+    "transfer",
+    "ranked_with",
+    "title",
+    "paper",
+    "sees_tests",
+    "state",
+    "own_reason",
+    "other_reason",
+    "reason",
+]
 
 
 def require_other_classes(suite: str, protocol: Protocol) -> None:
@@ -52,13 +63,9 @@ def list_pairs(expected: Expected) -> list[tuple[str, str]]:
 
 
 def measure_other_classes(
-    results: SuiteResults,
-    expected: Expected,
-    upgrade: Upgrade,
-    shots: int,
-    transfer: str = COPIED,
+    results: SuiteResults, expected: Expected, upgrade: Upgrade, shots: int
 ) -> pd.DataFrame:
-    """Return a row for each method of a transfer: complete ones by ``four``, then others by H.
+    """Return a row for each method and transfer: complete ones by ``four``, then others by H.
 
     ``own_source`` is the accuracy on own classes of the source, ``own_source_gain`` its gain over
     the source's zero-shot among these classes, ``own_negative_flips`` a share of the images, and so
@@ -71,22 +78,34 @@ def measure_other_classes(
 
     ``state`` is ``complete``, ``incomplete``, ``not transferable``, or ``not applicable`` if other
     classes mean nothing to the method and it has numbers on its own. ``reason`` says why modules
-    cannot be attached.
+    cannot be attached. ``transfer`` is that of the rows, ``ranked_with`` that of the ranking.
     """
     cells = _pair_classes(results, expected, upgrade, shots)
-    cells = cells[cells["ranked_with"] == transfer]
+    means = _average(cells)
+    reasons = _find_reasons(cells)
     rows = []
-    for method, of_method in cells.groupby("method", sort=False):
-        info = results.methods[str(method)].info
-        row = {"method": method, "title": info.title, "paper": info.paper}
-        row |= {"sees_tests": info.sees_tests, "state": "", **_average(of_method)}
-        row |= {f"{classes}_reason": _find_reason(of_method, classes) for classes in CLASSES}
-        row["state"] = _find_state(row)
-        row["reason"] = row["own_reason"] or row["other_reason"]
-        rows.append(row)
-    frame = pd.DataFrame(rows)
-    if frame.empty:
-        return frame
+    modules = cells.drop_duplicates("module")[["module", "method", "transfer", "ranked_with"]]
+    for module, method, transfer, ranked_with in modules.itertuples(index=False):
+        info = results.methods[method].info
+        own = reasons.get((module, "own"), "")
+        other = reasons.get((module, "other"), "")
+        state = _find_state(own, other, means.loc[module, "four"])
+        rows.append(
+            {
+                "module": module,
+                "method": method,
+                "transfer": transfer,
+                "ranked_with": ranked_with,
+                "title": info.title,
+                "paper": info.paper,
+                "sees_tests": info.sees_tests,
+                "state": state,
+                "own_reason": own,
+                "other_reason": other,
+                "reason": own or other,
+            }
+        )
+    frame = pd.DataFrame(rows, columns=["module", *_DESCRIBED]).set_index("module").join(means)
     complete = frame["state"] == "complete"
     value = frame["four"].where(complete, frame["h_own"]).fillna(0.0)
     order = frame.assign(last=~complete, value=-value)
@@ -105,7 +124,7 @@ def _pair_classes(
         parts[classes] = pair_rows(results, expected, upgrade, shots, sets)
     # Both have the same modules, seeds and pairs, in the same order.
     own, other = parts["own"], parts["other"]
-    cells = own[["method", "ranked_with", "seed"]].assign(
+    cells = own[["module", "method", "transfer", "ranked_with", "seed"]].assign(
         pair=own["task"] + " / " + other["test_set"]
     )
     for classes, part in parts.items():
@@ -124,38 +143,39 @@ def _pair_classes(
     return cells
 
 
-def _average(cells: pd.DataFrame) -> dict[str, float]:
-    """Return the means of a method over seeds, then over pairs, some with their intervals."""
-    row = {}
-    for name in _MEANS:
-        interval = _estimate(cells, name)
-        row[name] = np.nan if interval is None else interval.value
-        if name in _WITH_INTERVAL:
-            row[f"{name}_low"] = np.nan if interval is None else interval.low
-            row[f"{name}_high"] = np.nan if interval is None else interval.high
-    return row
-
-
-def _estimate(cells: pd.DataFrame, name: str) -> Interval | None:
-    model = name.removeprefix("h_")
-    if name != model and model in MODELS:
-        both = cells[["pair", f"own_{model}", f"other_{model}"]]
-        return estimate(both, "pair", harmonic_mean_of_means)
-    return estimate(cells[["pair", name]], "pair")
-
-
-def _find_reason(cells: pd.DataFrame, classes: Classes) -> str:
-    """Return why modules cannot be attached to these classes; empty if they can."""
+def _average(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return the means of each module over seeds, then over pairs, some with their intervals."""
+    measured = [*_COLUMNS, "h_own", "h_other", *_WITH_INTERVAL]
+    by_pair = mean_of_complete(cells, ["module", "pair"], measured)
+    means = mean_of_complete(by_pair, ["module"], measured)
     for model in MODELS:
-        for reason in cells[f"{classes}_{model}_reason"]:
-            if reason:
-                return str(reason)
-    return ""
+        means[f"h_{model}"] = harmonic_mean(means[f"own_{model}"], means[f"other_{model}"])
+    for name in _WITH_INTERVAL:
+        bounds = {}
+        for module, of_module in by_pair[name].unstack("pair").iterrows():
+            interval = estimate(of_module.to_numpy())
+            if interval is not None and interval.bounded:
+                bounds[module] = (interval.low, interval.high)
+        columns = [f"{name}_low", f"{name}_high"]
+        table = pd.DataFrame.from_dict(bounds, "index", columns=columns, dtype="float64")
+        means = means.join(table)
+    return means
 
 
-def _find_state(row: dict[str, object]) -> str:
-    own, other = str(row["own_reason"]), str(row["other_reason"])
+def _find_reasons(cells: pd.DataFrame) -> dict[tuple[int, str], str]:
+    """Return why modules cannot be attached, by module and classes; only of those that cannot."""
+    reasons: dict[tuple[int, str], str] = {}
+    for classes in CLASSES:
+        for model in MODELS:
+            refused = cells[cells[f"{classes}_{model}_reason"] != ""]
+            pairs = zip(refused["module"], refused[f"{classes}_{model}_reason"], strict=True)
+            for module, reason in pairs:
+                reasons.setdefault((module, classes), reason)
+    return reasons
+
+
+def _find_state(own: str, other: str, four: float) -> str:
     if own or other:
         alone = not own and other.startswith(NOT_APPLICABLE)
         return "not applicable" if alone else NOT_TRANSFERABLE
-    return "incomplete" if pd.isna(row["four"]) else "complete"
+    return "incomplete" if math.isnan(four) else "complete"

@@ -24,6 +24,36 @@ if TYPE_CHECKING:
     from compatbench.engine.cell import Cell
 
 
+# The columns of a ranking behind those of measures.
+_COLUMNS = [
+    "h_low",
+    "h_high",
+    "source_std",
+    "target_std",
+    "h_std",
+    "relative_nfr",
+    "harmed",
+    "worst_task",
+    "worst_gain",
+    "parameters",
+    "parameters_low",
+    "module_bytes",
+    "fit_seconds",
+    "evaluate_seconds",
+    "peak_memory",
+    "cells",
+    "measured",
+    "refused",
+    "reasons",
+    "title",
+    "paper",
+    "depth",
+    "learns",
+    "transfer",
+    "state",
+]
+
+
 @dataclass(frozen=True, repr=False, eq=False)
 class Results:
     """The results of a suite, as frames.
@@ -97,7 +127,7 @@ class Results:
         ranking = rank_methods(self.suite, self.expected, (chosen,), shots)
         names = {measure.name: measure.column for measure in list_measures("upgrade").values()}
         ranking = rank_transfer(ranking, transfer).rename(columns=names)
-        return ranking.drop(columns=["module", "ranked_with", "refused_by", "shown_title"])
+        return ranking[["rank", "tied", "method", *names.values(), *_COLUMNS]]
 
     def _repr_html_(self) -> str:
         """Return the rankings as a notebook shows them."""
@@ -142,7 +172,9 @@ class Results:
         """
         require_other_classes(self.suite.name, self.expected.protocol)
         shots = self._check_ranking((source, target), shots, transfer)
-        return measure_other_classes(self.suite, self.expected, (source, target), shots, transfer)
+        measured = measure_other_classes(self.suite, self.expected, (source, target), shots)
+        measured = measured[measured["ranked_with"] == transfer].reset_index(drop=True)
+        return measured.drop(columns=["transfer", "ranked_with"])
 
     def gaps(self) -> pd.DataFrame:
         """Return every failed or missing measurement that the suite asks for (``find_gaps``)."""

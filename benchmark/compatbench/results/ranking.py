@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ import pandas as pd
 from compatbench.data.cards import COPIED
 from compatbench.messages import one_line
 from compatbench.results.best import count_tied
+from compatbench.results.choice import judge_effect
 from compatbench.results.estimate import FEWEST_UNITS, Interval, estimate
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.measures import list_measures
@@ -24,7 +27,7 @@ from compatbench.results.upgrade_rows import (
     NOT_TRANSFERABLE,
     mean_of_complete,
     pair_rows,
-    task_means,
+    tabulate_tasks,
 )
 
 NULL = 1.0  # percent of zero-shot's answers: a module that changes fewer does nothing
@@ -41,6 +44,7 @@ STATES = (
 MEASURED = ("complete", "at chance", "null")  # states with all numbers, ranked or not
 _WITH_INTERVAL = ("h", "target", "gain")
 _WITH_SPREAD = ("source", "target", "h")
+_FLAGS = ("learns", "sees_tests", "tied")
 _COUNTS = ("rank", "harmed", "parameters", "parameters_low", "module_bytes", "peak_memory")
 
 
@@ -53,10 +57,13 @@ def rank_methods(
     transfer, ranked among themselves; in each of these, methods that see the test images come
     last and are ranked among themselves, too. A method without a result in any cell of any of the
     upgrades has no mean. Accuracies, H, flips and ECE are in percent, gains in points, times in
-    seconds; a number is NaN if any cell that it needs is missing.
+    seconds; a number is NaN if any cell that it needs is missing. The frame is cached: never change
+    it in place.
 
-    * ``rank`` is missing without an H; ``tied`` is True if others share it; ``place`` is the rank
-      as pages show it (``2=``), or the state of a method with numbers that is not ranked.
+    * ``rank`` is missing without an H. The best shares its place with those that follow, up to the
+      first that differs from it (see ``count_tied``); the same is done for those that are left.
+      ``tied`` is True if others share it; ``place`` is the rank as pages show it (``2=``), or the
+      state of a method with numbers that is not ranked.
     * ``shown_title`` is one short line, with the track.
     * ``module`` numbers the rows of ``pair_rows``; ``ranked_with`` is the transfer of the track.
     * ``method``, ``title``, ``paper``, ``depth``, ``learns`` and ``sees_tests`` are of its card;
@@ -68,6 +75,9 @@ def rank_methods(
     * ``relative_nfr``: negative flips as a multiple of those of independent errors
       (arXiv:2011.09161). It is one ratio of means, because that of a single dataset with few
       errors says little.
+    * ``effect`` is what the interval of the gain shows: ``gains``, ``loses`` or ``cannot tell``;
+      empty without a gain.
+    * ``datasets`` counts the test sets that means are over.
     * ``harmed`` counts the datasets with a mean gain below 0; ``worst_task`` has the least gain,
       ``worst_gain``.
     * ``parameters`` and ``module_bytes`` are those of the largest module, ``parameters_low`` those
@@ -77,23 +87,33 @@ def rank_methods(
     * ``state`` is one of ``STATES``; ``unranked`` is the reason that the suite gives,
       ``refused_by`` the rule of ``compatbench check``.
     """
+    return _rank_methods(results, expected, tuple(upgrades), shots)
+
+
+@lru_cache(maxsize=256)
+def _rank_methods(
+    results: SuiteResults, expected: Expected, upgrades: tuple[Upgrade, ...], shots: int
+) -> pd.DataFrame:
     rows = pd.concat([pair_rows(results, expected, each, shots) for each in upgrades])
-    rows = rows.assign(column=rows["test_set"])
+    by_dataset = tabulate_tasks(rows, list(_WITH_INTERVAL))
+    gains = by_dataset["gain"]
     if len(upgrades) > 1:
-        rows["column"] = rows["upgrade"] + ": " + rows["test_set"]
-    frame = _describe_methods(rows, results, expected)
-    for part in (
+        columns = rows["upgrade"] + ": " + rows["test_set"]
+        gains = tabulate_tasks(rows.assign(test_set=columns), ["gain"])["gain"]
+    parts = [
         _average(rows),
-        _average_datasets(rows),
+        _find_intervals(by_dataset),
         _count_flips(rows),
-        _find_harm(rows),
+        _find_harm(gains),
         _describe_cost(rows),
         _count_cells(rows),
-    ):
-        frame = frame.join(part)
-    frame["state"] = _find_states(frame, rows, expected)
+    ]
+    frame = _describe_methods(rows, results, expected).join(parts)
+    frame["effect"] = frame["effect"].fillna("")
+    frame["datasets"] = rows["test_set"].nunique()
+    frame["state"] = _find_states(frame, by_dataset["target"], expected)
     frame["fit_seconds"] = frame["fit_seconds"].where(frame["learns"])
-    return _put_in_order(frame.reset_index(), rows)
+    return _put_in_order(frame.reset_index(), by_dataset["h"])
 
 
 def rank_transfer(ranking: pd.DataFrame, transfer: str = COPIED) -> pd.DataFrame:
@@ -105,33 +125,22 @@ def _describe_methods(
     rows: pd.DataFrame, results: SuiteResults, expected: Expected
 ) -> pd.DataFrame:
     """Return what the cards say of each module."""
-    described = []
-    modules = rows.drop_duplicates("module")[["module", "transfer", "method", "ranked_with"]]
-    for module, transfer, method, ranked_with in modules.itertuples(index=False):
-        info = results.methods[method].info
-        through = "" if ranked_with == COPIED else ranked_with
-        transductive = "transductive" if info.sees_tests else ""
-        kind = "floor" if info.depth == "none" else info.depth
-        track = " ".join(filter(None, (through, transductive)))
-        described.append(
-            {
-                "module": module,
-                "transfer": transfer,
-                "method": method,
-                "ranked_with": ranked_with,
-                "title": info.title,
-                "paper": info.paper,
-                "depth": info.depth,
-                "learns": info.learns,
-                "sees_tests": info.sees_tests,
-                "kind": "transferred" if through else kind,
-                "track": track,
-                "track_transfer": through,
-                "refused_by": info.refused,
-                "unranked": expected.unranked.get(method, ""),
-            }
-        )
-    return pd.DataFrame(described).set_index("module")
+    columns = ["module", "transfer", "method", "ranked_with"]
+    frame = rows.drop_duplicates("module")[columns].set_index("module")
+    infos = [results.methods[name].info for name in frame["method"]]
+    for name in ("title", "paper", "depth", "learns", "sees_tests"):
+        frame[name] = [getattr(info, name) for info in infos]
+    through = frame["ranked_with"].where(frame["ranked_with"] != COPIED, "")
+    transductive = frame["sees_tests"].map({True: "transductive", False: ""})
+    kind = frame["depth"].where(frame["depth"] != "none", "floor")
+    frame["kind"] = kind.where(through == "", "transferred")
+    frame["track"] = [
+        f"{name} {note}".strip() for name, note in zip(through, transductive, strict=True)
+    ]
+    frame["track_transfer"] = through
+    frame["refused_by"] = [info.refused for info in infos]
+    frame["unranked"] = [expected.unranked.get(name, "") for name in frame["method"]]
+    return frame
 
 
 def _average(rows: pd.DataFrame) -> pd.DataFrame:
@@ -145,19 +154,22 @@ def _average(rows: pd.DataFrame) -> pd.DataFrame:
     return means.join(spreads.add_suffix("_std"))
 
 
-def _average_datasets(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the bounds of 95 % intervals over datasets."""
-    bounds: dict[int, dict[str, float]] = {}
+def _find_intervals(by_dataset: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return the bounds of 95 % intervals over datasets, and what that of the gain shows."""
+    bounds: dict[int, dict[str, Any]] = {}
     for measure in _WITH_INTERVAL:
-        means = task_means(rows, measure)
+        means = by_dataset[measure].dropna()
         for module, values in zip(means.index, means.to_numpy(), strict=True):
             interval = clip_percent(measure, estimate(values))
+            of_module = bounds.setdefault(module, {})
             if interval is not None and interval.bounded:
-                of_module = bounds.setdefault(module, {})
                 of_module[f"{measure}_low"] = interval.low
                 of_module[f"{measure}_high"] = interval.high
+            if measure == "gain":
+                of_module["effect"] = judge_effect(interval)
     names = [f"{measure}_{end}" for measure in _WITH_INTERVAL for end in ("low", "high")]
-    return pd.DataFrame.from_dict(bounds, "index", columns=names, dtype="float64")
+    frame = pd.DataFrame.from_dict(bounds, "index", columns=[*names, "effect"])
+    return frame.astype(dict.fromkeys(names, "float64"))
 
 
 def clip_percent(measure: str, interval: Interval | None) -> Interval | None:
@@ -177,12 +189,14 @@ def _count_flips(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"relative_nfr": ratio})
 
 
-def _find_harm(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return on how many datasets the old module is worse than none, and the worst of these."""
-    gains = mean_of_complete(rows, ["module", "column"], ["gain"])["gain"]
+def _find_harm(gains: pd.DataFrame) -> pd.DataFrame:
+    """Return on how many datasets the old module is worse than none, and the worst of these.
+
+    Args:
+        gains: by module and dataset; a dataset counts once for each upgrade.
+    """
     harm = {}
-    table = gains.unstack("column").sort_index(axis="columns")
-    table = table.dropna()
+    table = gains.sort_index(axis="columns").dropna()
     for module, of_module in zip(table.index, table.to_numpy(), strict=True):
         worst = of_module.argmin()
         harm[module] = {
@@ -195,31 +209,31 @@ def _find_harm(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _describe_cost(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the size of modules, and the time and memory of their cells."""
-    fitted = rows[rows["source_status"] == "ok"].groupby("module", sort=False)
-    sizes = fitted.agg(
-        parameters=("source_parameters", "max"),
-        parameters_low=("source_parameters", "min"),
-        module_bytes=("source_module_bytes", "max"),
-    )
     names = {"source_fit_seconds": "fit_seconds", "target_evaluate_seconds": "evaluate_seconds"}
-    times = mean_of_complete(rows, ["module"], list(names)).rename(columns=names)
+    cost = mean_of_complete(rows, ["module"], list(names)).rename(columns=names)
+    fitted = rows[rows["source_status"] == "ok"].groupby("module", sort=False)
+    cost["parameters"] = fitted["source_parameters"].max()
+    cost["parameters_low"] = fitted["source_parameters"].min()
+    cost["module_bytes"] = fitted["source_module_bytes"].max()
     # Peak memory is known for all cells, or not at all.
     memory = rows[["source_peak_memory", "target_peak_memory"]].max(axis="columns")
-    measured = rows.assign(peak_memory=memory).groupby("module", sort=False)["peak_memory"]
-    peak = measured.max().where(measured.count() == measured.size())
-    return times.join(sizes).join(peak)
+    measured = memory.groupby(rows["module"], sort=False)
+    cost["peak_memory"] = measured.max().where(measured.count() == measured.size())
+    return cost
 
 
 def _count_cells(rows: pd.DataFrame) -> pd.DataFrame:
     """Return how many cells there are, how many have a result, and why modules were refused."""
     statuses = rows[["source_status", "target_status"]]
-    cells = rows[["module"]].assign(
-        refused=(statuses == NOT_TRANSFERABLE).any(axis="columns"),
-        measured=statuses.isin(["ok", NOT_TRANSFERABLE]).all(axis="columns"),
+    not_transferable = statuses == NOT_TRANSFERABLE
+    cells = pd.DataFrame(
+        {
+            "cells": 1,
+            "measured": ((statuses == "ok") | not_transferable).all(axis="columns"),
+            "refused": not_transferable.any(axis="columns"),
+        }
     )
-    counts = cells.groupby("module", sort=False).agg(
-        cells=("refused", "size"), measured=("measured", "sum"), refused=("refused", "sum")
-    )
+    counts = cells.groupby(rows["module"], sort=False).sum()
     reasons: dict[int, set[str]] = {}
     for side in ("source", "target"):
         refused = rows[rows[f"{side}_status"] == NOT_TRANSFERABLE]
@@ -229,8 +243,12 @@ def _count_cells(rows: pd.DataFrame) -> pd.DataFrame:
     return counts
 
 
-def _find_states(frame: pd.DataFrame, rows: pd.DataFrame, expected: Expected) -> list[str]:
-    targets = task_means(rows, "target")
+def _find_states(frame: pd.DataFrame, targets: pd.DataFrame, expected: Expected) -> list[str]:
+    """Return the state of each module.
+
+    Args:
+        targets: accuracies on the target by module and dataset.
+    """
     states = []
     for module, row in zip(frame.index, frame.to_dict("records"), strict=True):
         if row["refused_by"]:
@@ -264,54 +282,55 @@ def _is_at_chance(targets: pd.Series, classes: Mapping[str, int]) -> bool:
     return interval is not None and interval.high < 0
 
 
-def _put_in_order(frame: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the frame in the order of its rankings, with ``rank``, ``tied`` and ``place``."""
-    scores = task_means(rows, "h")
-    parts = []
-    for transfer in sorted(set(frame["ranked_with"]), key=transfer_order):
-        for sees_tests in (False, True):
-            of_track = (frame["ranked_with"] == transfer) & (frame["sees_tests"] == sees_tests)
-            if of_track.any():
-                parts.append(_rank_track(frame[of_track], scores))
-    ranked = pd.concat(parts, ignore_index=True)
+def _put_in_order(frame: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame in the order of its rankings, with ``rank``, ``tied`` and ``place``.
+
+    In each ranking, complete methods stand by H, best first; then those without a rank, by their
+    state.
+
+    Args:
+        scores: H by module and dataset.
+    """
+    transfers = sorted(set(frame["ranked_with"]), key=transfer_order)
+    keys = pd.DataFrame(
+        {
+            "transfer": frame["ranked_with"].map(_places(transfers)),
+            "sees_tests": frame["sees_tests"],
+            "state": frame["state"].map(_places(STATES)),
+            "h": -frame["h"].where(frame["state"] == "complete"),
+            "method": frame["method"],
+        }
+    )
+    ranked = frame.loc[keys.sort_values(list(keys)).index].reset_index(drop=True)
+    ranks: dict[int, int] = {}
+    tied: dict[int, bool] = {}
+    complete = ranked[ranked["state"] == "complete"]
+    for _, track in complete.groupby(["ranked_with", "sees_tests"], sort=False):
+        of_track = scores.loc[track["module"]]
+        first = 0
+        while first < len(track):
+            size = count_tied(of_track.iloc[first:])
+            for row in track.index[first : first + size]:
+                ranks[row] = first + 1
+                tied[row] = size > 1
+            first += size
+    ranked["rank"] = pd.array([ranks.get(row) for row in ranked.index], dtype="Int64")
+    ranked["tied"] = [tied.get(row, False) for row in ranked.index]
     explained = ranked["state"].where(ranked["state"].isin(MEASURED[1:]), "")
     shown = ranked["rank"].astype("str") + ranked["tied"].map({True: "=", False: ""})
     ranked["place"] = shown.where(ranked["rank"].notna(), explained)
     titles = zip(ranked["title"], ranked["method"], ranked["track"], strict=True)
     ranked["shown_title"] = [_show_title(*names) for names in titles]
-    return ranked.astype(dict.fromkeys(_COUNTS, "Int64"))
+    # The columns of an empty frame have no types yet.
+    types = dict.fromkeys(_COUNTS, "Int64") | dict.fromkeys(_FLAGS, "bool")
+    return ranked.astype(types)
+
+
+def _places(names: Sequence[str]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(names)}
 
 
 def _show_title(title: str, method: str, track: str) -> str:
     """Return one short line: the title, with the track of a method that is ranked apart."""
     short = one_line(title, longest=40) or method
     return f"{short} ({track})" if track else short
-
-
-def _rank_track(frame: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """Return complete methods by H, best first; then those without a rank, by their state.
-
-    The best shares its place with those that follow, up to the first that differs from it (see
-    ``count_tied``). The same is done for those that are left. The best is compared, not the
-    neighbour, so that a chain of small steps is not one tie.
-    """
-    frame = frame.sort_values("method", kind="stable")
-    places = frame["state"].map({state: place for place, state in enumerate(STATES)})
-    h = frame["h"].where(frame["state"] == "complete")
-    order = frame.assign(state_place=places, order_h=-h)
-    order = order.sort_values(["state_place", "order_h"], kind="stable").index
-    frame = frame.loc[order]
-    complete = frame[frame["state"] == "complete"]
-    modules = list(complete["module"])
-    scores = scores.loc[modules]
-    ranks: list[int | None] = []
-    tied: list[bool] = []
-    while len(ranks) < len(modules):
-        first = len(ranks)
-        size = count_tied(scores.iloc[first:])
-        ranks += [first + 1] * size
-        tied += [size > 1] * size
-    lacking = len(frame) - len(ranks)
-    return frame.assign(
-        rank=pd.array([*ranks, *[None] * lacking], dtype="Int64"), tied=[*tied, *[False] * lacking]
-    )

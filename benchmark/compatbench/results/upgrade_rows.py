@@ -92,3 +92,13 @@ def task_means(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
     means = mean_of_complete(rows, ["module", "test_set"], [measure])[measure]
     order = list(dict.fromkeys(rows["test_set"]))
     return means.unstack("test_set")[order].dropna()
+
+
+def tabulate_tasks(rows: pd.DataFrame, measures: list[str]) -> dict[str, pd.DataFrame]:
+    """Return a table of each measure by module (rows) and test set (columns), means over seeds.
+
+    Unlike ``task_means``, every module has a row: a number is NaN if any that it needs is missing.
+    """
+    means = mean_of_complete(rows, ["module", "test_set"], measures)
+    order = list(dict.fromkeys(rows["test_set"]))
+    return {measure: means[measure].unstack("test_set")[order] for measure in measures}

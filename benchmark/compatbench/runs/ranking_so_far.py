@@ -10,7 +10,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from compatbench.results.collect import ResultCache
+from compatbench.results.ranking import rank_transfer
 from compatbench.results.result_files import ResultFiles
+from compatbench.results.upgrade_rows import tabulate_tasks
 
 if TYPE_CHECKING:
     from compatbench.engine.plan import Plan
@@ -89,24 +91,25 @@ def finished_part(page: SuitePage) -> SuitePage | None:
 def tasks_finished(page: SuitePage) -> dict[str, set[str]]:
     """Return the tasks on which each method has H for all seeds, of methods that can be ranked."""
     expected = page.expected
+    upgrade = expected.upgrades[0]
+    ranking = rank_transfer(page.ranking(upgrade, page.most_shots))
+    ranking = ranking[ranking["state"].isin(["complete", "incomplete"])]
+    rows = page.upgrade_rows(upgrade, page.most_shots)
+    has_h = tabulate_tasks(rows, ["h"])["h"].notna()
     finished = {}
-    for ranked in page.ranks(expected.upgrades[0], max(expected.shots)):
-        standing = ranked.standing
-        if standing.state in ("complete", "incomplete"):
-            means = standing.by_task("h")
-            finished[standing.info.name] = {task for task, h in means.items() if h is not None}
+    for module, method in zip(ranking["module"], ranking["method"], strict=True):
+        done = has_h.loc[module]
+        finished[method] = set(done.index[done])
     return finished
 
 
 def describe_part(page: SuitePage, part: SuitePage) -> str:
-    """Return the number of ranked methods, and the tasks of others: ``coop 3/7, maple 1/7``."""
-    ranked = {result.info.name for result in part.results.methods.values()}
-    first_seed = page.restrict(seeds=page.expected.seeds[:1])
-    others = []
-    for name, tasks in tasks_finished(first_seed).items():
-        if tasks and name not in ranked:
-            others.append((-len(tasks), name))
-    parts = [part.results.methods_in_words]
-    for negative_count, name in sorted(others):
-        parts.append(f"{name} {-negative_count}/{len(page.expected.tasks)}")
-    return ", ".join(parts)
+    """Return how many methods are ranked, and how far others are: ``coop 3/7, maple 1/7``."""
+    first = page.restrict(seeds=page.expected.seeds[:1])
+    others = {}
+    for name, done in tasks_finished(first).items():
+        if done and name not in part.tidy.methods:
+            others[name] = len(done)
+    far = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    parts = [f"{name} {done}/{len(page.expected.tasks)}" for name, done in far]
+    return ", ".join([part.tidy.methods_in_words, *parts])

@@ -20,7 +20,7 @@ _SAFE_CODE = re.compile(r"[A-Za-z0-9_.,:/ +=-]+")
 
 
 def escape(text: str, longest: int = 200) -> str:
-    """Text as Markdown that shows that text, on one line, anywhere in a page.
+    """Return text as Markdown that shows this text, on one line, anywhere in a page.
 
     An ``@`` inside a word is set apart, so that it makes no link.
     """
@@ -31,23 +31,23 @@ def escape(text: str, longest: int = 200) -> str:
 
 
 def code(name: str) -> str:
-    """A name in code type, or escaped if it holds anything that could end the code."""
+    """Return a name in code type, or escaped if it contains anything that could end the code."""
     return f"`{name}`" if _SAFE_CODE.fullmatch(name) and name == name.strip() else escape(name)
 
 
 def paper_id(paper: str) -> str | None:
-    """The arXiv identifier, or None if the paper is published elsewhere."""
+    """Return the arXiv identifier, or None if the paper is published elsewhere."""
     match = _PAPER.fullmatch(paper)
     return match[1] if match else None
 
 
 def slug(heading: str) -> str:
-    """What a link says after ``#`` to reach a heading."""
+    """Return the part of a link after ``#`` that reaches a heading."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def define_links(text: str) -> str:
-    """The targets of all references to papers in a text, one a line."""
+    """Return the targets of all references to papers in a text, one a line."""
     papers = sorted({*re.findall(r"\]\[(\d{4}\.\d{4,5})\]", text)})
     return "\n".join(f"[{paper}]: https://arxiv.org/abs/{paper}" for paper in papers)
 
@@ -55,22 +55,25 @@ def define_links(text: str) -> str:
 def table(
     header: Sequence[str], rows: Iterable[Sequence[str]], left: Iterable[int] = (0,)
 ) -> list[str]:
-    """A table; cells must be escaped already.
+    """Return the lines of a table; cells must be escaped already.
 
     Columns of text are aligned ``left``; all others hold numbers.
     """
-    rule = ["---" if i in {*left} else "---:" for i in range(len(header))]
-    lines = (header, rule, *rows)
-    return ["|" + "".join(f" {cell} |" if cell else " |" for cell in line) for line in lines]
+    of_words = set(left)
+    rule = ["---" if place in of_words else "---:" for place in range(len(header))]
+    lines = []
+    for row in (header, rule, *rows):
+        cells = [f" {cell} |" if cell else " |" for cell in row]
+        lines.append("|" + "".join(cells))
+    return lines
 
 
 def render_table(shown: Table, longest: int = 200) -> str:
-    """A table with its caption above and its notes below; texts are cut to ``longest``."""
-    left = [i for i, column in enumerate(shown.columns) if column.left]
+    """Return a table with its caption above and its notes below; texts are cut to ``longest``."""
+    left = [place for place, column in enumerate(shown.columns) if column.left]
     header = [render_cell(text(column.title, column.paper)) for column in shown.columns]
-    lines = table(
-        header, ([render_cell(cell, longest) for cell in row] for row in shown.rows), left
-    )
+    rows = [[render_cell(cell, longest) for cell in row] for row in shown.rows]
+    lines = table(header, rows, left)
     parts = ["\n".join(lines)]
     if shown.caption is not None:
         parts.insert(0, render_cell(shown.caption, longest))
@@ -80,7 +83,7 @@ def render_table(shown: Table, longest: int = 200) -> str:
 
 
 def render_cell(cell: TableCell, longest: int = 200) -> str:
-    """What a cell shows; what is in bold stands between one pair of asterisks."""
+    """Return what a cell shows; what is in bold stands between one pair of asterisks."""
     parts = []
     for bold, spans in groupby(cell.spans, key=lambda span: span.bold):
         joined = "".join(_render_span(span, longest) for span in spans)
@@ -97,8 +100,9 @@ def _render_span(span: Span, longest: int) -> str:
 
 
 def fill_section(text: str, name: str, content: str) -> str:
-    """The page with new content between ``<!-- name:begin -->`` and ``<!-- name:end -->``."""
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    """Return a page with new content between ``<!-- name:begin -->`` and ``<!-- name:end -->``."""
+    begin = f"<!-- {name}:begin -->"
+    end = f"<!-- {name}:end -->"
     parts = re.split(f"({begin}\n|{end})", text)
     if parts[1::2] != [f"{begin}\n", end]:
         raise CompatbenchError(f"the page needs '{begin}' once, and '{end}' once below it")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,13 @@ from compatbench.data.labels import NEEDS
 from compatbench.errors import CompatbenchWarning
 from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.expected import Expected, Upgrade, expect_suite, upgrade_pairs
-from compatbench.results.method_results import (
-    MethodResults,
-    SuiteResults,
-    remembered,
-    split_results,
-)
-from compatbench.results.ranks import Ranked, rank_upgrades
+from compatbench.results.method_results import MethodResults, split_results
+from compatbench.results.ranking import rank_methods
 from compatbench.results.result_files import ResultFiles, check_name, result_folders
-from compatbench.results.rows import Cost
-from compatbench.results.standing import Standing
 from compatbench.results.stored_method import StoredMethod
-from compatbench.results.suite_results import SuiteResults as TidyResults
-from compatbench.results.suite_results import gather_results
+from compatbench.results.suite_results import SuiteResults
 from compatbench.results.tuning_records import is_tuned
+from compatbench.results.upgrade_rows import pair_rows
 
 # Marks after a method's title, and what they mean.
 MARKS = {
@@ -46,7 +40,7 @@ MARKS = {
 PROJECT = "compatbench"  # the paper of its own methods
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SuitePage:
     """A suite as the pages show it: facts from its cards, and its results."""
 
@@ -54,7 +48,7 @@ class SuitePage:
     tasks: Mapping[str, str]  # title by name, of tasks and of variants
     backbones: Mapping[str, str]  # title by name
     expected: Expected
-    results: SuiteResults
+    tidy: SuiteResults
     # Title -> upgrades, of a suite that keeps kinds of upgrades apart.
     groups: Mapping[str, tuple[Upgrade, ...]] = field(default_factory=dict)
     paths: tuple[tuple[str, ...], ...] = ()  # the upgrade paths of more than one target
@@ -66,26 +60,32 @@ class SuitePage:
     elsewhere: frozenset[str] = frozenset()  # backbones and test sets that no clone has
     out: Path | None = None  # the folder of results/, where the page was read
     whole: Expected | None = None  # what the suite asks for, if ``expected`` is only a part of it
-    # Replaces ``results`` as soon as all code reads it.
-    tidy: TidyResults = None  # type: ignore[assignment]
     memory: dict[Any, Any] = field(default_factory=dict, init=False)
 
-    @remembered
-    def ranks(self, upgrade: Upgrade, shots: int, transfer: str = COPIED) -> list[Ranked]:
-        """The methods of one transfer in the order of the ranking."""
-        methods = self.results.of(transfer).values()
-        return rank_upgrades(methods, self.expected, (upgrade,), shots)
+    # Until all code reads ``tidy``.
+    @cached_property
+    def results(self):
+        return _old_results(self.tidy)
 
-    def by_name(self, upgrade: Upgrade, shots: int) -> dict[str, Standing]:
-        """The standings of untouched modules by method, in the order of the ranking."""
-        standings = [ranked.standing for ranked in self.ranks(upgrade, shots)]
-        return {standing.info.name: standing for standing in standings}
+    @property
+    def most_shots(self) -> int:
+        """Return the largest number of shots, at which methods are compared."""
+        return max(self.expected.shots)
 
-    def all_ranks(self, upgrade: Upgrade, shots: int) -> list[Ranked]:
-        """All methods on an upgrade: the untouched modules first, then those of each transfer."""
-        return [
-            ranked for name in self.results.transfers for ranked in self.ranks(upgrade, shots, name)
-        ]
+    def ranking(self, upgrade: Upgrade, shots: int) -> pd.DataFrame:
+        """Return all methods on an upgrade: copied modules first, then those of each transfer.
+
+        See ``rank_methods`` for the columns. The frame is cached: never change it in place.
+        """
+        return rank_methods(self.tidy, self.expected, (upgrade,), shots)
+
+    def group_ranking(self, upgrades: Sequence[Upgrade], shots: int) -> pd.DataFrame:
+        """Return the same by the mean over several upgrades."""
+        return rank_methods(self.tidy, self.expected, upgrades, shots)
+
+    def upgrade_rows(self, upgrade: Upgrade, shots: int) -> pd.DataFrame:
+        """Return a row for each module, seed and task of an upgrade (see ``pair_rows``)."""
+        return pair_rows(self.tidy, self.expected, upgrade, shots)
 
     def restrict(
         self,
@@ -93,65 +93,74 @@ class SuitePage:
         transfers: Collection[str] | None = None,
         **asked: Sequence[Any] | None,
     ) -> SuitePage:
-        """The page of some methods and transfers, and of what ``Expected.restrict`` is asked."""
-        results, expected = self.results.restrict(methods, transfers), self.expected
+        """Return the page of some methods and transfers, and of a part (``Expected.restrict``)."""
+        tidy = self.tidy
+        if methods is not None or transfers is not None:
+            tidy = tidy.restrict(methods, transfers)
         return replace(
             self,
-            expected=expected.restrict(**asked),
-            results=results,
-            tidy=self.tidy.restrict(methods, transfers) if self.tidy else None,
-            whole=self.whole or expected,
+            expected=self.expected.restrict(**asked),
+            tidy=tidy,
+            whole=self.whole or self.expected,
         )
 
     def run_command(self, method: str = "all") -> str:
-        """The command that gives these results, or those of one method."""
-        card, shown = self.card, self.results.restrict(None if method == "all" else [method])
-        ways = {results.transfer for results in shown.all if results.transfer is not None}
+        """Return the command that gives these results, or those of one method."""
+        card = self.card
+        frame = self.tidy.frame
+        if method != "all":
+            frame = frame[frame["method"] == method]
         command = f"compatbench run --suite {check_name(card.name, 'suite')} --methods {method}"
-        first = {*card.seeds} & {*card.run_seeds} or {*card.seeds}  # of a run that asks for none
+        # The seeds of a run that asks for none.
+        first = {*card.seeds} & {*card.run_seeds} or {*card.seeds}
         if first != {*self.expected.seeds}:
             command += f" --seeds {','.join(map(str, self.expected.seeds))}"
-        if not ways <= {*card.transfers}:
-            ordered = sorted(ways, key=lambda name: (name != COPIED, name))
-            command += f" --transfers {','.join(check_name(way, 'transfer') for way in ordered)}"
+        transfers = set(frame["transfer"].unique())
+        if not transfers <= {*card.transfers}:
+            ordered = sorted(transfers, key=lambda name: (name != COPIED, name))
+            names = [check_name(transfer, "transfer") for transfer in ordered]
+            command += f" --transfers {','.join(names)}"
         return command
 
     @property
     def mark(self) -> str:
-        """What stands beside figures that no clone of the project alone can compute again."""
+        """Return what stands beside numbers that no clone of the project can compute again."""
         return "reported, not verified" if self.elsewhere else ""
 
     @property
     def whole_title(self) -> str:
-        """The title with its mark."""
+        """Return the title with its mark."""
         return f"{self.card.title} ({self.mark})" if self.mark else self.card.title
 
     @property
     def legend(self) -> str:
-        """What the ``MARKS`` after titles mean, and what else some methods are given."""
-        last = [method.info.title.rpartition(" ")[2] for method in self.results.all]
-        used = {mark for marks in last if {*marks} <= {*MARKS} for mark in marks}
+        """Return what the ``MARKS`` after titles mean, and what else some methods are given."""
+        infos = self.tidy.infos
+        used = set()
+        for info in infos:
+            last_word = info.title.rpartition(" ")[2]
+            if set(last_word) <= set(MARKS):
+                used |= set(last_word)
         parts = [f"{mark} {text}" for mark, text in MARKS.items() if mark in used]
-        by_need = {
-            words: [
-                method.info.title.rstrip("".join(MARKS)).rstrip()
-                for method in self.results.methods.values()
-                if need in method.info.needs
-            ]
-            for need, words in NEEDS.items()
-        }
-        if told := [f"{words}: {', '.join(names)}" for words, names in by_need.items() if names]:
-            parts.append(f"Also given, by method: {'; '.join(told)}.")
+        given = []
+        for need, words in NEEDS.items():
+            titles = [info.title for info in infos if need in info.needs]
+            if titles:
+                plain = [title.rstrip("".join(MARKS)).rstrip() for title in titles]
+                given.append(f"{words}: {', '.join(plain)}")
+        if given:
+            parts.append(f"Also given, by method: {'; '.join(given)}.")
         return " ".join(parts)
 
     @property
     def part(self) -> str:
-        """Which tasks and seeds these are: ``1 of 8 tasks, seeds 7``; empty if the suite's."""
+        """Return the tasks and seeds (``1 of 8 tasks, seeds 7``); empty if they are the suite's."""
         if self.whole is None:
             return ""
         parts = []
         for what in ("tasks", "seeds"):
-            some, every = getattr(self.expected, what), getattr(self.whole, what)
+            some = getattr(self.expected, what)
+            every = getattr(self.whole, what)
             if not set(some) <= set(every):
                 parts.append(f"{what} {', '.join(map(str, some))}")
             elif len(some) < len(every):
@@ -159,36 +168,35 @@ class SuitePage:
         return ", ".join(parts)
 
     def backbone_title(self, name: str) -> str:
+        """Return the title of a backbone."""
         return self.backbones.get(name, name)
 
     def task_title(self, name: str) -> str:
+        """Return the title of a task or a variant."""
         return self.tasks.get(name, name)
 
     def path_title(self, path: Sequence[str]) -> str:
-        """The backbones of an upgrade or a path by their titles."""
+        """Return the titles of the backbones of an upgrade or a path, with arrows."""
         return " → ".join(map(self.backbone_title, path))
 
 
 def read_suite_page(
-    suite: SuiteCard, files: ResultFiles, results: TidyResults | None = None
+    suite: SuiteCard, files: ResultFiles, results: SuiteResults | None = None
 ) -> SuitePage:
     """Return a suite with its results in these files, or with other results in their place."""
     whole = expect_suite(suite)
     cards = [task_cards.read(name) for name in suite_test_sets(suite)]
-    tidy = results or files.read_suite(suite.name)
-    results = _old_results(tidy)
-    run = {
-        seed for method in results.all for seed in method.rows["seed"]
-    }  # a user's may be a first one
+    if results is None:
+        results = files.read_suite(suite.name)
+    # The seeds of a user's run may be the first ones of the suite.
+    run = set(results.frame["seed"].unique())
     seeds = tuple(seed for seed in suite.seeds if seed in run) or suite.seeds
-    marked = _mark_titles(results, suite, files.out)
     return SuitePage(
-        tidy=_tidy(marked),
         card=suite,
         tasks={card.name: card.title for card in cards},
         backbones={name: _backbone_title(name) for pair in whole.upgrades for name in pair},
         expected=replace(whole, seeds=seeds),
-        results=marked,
+        tidy=_mark_titles(results, suite, files.out),
         groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
         paths=tuple(path for path in suite.upgrades if len(path) > 2),
         configs={name: suite.base_method(name) for name in suite.configs},
@@ -217,40 +225,37 @@ def _old_results(tidy):
     return split_results(tidy.name, methods, tidy.digest)
 
 
-def _tidy(results):
-    methods = {}
-    for old in results.all:
-        both = [old]
-        if old.info.name in methods:
-            both = [methods[old.info.name], old]
-        rows = pd.concat([each.rows for each in both])
-        costs = pd.concat([each.costs for each in both]).drop_duplicates(Cost.place)
-        methods[old.info.name] = StoredMethod(
-            old.info, old.config, old.differs, old.provenance, rows, costs
-        )
-    return gather_results(results.name, dict(sorted(methods.items())), results.digest)
-
-
 def _mark_titles(results: SuiteResults, suite: SuiteCard, out: Path) -> SuiteResults:
-    """The results with ``MARKS`` after the titles."""
-    marked = []
-    for method in results.all:
-        info, untuned = method.info, False
-        tuning = None if info.name in suite.configs else suite.tuning
-        if tuning and ("recipe" in method.config or (info.learns and tuning.trainings)):
-            untuned = not is_tuned(out, suite, info.name, method.config)
-        marks = "†" * untuned + "‡" * (info.paper == PROJECT)
-        marked.append(replace(method, info=replace(info, title=f"{info.title} {marks}".rstrip())))
-    return replace(results, all=tuple(marked))
+    """Return the results with ``MARKS`` after the titles of methods."""
+    marked = {}
+    for name, method in results.methods.items():
+        marks = ""
+        if not _settings_are_chosen(method, suite, out):
+            marks += "†"
+        if method.info.paper == PROJECT:
+            marks += "‡"
+        title = f"{method.info.title} {marks}".rstrip()
+        marked[name] = replace(method, info=replace(method.info, title=title))
+    return replace(results, methods=marked)
+
+
+def _settings_are_chosen(method: StoredMethod, suite: SuiteCard, out: Path) -> bool:
+    """Return False if a method has settings to choose and they are not as ``tune`` chose them."""
+    tuning = suite.tuning
+    if tuning is None or method.info.name in suite.configs:
+        return True
+    if "recipe" not in method.config and not (method.info.learns and tuning.trainings):
+        return True
+    return is_tuned(out, suite, method.info.name, method.config)
 
 
 def _backbone_title(name: str) -> str:
-    """The title on a backbone's card; a backbone without a card has its name."""
+    """Return the title on a backbone's card; a backbone without a card has its name."""
     return backbone_cards.read(name).title if name in backbone_cards.names() else name
 
 
 def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteCard]:
-    """The suites that have a folder of results, by name; warns of folders of unknown suites."""
+    """Return the suites that have a folder of results, by name; warn of folders of others."""
     suites = []
     for folder in result_folders(out):
         if folder.name in suite_cards.names():
@@ -264,33 +269,32 @@ def suites_with_results(out: Path, also: SuiteCard | None = None) -> list[SuiteC
 
 
 def published_pages(files: ResultFiles, also: SuiteCard | None = None) -> list[SuitePage]:
-    """The suites that are published and have results, each with its sections, by name.
+    """Return the suites that are published and have results, each with its sections, by name.
 
     Args:
         also: a suite from a file of its own, which is not among the installed ones.
     """
-
-    def page_of(suite: SuiteCard) -> SuitePage:
-        return read_suite_page(suite, files)
-
     known = suites_with_results(files.out, also)
-    sections, replications = dict[str, list[SuitePage]](), dict[str, list[SuitePage]]()
+    sections: dict[str, list[SuitePage]] = {}
+    replications: dict[str, list[SuitePage]] = {}
     for suite in known:
         if suite.extends not in suite_cards.names():
             continue
         if suite.publish == "section":
-            sections.setdefault(suite.extends, []).append(page_of(suite))
+            sections.setdefault(suite.extends, []).append(read_suite_page(suite, files))
         elif not suite.publish and any(len(of) >= FEWEST_UNITS for of in suite.groups.values()):
-            replications.setdefault(suite.extends, []).append(page_of(suite))
+            replications.setdefault(suite.extends, []).append(read_suite_page(suite, files))
     shown = {suite.name: suite for suite in known if suite.publish is True}
     # A section may have results before its suite has any.
     for name in sections:
         shown.setdefault(name, suite_cards.read(name))
-    return [
-        replace(
-            page_of(shown[name]),
+    pages = []
+    for name in sorted(shown):
+        page = read_suite_page(shown[name], files)
+        page = replace(
+            page,
             sections=tuple(sections.get(name, ())),
             replications=tuple(replications.get(name, ())),
         )
-        for name in sorted(shown)
-    ]
+        pages.append(page)
+    return pages

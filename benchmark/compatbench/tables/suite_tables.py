@@ -2,55 +2,127 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from compatbench.data.cards.shots import show_shots
+from compatbench.results.ablation import DIFFERENCES, compare_configs
 from compatbench.results.expected import Upgrade
-from compatbench.results.method_results import join_provenance
-from compatbench.results.ranks import exact
-from compatbench.results.standing import MeasureName, follow_path, mean_of_all
-from compatbench.tables.numbers import percent, signed
-from compatbench.tables.ranking import method_cell
+from compatbench.results.ranking import rank_transfer
+from compatbench.results.retained import measure_retained
+from compatbench.results.stored_method import join_provenance
+from compatbench.results.upgrade_paths import follow_path
+from compatbench.tables.numbers import NOTHING, interval_text, percent, share, signed
+from compatbench.tables.ranking_tables import method_cell
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.table import Table, number, plain_table
+from compatbench.tables.table import (
+    Table,
+    TableCell,
+    code,
+    number,
+    plain_table,
+    records,
+    sentence,
+    text,
+)
+from compatbench.tables.templates import show_setting
 
 
 def join_versions(pages: Iterable[SuitePage]) -> dict[str, tuple[str, ...]]:
-    """Versions and processors, all values together where rows differ."""
-    return join_provenance(method.provenance for page in pages for method in page.results.all)
+    """Return versions and processors, all values together where rows differ."""
+    methods = [method for page in pages for method in page.tidy.methods.values()]
+    return join_provenance(method.provenance for method in methods)
 
 
 def path_table(
-    page: SuitePage, path: Sequence[str], shots: int, figure: Literal["accuracy", "gain"]
+    page: SuitePage, path: Sequence[str], shots: int, name: Literal["accuracy", "gain"]
 ) -> Table:
-    """A figure of every method at every model of a path, with what each step changes.
+    """Return accuracy or gain of every method at every model of a path, and what steps change.
 
     Methods are in the order of H at the path's last model.
     """
-    show = percent if figure == "accuracy" else signed
+    show = percent if name == "accuracy" else signed
     rows = []
-    for standing in page.by_name((path[0], path[-1]), shots).values():
-        along = follow_path(standing.results, page.expected, path, shots)[figure]
-        values = [exact(mean) for mean in along]
-        cells, steps = [number(show(values[0]))], []
-        for before, after in pairwise(values):
-            change = None if before is None or after is None else after - before
-            steps.append(change)
-            step = "" if change is None else f" ({signed(change)})"
-            cells.append(number(show(after) + step, after))
-        rows.append([method_cell(standing.info), *cells, number(signed(mean_of_all(steps)))])
+    along = follow_path(page.tidy, page.expected, path, shots)
+    for _, of_method in along.groupby("method", sort=False):
+        steps = records(of_method)
+        cells = []
+        for step in steps:
+            shown = show(step[name])
+            change = step[f"{name}_change"]
+            if change is not None:
+                shown += f" ({signed(change)})"
+            cells.append(number(shown, step[name] if step["step"] else None))
+        per_step = number(signed(steps[0][f"{name}_per_step"]))
+        rows.append([method_cell(steps[0]), *cells, per_step])
     return plain_table(["Method", *map(page.backbone_title, path), "Per step"], rows)
 
 
-def shots_table(page: SuitePage, upgrade: Upgrade, measure: MeasureName) -> Table:
-    """A measure by number of training images per class, in the order of H at the largest."""
+def shots_table(page: SuitePage, upgrade: Upgrade, measure: str) -> Table:
+    """Return a measure by number of images per class, in the order of H at the largest."""
     counts = sorted(page.expected.shots)
-    by_count = [page.by_name(upgrade, count) for count in counts]
+    rankings = [rank_transfer(page.ranking(upgrade, count)) for count in counts]
+    by_count = []
+    for ranking in rankings:
+        by_count.append({method["method"]: method for method in records(ranking)})
     rows = []
-    for name, standing in by_count[-1].items():
-        values = [exact(standings[name].mean(measure)) for standings in by_count]
-        cells = [number(percent(value), value) for value in values]
-        rows.append([method_cell(standing.info), *cells])
+    for name, method in by_count[-1].items():
+        values = [methods[name][measure] for methods in by_count]
+        rows.append([method_cell(method), *(number(percent(value), value) for value in values)])
     return plain_table(["Method", *(str(show_shots(count)) for count in counts)], rows)
+
+
+def ablation_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
+    """Return what each config changes in the method that it configures."""
+    compared = compare_configs(page.tidy, page.expected, upgrade, shots, page.configs)
+    rows = []
+    for config in records(compared):
+        diversity = config["diversity"]
+        shown = [text(config["title"]), NOTHING, number(NOTHING)]
+        if config["base"]:
+            shown[1] = _changes(page, config["method"], config["base"])
+        if diversity is not None:
+            shown[2] = number(f"{diversity:.2f}")
+        for name in DIFFERENCES:
+            cell = number(signed(config[name]))
+            shown.append(cell.bold() if config[f"{name}_decides"] else cell)
+        rows.append([*shown, number(interval_text(config, "h", signed))])
+    header = ["Config", "Change", "Diversity", "Source", "Target", "H", "95 % of H"]
+    return plain_table(header, rows, left=(0, 1))
+
+
+def _changes(page: SuitePage, name: str, base: str) -> TableCell:
+    """Return the settings in which a config differs from its method."""
+    settings = page.tidy.methods[name].config
+    before = page.tidy.methods[base].config
+    parts: list[str | TableCell] = []
+    for setting in sorted(settings):
+        if settings[setting] != before.get(setting):
+            change = show_change(setting, before.get(setting), settings[setting])
+            parts += ["; ", change] if parts else [change]
+    return sentence(*parts) if parts else number(NOTHING)
+
+
+def show_change(setting: str, before: Any, after: Any) -> TableCell:
+    """Return ``lr: 0.002 → 0.01``."""
+    return sentence(
+        code(setting), ": ", text(show_setting(before)), " → ", text(show_setting(after))
+    )
+
+
+def retained_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
+    """Return the gains of old and retrained modules, and the share that is kept."""
+    rows = []
+    for method in records(measure_retained(page.tidy, page.expected, upgrade, shots)):
+        rows.append([method_cell(method), *_retained_cells(method)])
+    return plain_table(["Method", "Old module", "Retrained", "Kept, %", "95 % of kept"], rows)
+
+
+def _retained_cells(method: Mapping[str, Any]) -> list[TableCell]:
+    shown = [
+        signed(method["old"]),
+        signed(method["retrained"]),
+        share(method["kept"]),
+        interval_text(method, "kept", share),
+    ]
+    return [number(each) for each in shown]

@@ -11,8 +11,6 @@ from compatbench.tables.numbers import NOTHING, percent
 if TYPE_CHECKING:
     import pandas as pd
 
-    from compatbench.results.standing import Mean
-
 
 class Span(NamedTuple):
     """A piece of a cell.
@@ -35,7 +33,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class TableCell:
-    """What a cell shows, and the value by which it is sorted; of what has none, its text."""
+    """What a cell shows, and the value by which it is sorted: its text if it has no number."""
 
     spans: tuple[Span, ...]
     value: float | str | None = None
@@ -45,58 +43,72 @@ class TableCell:
         return "".join(span.text for span in self.spans)
 
     def bold(self) -> TableCell:
+        """Return the cell with all of its spans in bold."""
         return replace(self, spans=tuple(span._replace(bold=True) for span in self.spans))
+
+    def without_minor(self) -> TableCell:
+        """Return the cell with its most important spans alone."""
+        return replace(self, spans=tuple(span for span in self.spans if not span.minor))
 
 
 def text(shown: str, paper: str = "") -> TableCell:
-    """Words from anywhere."""
+    """Return words from anywhere as a cell."""
     return TableCell((Span(shown, paper=paper),), shown)
 
 
 def code(name: str) -> TableCell:
-    """A name that commands know."""
+    """Return a name that commands know as a cell."""
     return TableCell((Span(name, "code"),), name)
 
 
 def number(shown: str, value: float | str | None = None) -> TableCell:
-    """A number as it is to be shown, and by what it is sorted."""
+    """Return a number as it is shown, with the value by which it is sorted."""
     return TableCell((Span(shown, "number"),), value)
 
 
-def spread(mean: Mean | None, value: float | None = None) -> TableCell:
-    """``44.9 ± 0.4``, or the mean alone if there is one seed."""
-    shown = number(percent(mean and mean.value), mean and mean.value if value is None else value)
-    if mean is None or mean.std is None:
+def spread(mean: float | None, deviation: float | None, value: float | None = None) -> TableCell:
+    """Return ``44.9 ± 0.4``, or the mean alone if there is one seed.
+
+    Args:
+        value: by what the cell is sorted; by default the mean.
+    """
+    shown = number(percent(mean), mean if value is None else value)
+    if mean is None or deviation is None:
         return shown
-    error = Span(f" ± {percent(mean.std)}", "number", minor=True)
+    error = Span(f" ± {percent(deviation)}", "number", minor=True)
     return replace(shown, spans=(*shown.spans, error))
 
 
 def sentence(*parts: str | TableCell) -> TableCell:
-    """Words that are made here, and cells, one after the other."""
-    cells = [part if isinstance(part, TableCell) else number(part) for part in parts]
-    return TableCell(tuple(span for cell in cells for span in cell.spans))
+    """Return words that are made here, and cells, one after the other."""
+    spans: list[Span] = []
+    for part in parts:
+        cell = part if isinstance(part, TableCell) else number(part)
+        spans += cell.spans
+    return TableCell(tuple(spans))
 
 
 def join(cells: Iterable[TableCell], between: str = " → ") -> TableCell:
-    """Several cells as one, which is sorted by the first."""
+    """Return several cells as one, which is sorted by the first."""
     first, *others = cells
-    more = (part for cell in others for part in (between, cell))
-    return replace(sentence(first, *more), value=first.value)
+    parts: list[str | TableCell] = [first]
+    for other in others:
+        parts += [between, other]
+    return replace(sentence(*parts), value=first.value)
 
 
 def _mark_best(cells: Sequence[TableCell]) -> list[TableCell]:
-    """The cells of a column, in bold those that show the highest value with one decimal."""
+    """Return the cells of a column, in bold those that show the highest value (one decimal)."""
     values = [cell.value for cell in cells if isinstance(cell.value, (int, float))]
     if not values:
-        return [*cells]
+        return list(cells)
     best = percent(max(values))
-    return [
-        cell.bold()
-        if isinstance(cell.value, (int, float)) and percent(cell.value) == best
-        else cell
-        for cell in cells
-    ]
+    marked = []
+    for cell in cells:
+        if isinstance(cell.value, (int, float)) and percent(cell.value) == best:
+            cell = cell.bold()
+        marked.append(cell)
+    return marked
 
 
 @dataclass(frozen=True)
@@ -125,7 +137,7 @@ class Column:
     paper: str = ""
 
     def cell(self, value: Any) -> TableCell:
-        """A value as a cell: text stays text, and what is missing is a dash."""
+        """Return a value as a cell: text stays text, and what is missing is a dash."""
         if isinstance(value, TableCell):
             return value
         if value is None:
@@ -153,26 +165,29 @@ class Table:
         return bool(self.rows)
 
     def select(self, keys: Iterable[str]) -> Table:
-        """The table of these columns, in this order."""
+        """Return the table of these columns, in this order."""
         known = [column.key for column in self.columns]
         places = [known.index(key) for key in keys]
-        rows = tuple(tuple(row[i] for i in places) for row in self.rows)
-        return replace(self, columns=tuple(self.columns[i] for i in places), rows=rows)
+        columns = tuple(self.columns[place] for place in places)
+        rows = tuple(tuple(row[place] for place in places) for row in self.rows)
+        return replace(self, columns=columns, rows=rows)
 
     def without_minor(self) -> Table:
-        """The table with the most important part of every cell alone."""
-        rows = tuple(
-            tuple(replace(cell, spans=tuple(s for s in cell.spans if not s.minor)) for cell in row)
-            for row in self.rows
-        )
+        """Return the table with the most important part of every cell alone."""
+        rows = tuple(tuple(cell.without_minor() for cell in row) for row in self.rows)
         return replace(self, rows=rows)
 
 
 def make_table(
     columns: Iterable[Column], records: Iterable[Mapping[str, Any]], **more: Any
 ) -> Table:
-    """A table of records; what a record lacks is a dash, and ``more`` are fields of ``Table``."""
-    columns, records = tuple(columns), list(records)
+    """Return a table of records; what a record lacks is a dash.
+
+    Args:
+        more: fields of ``Table``.
+    """
+    columns = tuple(columns)
+    records = list(records)
     by_column = []
     for column in columns:
         cells = [column.cell(record.get(column.key)) for record in records]
@@ -187,25 +202,36 @@ def plain_table(
     caption: TableCell | str = "",
     notes: Sequence[str] = (),
 ) -> Table:
-    """A table of ready texts and cells; those of the columns ``left`` are words."""
-    columns = [Column(title, title, left=i in {*left}) for i, title in enumerate(header)]
-    made = tuple(
-        tuple(column.cell(value) for column, value in zip(columns, row, strict=True))
-        for row in rows
-    )
+    """Return a table of ready texts and cells; those of the columns ``left`` are words."""
+    of_words = set(left)
+    columns = []
+    for place, title in enumerate(header):
+        columns.append(Column(title, title, left=place in of_words))
+    made = []
+    for row in rows:
+        pairs = zip(columns, row, strict=True)
+        made.append(tuple(column.cell(value) for column, value in pairs))
     head = Column("", "").cell(caption) if caption else None
-    return Table(tuple(columns), made, head, tuple(notes))
+    return Table(tuple(columns), tuple(made), head, tuple(notes))
 
 
 def frame_table(frame: pd.DataFrame, right: Iterable[str] = ()) -> Table:
-    """A frame as a table, aligned right where it holds numbers; what is missing is empty."""
+    """Return a frame as a table, aligned right where it holds numbers; what is missing is empty."""
     numbers = {*frame.select_dtypes("number").columns, *right}
-    left = [i for i, name in enumerate(frame.columns) if name not in numbers]
+    left = [place for place, name in enumerate(frame.columns) if name not in numbers]
     rows = frame.astype(object).where(frame.notna(), "").itertuples(index=False)
-    return plain_table([*map(str, frame.columns)], rows, left)
+    return plain_table([str(name) for name in frame.columns], rows, left)
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a frame as dictionaries; what is missing is None."""
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows]
+    """Return the rows of a frame as dictionaries; what is missing is None."""
+    names = []
+    columns = []
+    for name, column in frame.items():
+        values = column.tolist()
+        if column.hasnans:
+            pairs = zip(values, column.isna().tolist(), strict=True)
+            values = [None if missing else value for value, missing in pairs]
+        names.append(str(name))
+        columns.append(values)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

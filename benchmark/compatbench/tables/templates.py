@@ -17,7 +17,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
 from compatbench.messages import count
 from compatbench.tables import markdown
-from compatbench.tables.numbers import bounds, percent, share, signed, size
+from compatbench.tables.numbers import bounds, percent, signed, size
 from compatbench.tables.table import Table, TableCell
 
 # Text goes into Markdown through "md" or "code" only.
@@ -33,17 +33,14 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "paper": markdown.paper_id,
     "percent": percent,
     "signed": signed,
-    "share": share,
-    "share_bounds": lambda interval: bounds(interval, share),
     "signed_bounds": lambda interval: bounds(interval, signed),
     "setting": lambda value: markdown.escape(show_setting(value)),
     "size": size,
-    "value": lambda mean: None if mean is None else mean.value,
 }
 
 
 def show_setting(setting: Any) -> str:
-    """A method's setting as a file has it."""
+    """Return a method's setting as a file has it."""
     if setting is None:
         return "none"
     return setting if isinstance(setting, str) else json.dumps(setting, ensure_ascii=False)
@@ -52,7 +49,11 @@ def show_setting(setting: Any) -> str:
 def render_markdown(
     name: str, filters: Mapping[str, Callable[..., str]] = {}, **context: Any
 ) -> str:
-    """A template as Markdown, without empty lines to spare; it may have ``filters`` of its own."""
+    """Return a template as Markdown, without empty lines to spare.
+
+    Args:
+        filters: more filters of Jinja, by name.
+    """
     made = template(name, autoescape=False, **{**_FILTERS, **filters}).render(**context)
     made = re.sub(r"(?<=\|)  (?=\|)", " ", made)  # an empty cell of a table
     return re.sub(r"\n{3,}", "\n\n", made).strip()
@@ -60,7 +61,7 @@ def render_markdown(
 
 @cache
 def template(name: str, autoescape: bool, **filters: Callable[..., Any]) -> Template:
-    """A template, for which an undefined name is an error."""
+    """Return a template, for which an undefined name is an error."""
     environment = Environment(
         loader=FunctionLoader(read_source),
         autoescape=autoescape,
@@ -81,13 +82,13 @@ def _finalize(shown: Any) -> Any:
 
 
 def read_source(name: str) -> str:
-    """A file beside the code of pages, or of figures if it is YAML; or any by its whole path."""
+    """Read a file beside the code of pages, or of figures if it is YAML; or any by its path."""
     folder = "figures" if ".yaml" in name else "pages"
     return resources.files(f"compatbench.tables.{folder}").joinpath(name).read_text("utf-8").strip()
 
 
 def write_changed(files: Mapping[Path, bytes], check: bool) -> None:
-    """Writes the files that have changed; a check raises for the first of them instead."""
+    """Write the files that have changed; with ``check``, raise an error for the first of them."""
     for path, content in files.items():
         if not holds(path, content):
             if check:

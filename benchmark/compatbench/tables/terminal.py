@@ -16,7 +16,7 @@ STAGES = ((WORDS, False), (10, False), (10, True), (4, True))
 
 
 def render_table(shown: Table, width: int) -> rich.table.Table:
-    """The table in so many characters; captions and notes are the caller's to print.
+    """Return the table in so many characters; captions and notes are the caller's to print.
 
     What is too long is folded: words, the longest more than others; only then names, which stand
     in the first column and are to be copied, and titles. Numbers are never.
@@ -32,23 +32,26 @@ def render_table(shown: Table, width: int) -> rich.table.Table:
 
 
 def fit(shown: Table, width: int) -> Table:
-    """The table without as many of its ``narrow`` parts as do not fit, the first ones first."""
+    """Return the table without the ``narrow`` parts that do not fit; the first ones go first."""
     for key in shown.narrow:
         if _total(_widths(shown, WORDS)) <= width:
             break
         if key == "±":
             shown = shown.without_minor()
         else:
-            shown = shown.select(c.key for c in shown.columns if c.key != key)
+            kept = [column.key for column in shown.columns if column.key != key]
+            shown = shown.select(kept)
     return shown
 
 
 def _divide(shown: Table, width: int) -> list[int]:
-    """How many characters each column has."""
+    """Return how many characters each column gets."""
     spaces = _widths(shown)
-    for least in (_widths(shown, *stage) for stage in STAGES):
+    for most, everywhere in STAGES:
+        least = _widths(shown, most, everywhere)
         while _total(spaces) > width and spaces != least:
-            _, widest = max((s, i) for i, s in enumerate(spaces) if s > least[i])
+            wider = [place for place, space in enumerate(spaces) if space > least[place]]
+            widest = max(wider, key=lambda place: (spaces[place], place))
             spaces[widest] -= 1
     return spaces
 
@@ -58,23 +61,28 @@ def _total(widths: list[int]) -> int:
 
 
 def _widths(shown: Table, most: int = 1_000, everywhere: bool = False) -> list[int]:
-    """What columns take: at most so many characters of words, or of names and titles, too."""
+    """Return the widths of columns: at most so many characters of words.
+
+    Args:
+        everywhere: limit names and titles, too.
+    """
     widths = []
     for place, column in enumerate(shown.columns):
         folded = everywhere or (column.left and place > 0)
-        lengths = [min(cell_len(column.title), most if folded else 1_000)]
-        for text in (render_cell(row[place]) for row in shown.rows):
+        limit = most if folded else 1_000
+        width = min(cell_len(column.title), limit)
+        for row in shown.rows:
+            text = render_cell(row[place])
             is_number = not column.left and any(map(str.isdigit, text.plain))
-            lengths.append(min(text.cell_len, most if folded and not is_number else 1_000))
-        widths.append(max(lengths))
+            width = max(width, min(text.cell_len, 1_000 if is_number else limit))
+        widths.append(width)
     return widths
 
 
 def render_cell(cell: TableCell) -> Text:
-    """A cell, what is best in green; no text in it is markup."""
-    return Text.assemble(
-        *(
-            (printable(span.text, lambda _: " "), "bold green" if span.bold else span.tone)
-            for span in cell.spans
-        )
-    )
+    """Return a cell, the best in green; no text in it is markup."""
+    parts = []
+    for span in cell.spans:
+        style = "bold green" if span.bold else span.tone
+        parts.append((printable(span.text, lambda _: " "), style))
+    return Text.assemble(*parts)

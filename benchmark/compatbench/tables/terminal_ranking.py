@@ -8,52 +8,51 @@ from rich.text import Text
 
 from compatbench.data.cards.shots import count_shots
 from compatbench.messages import one_line
-from compatbench.results.ranking_table import ranking_frame
-from compatbench.tables.ranking import TERMINAL, explain_unranked, gap_table, ranking_table
+from compatbench.results.public_results import Results
+from compatbench.results.ranking import rank_transfer
+from compatbench.tables.ranking_tables import TERMINAL, explain_unranked, gap_table, ranking_table
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.terminal import render_table
 
 
 def print_ranking(console: Console, page: SuitePage) -> None:
-    """Prints the ranking of every upgrade at the most shots, and what failed or is missing."""
+    """Print the ranking of every upgrade at the most shots, and what failed or is missing."""
     console.print(render_ranking(page, console.width))
-    gaps = gap_table(page)
-    for title, kind, count, _, reason in ([cell.text for cell in row] for row in gaps.rows):
+    for row in gap_table(page).rows:
+        title, kind, count, _, reason = [cell.text for cell in row]
         rows = "1 row" if count == "1" else f"{count} rows"
         text = f"{one_line(title)}: {rows} {kind}: {one_line(reason)}".removesuffix(": –")
         console.print(Text(text, style="red" if kind == "failed" else "yellow"))
 
 
 def list_rankings(page: SuitePage) -> pd.DataFrame:
-    """The rankings that are printed as one frame: of ``upgrade`` and ``transfer``, best first."""
-    ranked = (
-        (upgrade, transfer, page.ranks(upgrade, max(page.expected.shots), transfer))
-        for upgrade in page.expected.upgrades
-        for transfer in page.results.transfers
-    )
-    frames = [
-        ranking_frame(rows).assign(upgrade=" → ".join(upgrade), transfer=transfer)
-        for upgrade, transfer, rows in ranked
-        if rows
-    ]
+    """Return the printed rankings as one frame, with ``upgrade`` and ``transfer``, best first."""
+    results = Results(page.tidy, page.expected)
+    frames = []
+    for upgrade in page.expected.upgrades:
+        for transfer in page.tidy.transfers:
+            frame = results.ranking(*upgrade, transfer=transfer)
+            if not frame.empty:
+                frames.append(frame.assign(upgrade=" → ".join(upgrade), transfer=transfer))
     return pd.concat(frames) if frames else pd.DataFrame()
 
 
 def render_ranking(page: SuitePage, width: int) -> RenderableType:
-    """The ranking of every upgrade, as far as it is measured, in so many characters."""
-    shots = max(page.expected.shots)
+    """Return the ranking of every upgrade, as far as it is measured, in so many characters."""
     parts: list[RenderableType] = []
     for upgrade in page.expected.upgrades:
-        ranked = (page.ranks(upgrade, shots, transfer) for transfer in page.results.transfers)
-        for rows in filter(None, ranked):
-            through = f"through {rows[0].transfer}" if rows[0].transfer else ""
-            title = [one_line(page.path_title(upgrade)), count_shots(shots), through, page.part]
+        every = page.ranking(upgrade, page.most_shots)
+        for transfer in page.tidy.transfers:
+            ranking = rank_transfer(every, transfer)
+            if ranking.empty:
+                continue
+            through = ranking["track_transfer"].iloc[0]
+            title = [one_line(page.path_title(upgrade)), count_shots(page.most_shots)]
+            title += [f"through {through}" if through else "", page.part]
             parts.append(Text(", ".join(filter(None, title)), style="bold"))
-            parts.append(render_table(ranking_table(rows, TERMINAL), width))
-            parts += [
-                Text(f"{name}: {state} {why}", style="yellow")
-                for name, state, why in explain_unranked(rows)
-            ]
+            parts.append(render_table(ranking_table(ranking, TERMINAL), width))
+            for name, state, why in explain_unranked(ranking):
+                parts.append(Text(f"{name}: {state} {why}", style="yellow"))
     if page.legend:
         parts.append(Text(page.legend))
     return Group(*parts)

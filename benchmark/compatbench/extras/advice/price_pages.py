@@ -21,7 +21,7 @@ from compatbench.extras.advice.price import (
 from compatbench.results.estimate import interval_columns
 from compatbench.results.expected import Upgrade
 from compatbench.results.method_results import MethodInfo
-from compatbench.results.ranks import Ranked, exact
+from compatbench.results.ranks import exact
 from compatbench.results.ways import UNKNOWN, access_of, needs_of
 from compatbench.tables.figures.charts import FigureData, panels
 from compatbench.tables.figures.colours import BLUE, INK, ORANGE, PURPLE, SKY
@@ -30,7 +30,16 @@ from compatbench.tables.figures.values import dodge_labels, panel_row, two_digit
 from compatbench.tables.numbers import NOTHING, bounds, duration, interval_text, percent, signed
 from compatbench.tables.pages.sections import Section
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.table import Column, Table, code, make_table, number, plain_table, text
+from compatbench.tables.table import (
+    Column,
+    Table,
+    code,
+    make_table,
+    number,
+    plain_table,
+    records,
+    text,
+)
 
 _FOLDER = Path(__file__).parent
 # What one has, and what a way may need then; each has what the one before it has.
@@ -163,12 +172,12 @@ def price_values(page: SuitePage, upgrade: Upgrade) -> FigureData:
     return FigureData(rows, {"ticks": places, "names": names, "order": order})
 
 
-def _titled(page: SuitePage, upgrade: Upgrade, method: str) -> Ranked:
-    """Return the row that names a panel: that of the untouched modules, where there is one."""
-    ranked = page.all_ranks(upgrade, max(page.expected.shots))
-    of_method = [row for row in ranked if row.standing.info.name == method]
-    copied = [row for row in of_method if row.standing.results.transfer == COPIED]
-    return (copied or of_method)[0]
+def _titled(page: SuitePage, upgrade: Upgrade, method: str) -> dict[str, Any]:
+    """Return the method that names a panel, with copied modules where there are such."""
+    ranking = page.ranking(upgrade, page.most_shots)
+    of_method = ranking[ranking["method"] == method]
+    copied = of_method[of_method["transfer"] == COPIED]
+    return records(of_method if copied.empty else copied)[0]
 
 
 def price_chart(data: FigureData) -> alt.FacetChart:

@@ -8,14 +8,11 @@ therefore draw the same compiled chart again for the rows that its filters leave
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import altair as alt
 
 from compatbench.tables.figures.colours import BLUE, FAINT, GREEN, GREY, INK, ORANGE, RED
-
-if TYPE_CHECKING:
-    from compatbench.results.ranks import Kind
 
 WIDTH = 480  # pixels of a figure in a file; on the site it is as wide as its place
 COLUMNS = 4  # small panels side by side in a file; the site counts how many it has room for
@@ -34,14 +31,15 @@ class FigureData(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """How methods of one kind are drawn. Shape and colour say the same."""
+    """The mark of methods of one kind. Shape and colour say the same."""
 
     shape: str
     colour: str
     title: str
 
 
-MARKS: dict[Kind, Mark] = {
+# By kind of method, as a ranking has it.
+MARKS: dict[str, Mark] = {
     "shallow": Mark("circle", ORANGE, "shallow"),
     "deep": Mark("square", BLUE, "deep"),
     "floor": Mark("diamond", INK, "zero-shot"),

@@ -1,15 +1,17 @@
-"""Which figures a set of results gives, and their files in ``results/figures/``."""
+"""The figures that a set of results gives, and their files in ``results/figures/``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+
+import pandas as pd
 
 from compatbench.data.cards.shots import count_shots
 from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
-from compatbench.results.method_results import remembered
-from compatbench.results.ranks import Ranked
+from compatbench.results.ranking import rank_transfer
 from compatbench.tables.figures.charts import FigureData
 from compatbench.tables.figures.figure_kinds import MATRIX, SCATTER, list_kinds
 from compatbench.tables.figures.render import render_chart
@@ -74,61 +76,60 @@ def plan_figures(pages: Sequence[SuitePage]) -> list[PlannedFigure]:
     return figures
 
 
-@remembered
+@lru_cache(maxsize=256)
 def figures_of_upgrade(page: SuitePage, upgrade: Upgrade, shots: int) -> list[PlannedFigure]:
     """Return the figures of one ranking: a scatter and a matrix."""
     suite = page.card.name
     number = page.expected.upgrades.index(upgrade) + 1
     upgrade_title = one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}")
-    # A ranking for each transfer, the one without first.
-    rankings = [page.ranks(upgrade, shots, transfer) for transfer in page.results.transfers]
-    complete = [[row for row in ranking if row.value("h") is not None] for ranking in rankings]
+    ranking = page.ranking(upgrade, shots)
+    complete = ranking[ranking["h"].notna()]
 
     marks = _best_of_each(complete)
-    scatter, missing, in_file = _NOTHING, _INCOMPLETE, None
-    if any(not row.transfer for row in marks):
-        scatter, missing = scatter_values(marks), ""
+    scatter = _NOTHING
+    missing = _INCOMPLETE
+    in_file = None
+    copied = marks[marks["track_transfer"] == ""]
+    if not copied.empty:
+        scatter = scatter_values(marks)
+        missing = ""
         # The file shows the methods of the main table alone.
-        in_main_table = [row for row in marks if not row.transfer and not row.sees_tests]
-        if in_main_table:
+        in_main_table = copied[~copied["sees_tests"]]
+        if not in_main_table.empty:
             in_file = scatter_values(in_main_table)
     heading = upgrade_title + _say_left_out(marks, complete)
-    note = _say_missing(rankings[0])
+    note = _say_missing(rank_transfer(ranking))
     first = PlannedFigure(suite, SCATTER.name, number, heading, scatter, missing, note, in_file)
 
-    rows = _best_of_each(rankings)
-    heading = upgrade_title + _say_left_out(rows, rankings)
-    second = PlannedFigure(suite, MATRIX.name, number, heading, matrix_values(page, rows))
+    shown = _best_of_each(ranking)
+    heading = upgrade_title + _say_left_out(shown, ranking)
+    matrix = matrix_values(page, upgrade, shots, shown)
+    second = PlannedFigure(suite, MATRIX.name, number, heading, matrix)
     return [first, second]
 
 
-def _best_of_each(rankings: Sequence[Sequence[Ranked]]) -> list[Ranked]:
-    """Return the first methods of each ranking, and zero-shot."""
-    best = []
-    for ranking in rankings:
-        for place, row in enumerate(ranking):
-            if place < _MOST or row.kind == "floor":
-                best.append(row)
-    return best
+def _best_of_each(ranking: pd.DataFrame) -> pd.DataFrame:
+    """Return the first methods of each transfer, and zero-shot."""
+    place = ranking.groupby("ranked_with", sort=False).cumcount()
+    return ranking[(place < _MOST) | (ranking["kind"] == "floor")]
 
 
-def _say_left_out(shown: Sequence[Ranked], rankings: Sequence[Sequence[Ranked]]) -> str:
-    total = sum(len(ranking) for ranking in rankings)
-    if len(shown) == total:
+def _say_left_out(shown: pd.DataFrame, ranking: pd.DataFrame) -> str:
+    if len(shown) == len(ranking):
         return ""
-    return f", the {_MOST} best by each transfer and zero-shot, out of {total}"
+    return f", the {_MOST} best by each transfer and zero-shot, out of {len(ranking)}"
 
 
-def _say_missing(ranking: Sequence[Ranked]) -> str:
+def _say_missing(ranking: pd.DataFrame) -> str:
     """Name the methods of a ranking that have no H, and so no mark."""
-    missing = [row.title for row in ranking if row.value("h") is None]
+    missing = list(ranking.loc[ranking["h"].isna(), "shown_title"])
     if not missing:
         return ""
     more = f" and {len(missing) - 4} more" if len(missing) > 4 else ""
     return f"No H, so no mark: {', '.join(missing[:4])}{more}."
 
 
-@remembered
+@lru_cache(maxsize=64)
 def figures_of_suite(page: SuitePage) -> list[PlannedFigure]:
     """Return the figures of several rankings together, such as those along shots."""
     figures = []

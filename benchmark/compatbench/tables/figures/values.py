@@ -9,19 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from compatbench.data.cards.shots import show_shots
 from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
-from compatbench.results.ranks import Ranked, rounded
 from compatbench.tables.figures.charts import FigureData
+from compatbench.tables.numbers import rounded
+from compatbench.tables.ranking_tables import task_numbers
 from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.table import records
 
 Row = dict[str, Any]
+Method = Mapping[str, Any]  # a row of a ranking
 
 SIDES = {"source": "source", "target": "target, same module"}
 FOUNDING_PAPER = "arXiv:2412.20895"
@@ -31,67 +35,73 @@ _FAR = 6.0
 two_digits = partial(rounded, digits=2)
 
 
-def scatter_values(ranked: Sequence[Ranked]) -> FigureData:
-    """Return accuracies on both models; of a transferred module those of the untouched one, too.
+def scatter_values(ranking: pd.DataFrame) -> FigureData:
+    """Return accuracies on both models; of a transferred module those of the copied one, too.
 
     All methods have an H. The most important ones are ``named``.
     """
-    sources = [two_digits(each.value("source")) or 0.0 for each in ranked]
-    targets = [two_digits(each.value("target")) or 0.0 for each in ranked]
+    methods = records(ranking)
+    sources = [two_digits(method["source"]) or 0.0 for method in methods]
+    targets = [two_digits(method["target"]) or 0.0 for method in methods]
     left, right = _axis_range(sources)
     low, high = _axis_range(targets)
-    untouched = {}
+    copied = {}
     inside = []
-    for each, source, target in zip(ranked, sources, targets, strict=True):
-        if not each.transfer:
-            untouched[each.figures["method"]] = (source, target)
+    for method, source, target in zip(methods, sources, targets, strict=True):
+        if not method["track_transfer"]:
+            copied[method["method"]] = (source, target)
         if left <= source <= right and low <= target <= high:
-            inside.append(each)
-    named = named_methods(inside)
+            inside.append(method)
+    named = named_modules(inside)
     rows = []
-    for each, source, target in zip(ranked, sources, targets, strict=True):
-        h = round(each.value("h") or 0.0, 1)
-        row = start_row(each, source=source, target=target, h=h, named=each in named)
-        before = untouched.get(each.figures["method"])
-        if each.transfer and before is not None:
+    for method, source, target in zip(methods, sources, targets, strict=True):
+        h = round(method["h"], 1)
+        is_named = method["module"] in named
+        row = start_row(method, source=source, target=target, h=h, named=is_named)
+        before = copied.get(method["method"])
+        if method["track_transfer"] and before is not None:
             row["before"] = before
         rows.append(row)
     size = high - low + right - left
     step = next(step for step in (1, 2, 5, 10, 20) if size / step <= 24)
-    zero_source, zero_target = zero_shot_accuracies(ranked) or (None, None)
+    zero_source, zero_target = zero_shot_accuracies(methods)
     params = {
         "x0": left,
         "x1": right,
         "y0": low,
         "y1": high,
         "step": step,
-        "zero_source": two_digits(zero_source),
-        "zero_target": two_digits(zero_target),
+        "zero_source": zero_source,
+        "zero_target": zero_target,
     }
     return FigureData(rows, params)
 
 
-def start_row(ranked: Ranked, **more: Any) -> Row:
+def start_row(method: Method, **more: Any) -> Row:
     """Return the row of a method, with what more there is to show."""
-    return {"title": ranked.title, "kind": ranked.kind, **more}
+    return {"title": method["shown_title"], "kind": method["kind"], **more}
 
 
-def zero_shot_accuracies(ranked: Sequence[Ranked]) -> tuple[float, float] | None:
+def zero_shot_accuracies(methods: Sequence[Method]) -> tuple[float | None, float | None]:
     """Return zero-shot's accuracies on source and target, which do not depend on the method."""
-    for each in ranked:
-        source, source_gain = each.value("source"), each.value("source_gain")
-        target, gain = each.value("target"), each.value("gain")
-        if None not in (source, source_gain, target, gain):
-            return round(source - source_gain, 4), round(target - gain, 4)  # type: ignore[operator]
-    return None
+    for method in methods:
+        numbers = [method[name] for name in ("source", "source_gain", "target", "gain")]
+        if None not in numbers:
+            source, source_gain, target, gain = numbers
+            return two_digits(source - source_gain), two_digits(target - gain)
+    return None, None
 
 
-def named_methods(ranked: Sequence[Ranked]) -> list[Ranked]:
-    """Return the first and the last method by H, the founding paper's own, and zero-shot."""
-    plain = [each for each in ranked if not each.transfer]
-    founding = [each for each in plain if each.figures["paper"] == FOUNDING_PAPER]
-    floor = [each for each in plain if each.kind == "floor"]
-    return list(dict.fromkeys([*plain[:1], *founding[:1], *floor[:1], *plain[-1:]]))
+def named_modules(methods: Sequence[Method]) -> set[int]:
+    """Return the modules of the first and the last method, of the founding paper's, and zero-shot.
+
+    Methods are in the order of H.
+    """
+    plain = [method for method in methods if not method["track_transfer"]]
+    founding = [method for method in plain if method["paper"] == FOUNDING_PAPER]
+    floor = [method for method in plain if method["kind"] == "floor"]
+    named = [*plain[:1], *founding[:1], *floor[:1], *plain[-1:]]
+    return {method["module"] for method in named}
 
 
 def _axis_range(values: Sequence[float]) -> tuple[float, float]:
@@ -103,18 +113,25 @@ def _axis_range(values: Sequence[float]) -> tuple[float, float]:
     return max(math.floor(low - room), 0), math.ceil(high + room)
 
 
-def matrix_values(page: SuitePage, ranked: Sequence[Ranked]) -> FigureData:
-    """Return the gain over the target's zero-shot on every dataset, then their mean."""
+def matrix_values(
+    page: SuitePage, upgrade: Upgrade, shots: int, ranking: pd.DataFrame
+) -> FigureData:
+    """Return the gain over the target's zero-shot on every dataset, then their mean.
+
+    Args:
+        ranking: the methods to show, a part of the ranking of this upgrade.
+    """
     sets = [one_line(page.task_title(task), 24) for task in page.expected.tasks]
+    gains = task_numbers(page, upgrade, shots, ranking, ["gain"])["gain"]
     rows = []
-    for each in ranked:
-        gains = [*each.by_task("gain"), each.value("gain")]
-        rows.append(start_row(each, gains=[rounded(gain, 1) for gain in gains]))
+    for method, of_method in zip(records(ranking), gains, strict=True):
+        mean = rounded(method["gain"], 1)
+        rows.append(start_row(method, gains=[*of_method, mean]))
     return FigureData(rows, {"sets": [*sets, "Mean"]})
 
 
 def shots_figures(page: SuitePage) -> Iterator[tuple[str, FigureData]]:
-    """Return a figure for each upgrade of a suite with several numbers of shots."""
+    """Yield a figure for each upgrade of a suite with several numbers of shots."""
     if len(page.expected.shots) > 1:
         for upgrade in page.expected.upgrades:
             yield page.path_title(upgrade), shots_values(page, upgrade)
@@ -126,39 +143,40 @@ def shots_values(page: SuitePage, upgrade: Upgrade) -> FigureData:
     None is a missing cell.
     """
     counts = sorted(page.expected.shots)
-    by_title: dict[str, list[Ranked]] = {}
+    by_title: dict[str, list[Method]] = {}
     for count in counts:
-        for each in page.all_ranks(upgrade, count):
-            by_title.setdefault(each.title, []).append(each)
+        for method in records(page.ranking(upgrade, count)):
+            by_title.setdefault(method["shown_title"], []).append(method)
 
     def place(title: str) -> tuple[bool, float, str]:
-        h = by_title[title][-1].value("h")
+        h = by_title[title][-1]["h"]
         return h is None, -(h or 0), title
 
-    places = [*range(len(counts))]
+    places = list(range(len(counts)))
     ends = [places[0], places[-1]]
     levels: dict[str, Any] = {}
-    zero_shot = zero_shot_accuracies([*chain(*by_title.values())])
-    for side, accuracy in zip(SIDES, zero_shot or (), strict=False):
-        levels[f"zero-shot on the {side}"] = (ends, [two_digits(accuracy)] * 2)
+    every = [method for along in by_title.values() for method in along]
+    for side, accuracy in zip(SIDES, zero_shot_accuracies(every), strict=True):
+        if accuracy is not None:
+            levels[f"zero-shot on the {side}"] = (ends, [accuracy] * 2)
     rows = []
     for title in sorted(by_title, key=place):
         along = by_title[title]
         lines: dict[str, Any] = {}
         for side, name in SIDES.items():
-            lines[name] = (places, [two_digits(each.value(side)) for each in along])
-        if any(each.value("h") is not None for each in along):
+            lines[name] = (places, [two_digits(method[side]) for method in along])
+        if any(method["h"] is not None for method in along):
             rows.append(panel_row(along[0], lines | levels))
     names = [str(show_shots(count)) for count in counts]
     order = [*SIDES.values(), *levels]
     return FigureData(rows, {"ticks": places, "names": names, "order": order})
 
 
-def panel_row(ranked: Ranked, lines: Mapping[str, tuple[Sequence[float], Sequence[Any]]]) -> Row:
+def panel_row(method: Method, lines: Mapping[str, tuple[Sequence[float], Sequence[Any]]]) -> Row:
     """Return the lines of a small panel: their names, places and accuracies."""
     at = [list(places) for places, _ in lines.values()]
     accuracy = [list(values) for _, values in lines.values()]
-    return start_row(ranked, line=[*lines], at=at, accuracy=accuracy)
+    return start_row(method, line=[*lines], at=at, accuracy=accuracy)
 
 
 def dodge_labels(values: Sequence[float], least: float) -> list[float]:

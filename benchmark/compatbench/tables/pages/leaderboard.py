@@ -68,7 +68,7 @@ def render_pages(out: Path, pages: Sequence[SuitePage]) -> dict[Path, str]:
     folder = out / METHOD_PAGES
     rendered = {out / LEADERBOARD: render_leaderboard(pages, figures, folder.is_dir())}
     for page in (each for suite in pages for each in (suite, *suite.sections)):
-        if page.results.all:
+        if page.tidy.methods:
             suite = out / RESULTS / check_name(page.card.name, "suite")
             rendered[suite / PAGE] = render_suite(page, figures)
     if folder.is_dir():

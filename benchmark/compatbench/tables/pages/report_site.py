@@ -64,7 +64,8 @@ def report_pages(files: ResultFiles, published: Sequence[SuitePage]) -> list[Sui
     """The suites of the leaderboard, each with its sections behind it; without any, all suites."""
     pages = [each for page in published for each in (page, *page.sections)]
     pages = pages or [read_suite_page(card, files) for card in suites_with_results(files.out)]
-    if not (measured := [page for page in pages if page.results.all]):
+    measured = [page for page in pages if page.tidy.methods]
+    if not measured:
         raise CompatbenchError(
             f"{files.out / RESULTS} holds no results; give the folder that holds results/ "
             "with --out, or start with 'compatbench run'"
@@ -157,9 +158,12 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
 
 def _describe_methods(pages: Sequence[SuitePage]) -> Json:
     """What each method of these results is, as HTML; nothing of one that is not the project's."""
-    measured = {method.info.name for page in pages for method in page.results.all}
-    facts = {name: facts for name, facts in read_facts().items() if name in measured}
-    return {name: to_html(render_facts(facts[name], "###", False), False) for name in facts}
+    measured = {name for page in pages for name in page.tidy.methods}
+    described = {}
+    for name, facts in read_facts().items():
+        if name in measured:
+            described[name] = to_html(render_facts(facts, "###", whole=False), mixed=False)
+    return described
 
 
 def _script(name: str, content: Json) -> str:
@@ -183,16 +187,17 @@ def _site_spec(kind: str, params: Iterable[str]) -> Json:
 
 
 def _suite_row(page: SuitePage) -> tuple[str, ...]:
-    methods = page.results.all
+    modules = page.tidy.frame[["method", "transfer"]].drop_duplicates()
+    without_rows = set(page.tidy.methods) - set(modules["method"])
     return (
         one_line(page.card.title),
         page.card.name,
-        f"{len(methods)}",
-        f"{sum(len(method.rows) for method in methods):,}",
+        f"{len(modules) + len(without_rows)}",
+        f"{len(page.tidy.frame):,}",
         f"{len(page.expected.tasks)}",
         ", ".join(str(show_shots(count)) for count in page.expected.shots),
         ", ".join(map(str, page.expected.seeds)),
-        page.results.digest[:16],
+        page.tidy.digest[:16],
     )
 
 

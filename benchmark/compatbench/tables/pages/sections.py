@@ -12,10 +12,9 @@ from functools import cache
 from typing import Any, Literal
 
 from compatbench import plugins
-from compatbench.results.ranks import rank_upgrades
-from compatbench.results.standing import compute_retained, paired_interval
-from compatbench.tables import ranking, suite_tables
-from compatbench.tables.other_classes import classes_table, has_other_classes
+from compatbench.results.ranking import rank_transfer
+from compatbench.tables import ranking_tables, suite_tables
+from compatbench.tables.classes_table import classes_table, has_other_classes
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.templates import render_markdown
 
@@ -47,62 +46,71 @@ class Section:
     on_site: bool = False
 
     def heading(self, page: SuitePage) -> str:
+        """Return the title as a heading on the page of a suite."""
         return self.title.format(page.whole_title)
 
     def render(self, page: SuitePage) -> str:
-        """Its Markdown."""
-        shots = max(page.expected.shots)
-        return render_markdown(self.template, page=page, shots=shots, top=TOP, **self.functions)
+        """Return the section as Markdown."""
+        context = {"page": page, "shots": page.most_shots, "top": TOP, **self.functions}
+        return render_markdown(self.template, **context)
 
 
 TOP = 10  # rows of an upgrade on the leaderboard; the floors come on top
 TABLES = (
     vars(suite_tables)
-    | vars(ranking)
-    | {of.__name__: of for of in (rank_upgrades, compute_retained, paired_interval, classes_table)}
+    | vars(ranking_tables)
+    | {"rank_transfer": rank_transfer, "classes_table": classes_table}
 )
+
+
+def _has_configs(page: SuitePage) -> bool:
+    return any(name in page.tidy.methods for name in page.configs)
+
+
+def _has_groups(page: SuitePage) -> bool:
+    return any(len(upgrades) > 1 for upgrades in page.groups.values())
+
+
+def _core_section(
+    place: int,
+    title: str,
+    name: str,
+    applies: Callable[[SuitePage], bool],
+    page: Page = "suite",
+) -> Section:
+    return Section(page, place, title, applies, f"sections/{name}.md.jinja", TABLES)
 
 
 _CORE = [
-    Section("suite", place, title, applies, f"sections/{name}.md.jinja", TABLES)
-    for place, title, name, applies in (
-        (10, "Step by step", "paths", lambda page: bool(page.paths)),
-        (20, "By shots", "shots", lambda page: len(page.expected.shots) > 1),
-        (30, "Ablation", "ablation", lambda p: bool(p.configs.keys() & p.results.methods)),
-        (40, "Compared with retraining", "retained", lambda page: page.expected.retrained),
-        (
-            50,
-            "By kind of upgrade",
-            "groups",
-            lambda page: any(len(of) > 1 for of in page.groups.values()),
-        ),
-        (70, "Known and other classes", "classes", has_other_classes),
-    )
-]
-_CORE.append(
-    Section(
-        "leaderboard",
+    _core_section(10, "Step by step", "paths", lambda page: bool(page.paths)),
+    _core_section(20, "By shots", "shots", lambda page: len(page.expected.shots) > 1),
+    _core_section(30, "Ablation", "ablation", _has_configs),
+    _core_section(40, "Compared with retraining", "retained", lambda p: p.expected.retrained),
+    _core_section(50, "By kind of upgrade", "groups", _has_groups),
+    _core_section(70, "Known and other classes", "classes", has_other_classes),
+    _core_section(
         20,
         "Known and other classes: {}",
+        "classes_answer",
         has_other_classes,
-        "sections/classes_answer.md.jinja",
-        TABLES,
-    )
-)
+        page="leaderboard",
+    ),
+]
 
 
 def list_sections_below(page: SuitePage) -> list[tuple[Section, SuitePage]]:
-    """What the leaderboard has below a suite, of it and of the suites that are its sections."""
-    pages = [page, *page.sections]
-    pairs = [(section, each) for each in pages for section in list_sections("leaderboard", each)]
+    """Return what the leaderboard has below a suite, of it and of the suites in its sections."""
+    pairs = []
+    for each in (page, *page.sections):
+        for section in list_sections("leaderboard", each):
+            pairs.append((section, each))
     return sorted(pairs, key=lambda pair: pair[0].place)
 
 
 def list_sections(kind: Page, page: SuitePage) -> list[Section]:
-    """The sections of a kind that a suite has, in their order."""
-    return [
-        section for section in _all_sections() if section.page == kind and section.applies(page)
-    ]
+    """Return the sections of a kind that a suite has, in their order."""
+    of_kind = [section for section in _all_sections() if section.page == kind]
+    return [section for section in of_kind if section.applies(page)]
 
 
 @cache

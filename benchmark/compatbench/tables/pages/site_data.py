@@ -13,8 +13,7 @@ from compatbench.data.cards.shots import count_shots, show_shots
 from compatbench.engine.flat_settings import flat_settings
 from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
-from compatbench.results.ranks import rounded
-from compatbench.results.ways import access_of
+from compatbench.results.options import access_of
 from compatbench.tables.figures.figure_list import (
     PlannedFigure,
     figures_of_suite,
@@ -24,16 +23,17 @@ from compatbench.tables.markdown import define_links
 from compatbench.tables.numbers import NOTHING
 from compatbench.tables.pages.method_pages import read_facts
 from compatbench.tables.pages.sections import list_sections
-from compatbench.tables.ranking import (
+from compatbench.tables.ranking_tables import (
     PAGE,
     further_measures,
     gap_table,
     list_columns,
     measure_column,
     ranking_table,
+    task_numbers,
 )
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.table import Column, TableCell
+from compatbench.tables.table import Column, TableCell, records
 from compatbench.tables.templates import show_setting
 
 # Columns of a ranking, and measures of which every row has figures by dataset; measures that are
@@ -70,14 +70,14 @@ class SiteColumns(NamedTuple):
 
 def list_capabilities(pages: Sequence[SuitePage]) -> Json:
     """Return what each method can do, where it is known, and the transfers that need images."""
-    measured = {method.info.name for page in pages for method in page.results.all}
+    measured = {name for page in pages for name in page.tidy.methods}
     of_method = {}
     for name, facts in read_facts().items():
         if name in measured:
             of_method[name] = _capabilities_of(facts)
     with_images = set()
     for page in pages:
-        for transfer in page.results.transfers:
+        for transfer in page.tidy.transfers:
             if {"unlabelled", "labels"} & {*access_of(transfer)}:
                 with_images.add(transfer)
     return {"methods": of_method, "images": sorted(with_images)}
@@ -96,121 +96,139 @@ def _capabilities_of(facts: Mapping[str, Any]) -> list[str]:
 
 
 def choose_columns(pages: Sequence[SuitePage]) -> SiteColumns:
-    """The columns of these suites together."""
-    rows = (
-        row
-        for page in pages
-        for row in page.all_ranks(page.expected.upgrades[0], max(page.expected.shots))
-    )
-    further = further_measures(rows=rows)
+    """Return the columns of these suites together."""
+    further = []
+    for name in further_measures():
+        for page in pages:
+            ranking = page.ranking(page.expected.upgrades[0], page.most_shots)
+            if ranking[name].notna().any():
+                further.append(name)
+                break
     shown = {*_RANKING, *further}
     ranking = [column for column in list_columns() if column.key in shown]
-    return SiteColumns(ranking, {n: measure_column(n).title for n in (*_BY_DATASET, *further)})
+    measures = {name: measure_column(name).title for name in (*_BY_DATASET, *further)}
+    return SiteColumns(ranking, measures)
 
 
 def describe_suite(page: SuitePage, columns: SiteColumns, settings: dict[str, int]) -> Json:
-    """What the site shows of a suite; adds to ``settings``, which it refers to by number."""
-    boards = [
-        _describe_board(page, columns, upgrade, shots)
-        for upgrade, shots in product(
-            page.expected.upgrades, sorted(page.expected.shots, reverse=True)
-        )
-    ]
+    """Return what the site shows of a suite.
+
+    Args:
+        settings: the texts of settings with their numbers, by which methods refer to them; new ones
+            are added.
+    """
+    boards = []
+    for upgrade, shots in product(page.expected.upgrades, sorted(page.expected.shots)[::-1]):
+        boards.append(_describe_board(page, columns, upgrade, shots))
     notes = (page.card.note, page.card.likeness, page.legend)
-    configs = {method.info.name: method.config for method in reversed(page.results.all)}
+    methods = {}
+    for name, method in sorted(page.tidy.methods.items()):
+        methods[name] = _settings(method.config, settings)
     sections = list_sections("suite", page)
-    sections += (each for each in list_sections("leaderboard", page) if each.on_site)
+    sections += [section for section in list_sections("leaderboard", page) if section.on_site]
+    parts = []
+    for section in sections:
+        parts.append({"title": section.title, "html": _part(section.render(page))})
     return {
         "title": one_line(page.card.title),
         "notes": [one_line(text, 2000) for text in notes if text],
         "tasks": [one_line(page.task_title(task), 40) for task in page.expected.tasks],
         "boards": boards,
         "figures": [_figure(planned) for planned in figures_of_suite(page)],
-        "parts": [
-            {"title": section.title, "html": _part(section.render(page))} for section in sections
-        ],
-        "methods": {name: _settings(configs[name], settings) for name in sorted(configs)},
+        "parts": parts,
+        "methods": methods,
         "gaps": _gaps(page),
         "command": page.run_command("METHOD"),
     }
 
 
 def _describe_board(page: SuitePage, columns: SiteColumns, upgrade: Upgrade, shots: int) -> Json:
-    """A ranking, with its figures."""
-    ranked = page.all_ranks(upgrade, shots)
+    """Return a ranking, with its figures."""
+    ranking = page.ranking(upgrade, shots)
     keys = [column.key for column in columns.ranking]
-    table = ranking_table(ranked, keys)
+    measures = list(columns.measures)
+    by_task = task_numbers(page, upgrade, shots, ranking, measures)
     rows = []
-    for row, cells in zip(ranked, table.rows, strict=True):
-        shown = [_cell(cell) for cell in cells]
-        shown[keys.index("method")] = row.title
-        sets = [[rounded(mean, 1) for mean in row.by_task(name)] for name in columns.measures]
-        rows.append([row.figures["method"], row.kind, one_line(row.track), shown, sets])
-    titles = [row.title for row in ranked]
+    table = ranking_table(ranking, keys)
+    for place, method in enumerate(records(ranking)):
+        shown = [_cell(cell) for cell in table.rows[place]]
+        shown[keys.index("method")] = method["shown_title"]
+        sets = [by_task[name][place] for name in measures]
+        track = one_line(method["track"])
+        rows.append([method["method"], method["kind"], track, shown, sets])
+    titles = list(ranking["shown_title"])
+    heading = one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}")
     return {
         "upgrade": list(upgrade),
         "title": _board_title(page, upgrade),
         "shots": str(show_shots(shots)),
         "rows": rows,
         "figures": [
-            _figure(figure, titles, one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}"))
-            for figure in figures_of_upgrade(page, upgrade, shots)
+            _figure(figure, titles, heading) for figure in figures_of_upgrade(page, upgrade, shots)
         ],
     }
 
 
 def _board_title(page: SuitePage, upgrade: Upgrade) -> str:
-    """The models, behind the kind of upgrade where that kind has no other."""
-    kinds = (one_line(title) for title, of in page.groups.items() if of == (upgrade,))
-    return ": ".join([*kinds, one_line(page.path_title(upgrade))])
+    """Return the models, behind the kind of upgrade where that kind has no other."""
+    parts = []
+    for title, upgrades in page.groups.items():
+        if upgrades == (upgrade,):
+            parts.append(one_line(title))
+    return ": ".join([*parts, one_line(page.path_title(upgrade))])
 
 
 def _cell(cell: TableCell) -> str | list[Any]:
-    """What a cell shows and what it is sorted by; a text that is sorted by itself stands once."""
+    """Return what a cell shows and what it is sorted by; a text sorted by itself stands once."""
     shown = one_line(cell.text)
     return shown if cell.value == cell.text else [shown, cell.value]
 
 
 def _figure(figure: PlannedFigure, titles: Sequence[str] = (), known_head: str = "") -> Json:
-    """A figure; of its records each name stands once, and a row of the ranking is a number.
+    """Return a figure; each name of its records stands once, and the script knows the titles.
 
-    Of its heading the script has the beginning.
+    Args:
+        titles: of the rows of the ranking that the figure is of. The figure's rows refer to them by
+            number.
+        known_head: the beginning of the heading, which the script has.
     """
     values = figure.data.rows
+    known: tuple[str, ...] = ()
     if titles:
-        # These stand in the row, too.
-        of_row = ("gains", "source", "target", "h")
-        values = [
-            {name: of for name, of in value.items() if name not in of_row} for value in values
-        ]
+        # These stand in the rows of the ranking, too.
+        known = ("title", "kind", "gains", "source", "target", "h")
         places = {title: place for place, title in enumerate(titles)}
         values = [{"row": places[value["title"]], **value} for value in values]
-    known = ("title", "kind") if titles else ()
-    names = dict.fromkeys(name for value in values for name in value)
-    fields = [name for name in names if name not in known]
+    fields: dict[str, None] = {}
+    for value in values:
+        fields |= dict.fromkeys(name for name in value if name not in known)
+    heading = f"{figure.heading}. {figure.note}".removesuffix(". ").removeprefix(known_head)
     return {
         "kind": figure.kind,
-        "heading": f"{figure.heading}. {figure.note}".removesuffix(". ").removeprefix(known_head),
+        "heading": heading,
         "missing": figure.missing,
         "signals": figure.data.params,
-        "fields": fields,
+        "fields": list(fields),
         "values": [[value.get(name) for name in fields] for value in values],
     }
 
 
 def _part(text: str) -> str:
-    """A section of a page, without its links."""
+    """Return a section of a page as HTML, without its links."""
     return _LINK.sub(r"\1", to_html(f"{text}\n\n{define_links(text)}"))
 
 
 def _settings(config: Mapping[str, Any], settings: dict[str, int]) -> list[int]:
-    """The settings of a method, by their numbers in ``settings``: most are of several suites."""
-    shown = (f"{name}: {show_setting(value)}" for name, value in flat_settings(config))
-    return [settings.setdefault(one_line(text), len(settings)) for text in shown]
+    """Return the settings of a method, by their numbers: most are those of several suites."""
+    numbers = []
+    for name, value in flat_settings(config):
+        text = one_line(f"{name}: {show_setting(value)}")
+        numbers.append(settings.setdefault(text, len(settings)))
+    return numbers
 
 
 def to_html(markdown: str, mixed: bool = True) -> str:
-    """Markdown of this project's pages as HTML; markup in it is shown as text.
+    """Return Markdown of this project's pages as HTML; markup in it is shown as text.
 
     Where tables have ``mixed`` columns, a cell of text has a class, in place of the style that the
     policy of the page forbids.
@@ -224,12 +242,14 @@ def to_html(markdown: str, mixed: bool = True) -> str:
 
 
 def _gaps(page: SuitePage) -> list[list[str]]:
-    """Method, what, rows and reason of all that failed, is missing, or was refused."""
-    gaps = gap_table(page).select(["Method", "What", "Rows", "Reason"])
-    rows = [[cell.text for cell in row] for row in gaps.rows]
+    """Return method, what, rows and reason of all that failed, is missing, or was refused."""
+    rows = []
+    for row in gap_table(page).select(["Method", "What", "Rows", "Reason"]).rows:
+        rows.append([cell.text for cell in row])
     for upgrade, shots in product(page.expected.upgrades, page.expected.shots):
-        for row in page.all_ranks(upgrade, shots):
-            if refused := row.figures["refused"]:
-                reason = "; ".join(row.figures["reasons"])
-                rows.append([row.title, "not transferable", f"{refused:,}", reason or NOTHING])
+        ranking = page.ranking(upgrade, shots)
+        for method in records(ranking[ranking["refused"] > 0]):
+            reason = "; ".join(method["reasons"]) or NOTHING
+            count = f"{method['refused']:,}"
+            rows.append([method["shown_title"], "not transferable", count, reason])
     return [[one_line(text) for text in row] for row in rows]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from compatbench.data.cards import COPIED
 from compatbench.engine.cell import NOT_APPLICABLE
 from compatbench.results.expected import Upgrade
-from compatbench.results.four_ways import MODELS, Classes, FourWays, measure_four_ways
-from compatbench.results.ranks import exact
-from compatbench.tables.numbers import bounds, percent
+from compatbench.results.other_classes import MODELS, Classes, measure_other_classes
+from compatbench.tables.numbers import interval_text, percent
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.table import Table, number, plain_table, text
+from compatbench.tables.table import Table, number, plain_table, records, text
 
 # The names that a protocol gives to the classes of the training set, and to the others.
 NAMES = {"base-to-new": ("Base", "New"), "cross-dataset": ("Trained", "Others")}
@@ -16,7 +19,7 @@ NAMES = {"base-to-new": ("Base", "New"), "cross-dataset": ("Trained", "Others")}
 
 def has_other_classes(page: SuitePage) -> bool:
     """Return True if modules are tested on classes that they were not fitted for."""
-    return page.expected.protocol != "few-shot" and bool(page.results.all)
+    return page.expected.protocol != "few-shot" and bool(page.tidy.methods)
 
 
 def classes_table(page: SuitePage, upgrade: Upgrade, top: int | None = None) -> Table:
@@ -38,29 +41,25 @@ def classes_table(page: SuitePage, upgrade: Upgrade, top: int | None = None) -> 
         "Four-way H",
         "95 %",
     ]
-    methods = [method for method in page.results.methods.values() if not method.info.sees_tests]
-    measured = measure_four_ways(methods, page.expected, upgrade, max(page.expected.shots))
+    measured = measure_other_classes(page.tidy, page.expected, upgrade, page.most_shots)
+    measured = measured[(measured["transfer"] == COPIED) & ~measured["sees_tests"]]
     rows = []
-    for ways in measured[:top]:
+    for method in records(measured[:top]):
         cells = [
-            _accuracies(ways, "own"),
-            _accuracies(ways, "other"),
-            " → ".join(_mean(ways, f"h_{model}") for model in MODELS),
-            _mean(ways, "h_own"),
-            _mean(ways, "h_other"),
-            _mean(ways, "four"),
-            bounds(ways.mean("four")),
+            _accuracies(method, "own"),
+            _accuracies(method, "other"),
+            " → ".join(percent(method[f"h_{model}"]) for model in MODELS),
+            percent(method["h_own"]),
+            percent(method["h_other"]),
+            percent(method["four"]),
+            interval_text(method, "four"),
         ]
-        if ways.reasons["other"].startswith(NOT_APPLICABLE):
+        if method["other_reason"].startswith(NOT_APPLICABLE):
             cells = [cells[0], "n/a", "n/a", cells[3], "n/a", "n/a", "n/a"]
-        rows.append([text(ways.info.title, ways.info.paper), *map(number, cells)])
+        rows.append([text(method["title"], method["paper"]), *map(number, cells)])
     return plain_table(header, rows)
 
 
-def _accuracies(ways: FourWays, classes: Classes) -> str:
+def _accuracies(method: Mapping[str, Any], classes: Classes) -> str:
     """Return the accuracies on source and target, such as ``61.9 → 56.8``."""
-    return " → ".join(_mean(ways, f"{classes}_{model}") for model in MODELS)
-
-
-def _mean(ways: FourWays, name: str) -> str:
-    return percent(exact(ways.mean(name)))
+    return " → ".join(percent(method[f"{classes}_{model}"]) for model in MODELS)
