@@ -30,7 +30,7 @@ SECTION = "leaderboard"  # between these markers the README has its table
 
 
 def report(out: str | Path = ".", check: bool = False) -> Report:
-    """Makes the leaderboard, pages and site of all results again from ``results/``, byte for byte.
+    """Make the leaderboard, pages and site of all results again from ``results/``, byte for byte.
 
     ``leaderboard.md`` has the best of each upgrade, ``results/<suite>/README.md`` says what a suite
     is, and the site ``results/report/`` and its figures show every table; a clone has a page for
@@ -58,23 +58,26 @@ def report(out: str | Path = ".", check: bool = False) -> Report:
 
 
 def render_pages(out: Path, pages: Sequence[SuitePage]) -> dict[Path, str]:
-    """``leaderboard.md``, the pages of each suite, and the ranking in a ``README.md`` with a place.
+    """Return ``leaderboard.md``, pages of suites and methods, and a ``README.md`` with a ranking.
 
-    ``pages`` are the published ones.
+    Args:
+        pages: the published ones.
     """
     if not pages:
         raise CompatbenchError(_why_no_pages(out))
     figures = find_figures(out)
     folder = out / METHOD_PAGES
     rendered = {out / LEADERBOARD: render_leaderboard(pages, figures, folder.is_dir())}
-    for page in (each for suite in pages for each in (suite, *suite.sections)):
-        if page.tidy.methods:
-            suite = out / RESULTS / check_name(page.card.name, "suite")
-            rendered[suite / PAGE] = render_suite(page, figures)
+    for published in pages:
+        for page in (published, *published.sections):
+            if page.tidy.methods:
+                suite = out / RESULTS / check_name(page.card.name, "suite")
+                rendered[suite / PAGE] = render_suite(page, figures)
     if folder.is_dir():
-        texts = render_method_pages(pages)
-        rendered |= {folder / f"{check_name(name, 'method')}.md": texts[name] for name in texts}
-    if text := read_readme(out):
+        for name, text in render_method_pages(pages).items():
+            rendered[folder / f"{check_name(name, 'method')}.md"] = text
+    text = read_readme(out)
+    if text:
         summary = _render("summary.md.jinja", page=pages[0], root="", top=TOP)
         summary = markdown.fill_section(text, SECTION, summary)
         rendered[out / "README.md"] = summary
@@ -82,24 +85,27 @@ def render_pages(out: Path, pages: Sequence[SuitePage]) -> dict[Path, str]:
 
 
 def find_figures(out: Path) -> dict[str, str]:
-    """The figures that have been drawn: the name of a file, and what is to be seen."""
+    """Return the figures that have been drawn: the names of files, with what they show."""
     kinds = list_kinds()
-    names = [path.stem for path in (out / RESULTS / FIGURES).glob("*-*-*.svg")]
-    return {
-        name: kinds[kind].alt_text for name in names if (kind := name.rsplit("-", 2)[1]) in kinds
-    }
+    figures = {}
+    for path in (out / RESULTS / FIGURES).glob("*-*-*.svg"):
+        kind = kinds.get(path.stem.rsplit("-", 2)[1])
+        if kind is not None:
+            figures[path.stem] = kind.alt_text
+    return figures
 
 
 def _why_no_pages(out: Path) -> str:
-    if unpublished := [suite.name for suite in suites_with_results(out)]:
-        names = ", ".join(unpublished)
+    names = ", ".join(suite.name for suite in suites_with_results(out))
+    if names:
         return f"{out / RESULTS} holds results of {names} alone, which no page shows ('publish')"
     return f"{out / RESULTS} holds no results; start with 'compatbench run'"
 
 
 def read_readme(out: Path) -> str:
-    """The text of a ``README.md`` that has a place marked for the ranking; else nothing."""
-    readme, mark = out / "README.md", f"<!-- {SECTION}:"
+    """Return the text of a ``README.md`` that has a place marked for the ranking; else nothing."""
+    readme = out / "README.md"
+    mark = f"<!-- {SECTION}:"
     if kind_of(readme) != "file" or mark.encode() not in readme.read_bytes():
         return ""
     try:
@@ -110,7 +116,7 @@ def read_readme(out: Path) -> str:
 
 
 def write_pages(out: Path, pages: Sequence[SuitePage], check: bool = False) -> list[Path]:
-    """Writes the pages that have changed; a check raises for the first of them instead."""
+    """Write the pages that have changed; with ``check``, raise an error for the first of them."""
     files = {path: text.encode() for path, text in render_pages(out, pages).items()}
     write_changed(files, check)
     return list(files)
@@ -119,17 +125,21 @@ def write_pages(out: Path, pages: Sequence[SuitePage], check: bool = False) -> l
 def render_leaderboard(
     suites: Sequence[SuitePage], figures: Mapping[str, str] = {}, methods: bool = False
 ) -> str:
-    """The whole of ``leaderboard.md``, with its figures and links to pages of methods, if any."""
-    of = {"suites": suites, "figures": figures, "methods": methods}
-    return _render("leaderboard.md.jinja", **of, root="", top=TOP)
+    """Return the whole of ``leaderboard.md``.
+
+    Args:
+        figures: those that have been drawn, as ``find_figures`` gives them.
+        methods: link to the pages of methods.
+    """
+    shown = {"suites": suites, "figures": figures, "methods": methods}
+    return _render("leaderboard.md.jinja", **shown, root="", top=TOP)
 
 
 def render_suite(page: SuitePage, figures: Mapping[str, str] = {}) -> str:
-    """``results/<suite>/README.md``: what a suite is, where its tables are, and its pictures."""
-    shown = {
-        name: about for name, about in figures.items() if name.rsplit("-", 2)[0] == page.card.name
-    }
-    return _render("suite.md.jinja", page=page, shown=dict(sorted(shown.items())), root="../../")
+    """Return ``results/<suite>/README.md``: what a suite is, where its tables are, its pictures."""
+    of_suite = [name for name in sorted(figures) if name.rsplit("-", 2)[0] == page.card.name]
+    shown = {name: figures[name] for name in of_suite}
+    return _render("suite.md.jinja", page=page, shown=shown, root="../../")
 
 
 def _render(name: str, **context: Any) -> str:

@@ -9,7 +9,7 @@ scripts of the folder alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from compatbench.tables.pages.method_pages import read_facts, render_facts
 from compatbench.tables.pages.site_data import (
     CAPABILITIES,
     Json,
+    SiteColumns,
     choose_columns,
     describe_suite,
     list_capabilities,
@@ -51,19 +52,23 @@ class Report:
     checked: bool = False  # whether they were compared alone, and not written
 
     def parts(self) -> Iterator[str]:
-        """What a terminal shows: what is left out, and the first file of each kind."""
+        """Yield what a terminal shows: what is left out, and the first file of each kind."""
         verb = "is up to date" if self.checked else "written"
         yield from self.left_out
         if self.pages:
             yield f"{self.pages[0]} {verb}, with {len(self.pages) - 1} other pages"
         site = next(path for path in self.files if path.name == "index.html")
-        yield f"{site} {verb}, with {sum(path.suffix == '.svg' for path in self.files)} figures"
+        figures = [path for path in self.files if path.suffix == ".svg"]
+        yield f"{site} {verb}, with {len(figures)} figures"
 
 
 def report_pages(files: ResultFiles, published: Sequence[SuitePage]) -> list[SuitePage]:
-    """The suites of the leaderboard, each with its sections behind it; without any, all suites."""
-    pages = [each for page in published for each in (page, *page.sections)]
-    pages = pages or [read_suite_page(card, files) for card in suites_with_results(files.out)]
+    """Return the suites of the leaderboard, each with its sections behind it, or all suites."""
+    pages: list[SuitePage] = []
+    for page in published:
+        pages += [page, *page.sections]
+    if not pages:
+        pages = [read_suite_page(card, files) for card in suites_with_results(files.out)]
     measured = [page for page in pages if page.tidy.methods]
     if not measured:
         raise CompatbenchError(
@@ -74,14 +79,17 @@ def report_pages(files: ResultFiles, published: Sequence[SuitePage]) -> list[Sui
 
 
 def write_site(files: ResultFiles, published: Sequence[SuitePage], check: bool = False) -> Report:
-    """Writes the site and its figures, or compares them, as ``report`` does."""
+    """Write the site and its figures, or compare them, as ``report`` does."""
     out = files.out
     made = make_report(files, published)
-    folders = [out / RESULTS / name for name in (FIGURES, REPORT)]
-    there = {path for folder in folders for path in files_below(require(folder, "folder"))}
-    for path, content in made.files.items() if check else ():
-        if kind_of(path) == "file":
-            check_drawing(path, path.read_bytes(), content)
+    there: set[Path] = set()
+    for name in (FIGURES, REPORT):
+        folder = require(out / RESULTS / name, "folder")
+        there.update(files_below(folder))
+    if check:
+        for path, content in made.files.items():
+            if kind_of(path) == "file":
+                check_drawing(path, path.read_bytes(), content)
     require(out / RESULTS / REPORT / "data", "folder")
     write_changed(made.files, check)
     for path in sorted(there - set(made.files)):
@@ -93,7 +101,7 @@ def write_site(files: ResultFiles, published: Sequence[SuitePage], check: bool =
 
 
 def make_report(results: ResultFiles, published: Sequence[SuitePage]) -> Report:
-    """The site and its figures as ``write_site`` writes them; nothing is written."""
+    """Return the site and its figures as ``write_site`` writes them; nothing is written."""
     pages = report_pages(results, published)
     folder = results.out / RESULTS
     files: dict[Path, bytes] = {}
@@ -103,25 +111,43 @@ def make_report(results: ResultFiles, published: Sequence[SuitePage]) -> Report:
             left_out.append(f"{figure.name}.svg is left out: {figure.missing}")
         else:
             files[folder / FIGURES / f"{figure.name}.svg"] = figure.render()
-    files |= {folder / REPORT / name: content for name, content in render_site(pages).items()}
+    for name, content in render_site(pages).items():
+        files[folder / REPORT / name] = content
     return Report(files, tuple(left_out))
 
 
 def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
-    """Every file of the site by its path; the suites in this order."""
+    """Return every file of the site by its path; the suites in this order."""
     settings: dict[str, int] = {}  # of methods, most of them alike in several suites
     columns = choose_columns(pages)
-    suites = [(page, describe_suite(page, columns, settings)) for page in pages]
-    signals = {
-        figure["kind"]: figure["signals"]
-        for _, suite in suites
-        for part in (suite, *suite["boards"])
-        for figure in part["figures"]
-        if not figure["missing"]
+    suites = {}
+    for page in pages:
+        suites[page.card.name] = describe_suite(page, columns, settings)
+    index = _describe_index(pages, suites, columns, settings)
+    texts = {
+        "index.html": _render_html(pages, columns).rstrip() + "\n",
+        "index.js": f"{_script('index', index)}/* compiled {name_program()} */\n",
     }
-    index = {
-        "suites": [{"name": page.card.name, "title": one_line(page.card.title)} for page in pages],
-        "columns": [
+    for name, suite in suites.items():
+        texts[f"data/{check_name(name, 'suite')}.js"] = _script("suite", suite)
+    for name in SOURCES:
+        texts[name] = read_source(f"site/{name}") + "\n"
+    return {name: text.encode() for name, text in texts.items()}
+
+
+def _describe_index(
+    pages: Sequence[SuitePage],
+    suites: Mapping[str, Json],
+    columns: SiteColumns,
+    settings: Mapping[str, int],
+) -> Json:
+    """Return what all suites of the site share."""
+    titles = []
+    for page in pages:
+        titles.append({"name": page.card.name, "title": one_line(page.card.title)})
+    shown = []
+    for column in columns.ranking:
+        shown.append(
             {
                 "title": column.title,
                 "about": column.about,
@@ -129,35 +155,45 @@ def render_site(pages: Sequence[SuitePage]) -> dict[str, bytes]:
                 "text": column.left,
                 "exact": column.exact,
             }
-            for column in columns.ranking
-        ],
-        "measures": [*columns.measures.values()],
+        )
+    return {
+        "suites": titles,
+        "columns": shown,
+        "measures": list(columns.measures.values()),
         "settings": list(settings),
         "methods": _describe_methods(pages),
         "capabilities": list_capabilities(pages),
-        "specs": {kind: _site_spec(kind, names) for kind, names in signals.items()},
+        "specs": _compile_specs(suites),
         "colours": {"ink": INK, "line": FAINT, "paper": PAPER, **COLOURS},
         "font": FONT,
     }
-    html = template("site/index.html.jinja", autoescape=True).render(
+
+
+def _compile_specs(suites: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the specification of each kind of figure that these suites have."""
+    signals: dict[str, Json] = {}
+    for suite in suites.values():
+        for part in (suite, *suite["boards"]):
+            for figure in part["figures"]:
+                if not figure["missing"]:
+                    signals[figure["kind"]] = figure["signals"]
+    return {kind: _site_spec(kind, names) for kind, names in signals.items()}
+
+
+def _render_html(pages: Sequence[SuitePage], columns: SiteColumns) -> str:
+    return template("site/index.html.jinja", autoescape=True).render(
         figure_kinds=list_kinds().values(),
         kinds={kind: mark.title for kind, mark in MARKS.items()},
-        measures=[*columns.measures.values()],
+        measures=list(columns.measures.values()),
         suites=[_suite_row(page) for page in pages],
         versions=_versions(pages),
         commands=[page.run_command() for page in pages],
         capabilities=CAPABILITIES,
     )
-    script = f"{_script('index', index)}/* compiled {name_program()} */\n"
-    files = {"index.html": html.rstrip() + "\n", "index.js": script}
-    for page, suite in suites:
-        files[f"data/{check_name(page.card.name, 'suite')}.js"] = _script("suite", suite)
-    files |= {name: read_source(f"site/{name}") + "\n" for name in SOURCES}
-    return {name: text.encode() for name, text in files.items()}
 
 
 def _describe_methods(pages: Sequence[SuitePage]) -> Json:
-    """What each method of these results is, as HTML; nothing of one that is not the project's."""
+    """Return what each method of the project is, as HTML, if these results have it."""
     measured = {name for page in pages for name in page.tidy.methods}
     described = {}
     for name, facts in read_facts().items():
@@ -167,7 +203,7 @@ def _describe_methods(pages: Sequence[SuitePage]) -> Json:
 
 
 def _script(name: str, content: Json) -> str:
-    """Data as a script: a page of a file system can load nothing else."""
+    """Return data as a script, because a page of a file system can load nothing else."""
     # A line for every entry, so that a change is read in git.
     lines = [f"{json.dumps(key)}: {_dump(value)}" for key, value in content.items()]
     return f'"use strict";\ncompatbench.{name} = {{\n' + ",\n".join(lines) + "\n};\n"
@@ -175,7 +211,8 @@ def _script(name: str, content: Json) -> str:
 
 def _dump(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return "[\n" + ",\n".join(_dump(item) for item in value) + "\n]"
+        items = ",\n".join(map(_dump, value))
+        return f"[\n{items}\n]"
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -202,6 +239,8 @@ def _suite_row(page: SuitePage) -> tuple[str, ...]:
 
 
 def _versions(pages: Sequence[SuitePage]) -> list[tuple[str, str]]:
-    joined = join_versions(pages).items()
-    rows = [(one_line(name), one_line(", ".join(values))) for name, values in joined]
-    return [*rows, ("this page", f"compatbench {compatbench.__version__}")]
+    rows = []
+    for name, values in join_versions(pages).items():
+        rows.append((one_line(name), one_line(", ".join(values))))
+    rows.append(("this page", f"compatbench {compatbench.__version__}"))
+    return rows
