@@ -167,7 +167,9 @@ def test_rows_of_another_machine_may_differ_as_much_as_processors_do(project: Pr
     assert not [finding for finding in audit.findings if finding.field == "correct"]
     [note] = audit.notes
     assert note.startswith("tiny: of 4 rows that were run again and were made by another processor")
-    assert re.search(r"1 differ here, by up to 0\.\d % of the images$", note)
+    assert re.search(
+        r"1 differ here, 1 of them in their correct answers, by up to 0\.\d % of the images$", note
+    )
     document = json.loads(project.audit("--json", cells=1)[1])
     assert len(document["cells"]) == 1
     assert document["not_run"] == {"tiny": 6}
@@ -231,12 +233,13 @@ def test_two_seeds_with_the_same_counts_are_a_finding(project: Project) -> None:
 
 
 def test_a_broken_file_is_reported_once_with_its_cause(project: Project) -> None:
-    project.edit("coop.csv", lambda text: text[:-40])
+    project.edit("coop.csv", lambda text: text.replace(",ok,", ",okay,", 1))
     (project.folder / "docs" / "methods").mkdir(parents=True)
     audit = cb.audit_results(project.folder, cells=0)
     [finding] = audit.findings
     assert finding.file == str(project.results / "coop.csv")
-    assert finding.line == 5
+    assert finding.line == 2
+    assert "'status'" in finding.problem
     assert audit.notes == ["no page is compared: results of tiny are broken"]
 
 

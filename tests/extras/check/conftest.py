@@ -1,4 +1,4 @@
-"""What is refused here is remembered in no cache of the user's."""
+"""Tests that remember refusals in a cache of their own, not in the user's."""
 
 from __future__ import annotations
 

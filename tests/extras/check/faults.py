@@ -1,4 +1,4 @@
-"""A method for each way to break a rule: a sound one but for its body."""
+"""Methods that each break one rule: a sound method with another body."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from compatbench.data.task import load_task
 from compatbench.method import Labels
 from compatbench.method.trained import Recipe
 """
-# NAME of SOUND breaks CHECK: what the reason must say. Of an author's mistake, in a method that is
-# trained, it must also have the line.
+# Each entry is ``NAME of BASE breaks CHECK: PATTERN`` and the body of the class. The reason of the
+# failure must match the pattern. If the base is a trained method, it must also name the line.
 FAULTS = r"""
 NoSummary of Sound breaks card: 'summary' is empty
     card = describe(summary="")
@@ -202,21 +202,21 @@ class Excused(SortsTheNames):
 
 
 class Fault(NamedTuple):
-    """The only check that a method must fail, what the reason must say, and the method's lines."""
+    """A fault of a method."""
 
-    check: str
-    pattern: str
-    lines: range
-    has_line: bool
+    check: str  # the only one that must fail
+    pattern: str  # of the reason
+    lines: range  # of the method in the file
+    names_line: bool  # True if the reason must name one of them
 
 
 TEXT = Path(sound_methods.__file__).read_text(encoding="utf-8") + IMPORTS
 METHODS: dict[str, Fault] = {}
-for name, of, check, pattern, body in re.findall(
+for name, base, check, pattern, body in re.findall(
     r"(?m)^(\w+) of (\w+) breaks ([\w-]+): (.*)\n((?:    .*\n)+)", FAULTS
 ):
     start = TEXT.count("\n") + 1
-    TEXT += f"class {name}({of}):\n{body}"
+    TEXT += f"class {name}({base}):\n{body}"
     lines = range(start, TEXT.count("\n") + 1)
-    METHODS[name] = Fault(check, pattern, lines, has_line=of in ("Scales", "Untrained"))
+    METHODS[name] = Fault(check, pattern, lines, names_line=base in ("Scales", "Untrained"))
 TEXT += EXCUSED

@@ -1,4 +1,4 @@
-"""Method files are checked, this one too: sound methods, of which ``faults`` breaks a part each."""
+"""Methods that keep every rule. This file is checked itself; ``faults`` breaks a part of each."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from compatbench.method.trained import TrainedMethod
 
 
 def describe(**changes: object) -> MethodCard:
-    values: dict = dict(name="Sound", title="Sound", paper="none", inserts="classifier")
-    summary = "a residual on the class weights towards the mean of the shots"
-    return MethodCard(**values | dict(summary=summary, zero_shot_at={"residual": 0}) | changes)
+    """Return the card of a sound method with some changes."""
+    values: dict = {
+        "name": "Sound",
+        "title": "Sound",
+        "paper": "none",
+        "inserts": "classifier",
+        "summary": "a residual on the class weights towards the mean of the shots",
+        "zero_shot_at": {"residual": 0},
+    }
+    return MethodCard(**values | changes)
 
 
 class Sound(Method):
@@ -49,7 +56,7 @@ class Sound(Method):
 
         return classify
 
-    # What a faulty method does besides, or instead.
+    # Faulty methods override these.
     def begin(self, backbone, data, rng) -> None: ...
 
     def end(self, module, backbone, data):
@@ -66,13 +73,13 @@ class Sound(Method):
 
 
 class Free(Sound):
-    """At no setting it is zero-shot."""
+    """A method that is zero-shot at no setting."""
 
     card = describe(zero_shot_at={})
 
 
 class Told(Sound):
-    """It uses everything that a card can ask for."""
+    """A method that uses everything that a card can ask for."""
 
     card = describe(needs={"descriptions", "unlabelled", "teacher", "stream"}, zero_shot_at={})
 
@@ -95,7 +102,7 @@ class Told(Sound):
 
 
 class UpdatesBlocks(Sound):
-    """It acts inside both towers."""
+    """A method that acts inside both towers."""
 
     card = describe(inserts=("text-layers", "image-layers"), zero_shot_at={})
 
@@ -114,7 +121,7 @@ class UpdatesBlocks(Sound):
 
 
 class Scales(TrainedMethod):
-    """f' = γ ⊙ f, then zero-shot classification; of mistakes in it a reason names the line."""
+    """f' = γ ⊙ f, then zero-shot classification. Mistakes in it are reported with their line."""
 
     card = MethodCard("Scales", "Scales", "none", "feature", "a scale of every channel")
 
@@ -131,7 +138,7 @@ class Scales(TrainedMethod):
 
 
 class Untrained(Scales):
-    """It trains nothing, so what attach returns is first looked at afterwards."""
+    """A method that trains nothing, so no classifier is tried before ``attach`` is."""
 
     def fit(self, backbone, data, rng):
         shift = 0.1 * data.train.plain.mean(0)

@@ -24,13 +24,13 @@ METHOD_CHECKS = list(RULES)
 
 @pytest.fixture(autouse=True)
 def _fresh_registry() -> None:
-    """A file that one test loads is not there for the next."""
+    """Forget the file that the test before has loaded."""
     builtin_methods.cache_clear()
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """Of every check of every method in the file, by method and check."""
+    """Return the outcomes of all checks of all methods in the file, by method and check."""
     builtin_methods.cache_clear()
     path = tmp_path_factory.mktemp("faults") / "methods.py"
     path.write_text(TEXT, encoding="utf-8")
@@ -41,12 +41,12 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 
 
 def failures(outcomes: pd.DataFrame, method: str) -> dict[str, str]:
-    """The reasons by the checks that a method failed."""
+    """Return the reasons by the checks that a method failed."""
     rows = outcomes.loc[method]
     return rows.loc[rows["status"] == "fail", "reason"].to_dict()
 
 
-def test_what_one_method_leaves_in_its_process_does_not_harm_the_next(tmp_path: Path) -> None:
+def test_a_method_cannot_harm_the_next_one(tmp_path: Path) -> None:
     path = tmp_path / "pair.py"
     path.write_text(
         Path(sound_methods.__file__).read_text(encoding="utf-8") + "\n\n"
@@ -62,7 +62,7 @@ def test_what_one_method_leaves_in_its_process_does_not_harm_the_next(tmp_path: 
     assert set(found.loc["Careful", "status"]) == {"pass"}
 
 
-def test_a_file_that_cannot_be_loaded_fails_where_all_are_checked(
+def test_a_file_that_cannot_be_loaded_fails_when_all_are_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     registry = builtin_methods()
@@ -70,20 +70,22 @@ def test_a_file_that_cannot_be_loaded_fails_where_all_are_checked(
     for name in [name for name in registry.classes if name != "taskres"]:
         del registry.classes[name]
     torn = check("all", "card").set_index("method").loc["torn"]
-    assert (torn["check"], torn["status"]) == ("load", "fail")
+    assert torn["check"] == "load"
+    assert torn["status"] == "fail"
     assert torn["reason"] == "torn.py:3: SyntaxError: bad"
     assert len(check("taskres", "card")) == 1
 
 
-def test_a_method_that_hangs_fails_the_check_that_was_tried(
+def test_a_method_that_hangs_fails_only_the_check_at_which_it_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = fill_template("gone").replace('shift = module["shift"]', "import time; time.sleep(999)")
     (tmp_path / "gone.py").write_text(text)
 
     def hurry(outcome: RuleOutcome) -> None:
-        hanging = (outcome.method, outcome.check) == ("gone", "card")
-        monkeypatch.setattr(check_processes, "SECONDS", 0.0 if hanging else 600.0)
+        # The check after 'card' hangs: it gets no time at all.
+        hangs_next = (outcome.method, outcome.check) == ("gone", "card")
+        monkeypatch.setattr(check_processes, "SECONDS", 0.0 if hangs_next else 600.0)
 
     names = f"{tmp_path / 'gone.py'},taskres"
     found = check(names, "card,fit,logits", progress=hurry).set_index("method")
@@ -101,23 +103,22 @@ def test_a_sound_method_passes_every_check(method: str, outcomes: pd.DataFrame) 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_fault_fails_the_check_that_it_breaks_and_no_other(
-    method: str, outcomes: pd.DataFrame
-) -> None:
-    """With one line: what is wrong, the fix, and of an author's mistake where it is."""
-    fault, failed = METHODS[method], failures(outcomes, method)
-    # What remembers earlier fits is another in a process that has not seen them.
-    also = {"other-process"} if fault.check == "same-seed" else set()
-    assert failed.keys() - also == {fault.check}
-    told = failed[fault.check]
-    assert re.search(fault.pattern, told)
-    if fault.has_line:
-        named = re.search(r"\(methods\.py:(\d+)\)", told)
+def test_a_fault_fails_one_check_with_one_line(method: str, outcomes: pd.DataFrame) -> None:
+    """The line says what is wrong, how to fix it and, for an author's mistake, where it is."""
+    fault = METHODS[method]
+    failed = failures(outcomes, method)
+    # A method that remembers earlier fits behaves differently in a process that has not seen them.
+    follows = {"other-process"} if fault.check == "same-seed" else set()
+    assert failed.keys() - follows == {fault.check}
+    reason = failed[fault.check]
+    assert re.search(fault.pattern, reason)
+    if fault.names_line:
+        named = re.search(r"\(methods\.py:(\d+)\)", reason)
         assert named is not None
         assert int(named[1]) in fault.lines
 
 
-def test_each_check_can_be_failed_alone() -> None:
+def test_every_check_has_a_fault() -> None:
     assert {fault.check for fault in METHODS.values()} == set(METHOD_CHECKS)
 
 
@@ -130,7 +131,7 @@ def test_each_check_can_be_failed_alone() -> None:
         ("Excused", "class-order", "skip", r"^its classes .* \(excused: logits on the source"),
     ],
 )
-def test_a_check_says_what_it_has_found(
+def test_a_remark_says_what_a_check_has_found(
     method: str, check: str, status: str, pattern: str, outcomes: pd.DataFrame
 ) -> None:
     found = outcomes.loc[(method, check)]

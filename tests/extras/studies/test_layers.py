@@ -1,4 +1,4 @@
-"""Layers are what the models' own blocks compute; what has moved, and only that, shows it."""
+"""The states of layers equal those of the models' own blocks, and only moved layers differ."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_text_layers_go_from_input_to_the_text_feature(backbone: Backbone) -> No
             torch.testing.assert_close(layer.means[i], own.mean(0))
 
 
-def test_image_states_are_what_the_models_own_blocks_give(backbone: Backbone) -> None:
+def test_image_states_equal_those_of_the_models_own_blocks(backbone: Backbone) -> None:
     visual: Any = backbone.model.visual
     size = backbone.preprocess_settings["size"]
     images = torch.randn(35, 3, size, size, generator=torch.Generator().manual_seed(1))
@@ -98,7 +98,7 @@ def test_a_backbone_has_not_moved_from_itself(backbone: Backbone) -> None:
     assert b"text tower" in (report.svg() or b"")
 
 
-def test_what_moves_is_seen_where_it_is_and_its_effect_from_there_on(clip: Backbone) -> None:
+def test_a_moved_layer_changes_its_parameters_and_all_features_after_it(clip: Backbone) -> None:
     name = "transformer.resblocks.1.mlp.c_proj.bias"
     model = copy.deepcopy(clip.model)
     with torch.no_grad():
@@ -106,7 +106,8 @@ def test_what_moves_is_seen_where_it_is_and_its_effect_from_there_on(clip: Backb
     report = analyze(clip, wrap(model, "moved"))
     changes = by_layer(report, "text", "parameter_change")
     layer = clip.model.transformer.resblocks[1]  # type: ignore[union-attr, index]
-    size, count = clip.text.width, sum(p.numel() for p in layer.parameters())
+    size = clip.text.width
+    count = sum(p.numel() for p in layer.parameters())
     assert changes == pytest.approx(dict.fromkeys(changes, 0) | {"block 2": 0.1 * size / count})
     relative = by_layer(report, "text", "parameter_relative")["block 2"]
     old = torch.cat([p.flatten() for p in layer.parameters()]).abs().sum()
@@ -116,7 +117,7 @@ def test_what_moves_is_seen_where_it_is_and_its_effect_from_there_on(clip: Backb
     assert features["block 2"] == pytest.approx(0.1, rel=1e-4)
     assert features["block 3"] > 0
     assert features["output"] > 0
-    # A shift of all rows is none to CKA, until what follows is not linear.
+    # CKA ignores a shift of all rows until a layer that is not linear follows.
     ckas = by_layer(report, "text", "cka")
     assert ckas["block 2"] == pytest.approx(1, abs=1e-5)
     assert ckas["output"] < 1
@@ -134,7 +135,7 @@ def test_towers_of_two_kinds_have_no_parameters_in_common(clip: Backbone, eva: B
     assert [*pairs.values()] == ["input", "block 3", "block 6", "output"]
 
 
-def test_other_widths_and_depths_are_compared_as_far_as_they_can_be(
+def test_towers_of_other_widths_and_depths_are_compared_by_features_or_cka(
     clip: Backbone, wider_text: Backbone
 ) -> None:
     report = analyze(clip, wider_text)
@@ -152,7 +153,7 @@ def test_other_widths_and_depths_are_compared_as_far_as_they_can_be(
     assert any("3 and 6 blocks" in note for note in report.notes)
 
 
-def test_an_image_tower_that_cannot_be_opened_is_left_out_with_a_line(clip: Backbone) -> None:
+def test_an_unknown_image_tower_is_left_out_with_a_note(clip: Backbone) -> None:
     odd = wrap(copy.deepcopy(clip.model), "odd")
     odd.model.visual = nn.Identity()
     odd.model.visual.preprocess_cfg = clip.preprocess_settings  # type: ignore[assignment]
@@ -162,7 +163,7 @@ def test_an_image_tower_that_cannot_be_opened_is_left_out_with_a_line(clip: Back
     assert "'Identity' is not a transformer of CLIP's" in report.notes[-1]
 
 
-def test_prompts_that_are_too_few_or_too_long_are_refused(
+def test_too_few_or_too_long_prompts_are_refused(
     clip: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = copy.copy(TASKS[0])
@@ -173,8 +174,10 @@ def test_prompts_that_are_too_few_or_too_long_are_refused(
         text_layers(clip, (*TEXTS, "a photo of " + "many " * 40))
 
 
-def test_the_same_images_are_drawn_evenly_for_both(clip: Backbone) -> None:
-    first, again, other = (torch.stack(draw_images(TASKS, 5, i)(clip)) for i in (1, 1, 2))
+def test_both_backbones_get_the_same_images_drawn_evenly(clip: Backbone) -> None:
+    first = torch.stack(draw_images(TASKS, 5, seed=1)(clip))
+    again = torch.stack(draw_images(TASKS, 5, seed=1)(clip))
+    other = torch.stack(draw_images(TASKS, 5, seed=2)(clip))
     assert len(first) == len(other) == 5
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -1,4 +1,4 @@
-"""Measures of change and intervals beside scipy and their definitions, and what must not matter."""
+"""Measures of change, CKA and intervals equal their definitions."""
 
 from __future__ import annotations
 
@@ -26,25 +26,27 @@ def rotation(seed: int, size: int) -> Tensor:
 
 
 def naive_hsic(x: Tensor, y: Tensor) -> float:
-    """The mean over all four different inputs: what the unbiased estimate estimates with."""
-    k, l = (x @ x.T).numpy(), (y @ y.T).numpy()  # noqa: E741
-    terms = [
-        k[i, j] * l[i, j] + k[i, j] * l[q, r] - 2 * k[i, j] * l[i, q]
-        for i, j, q, r in itertools.permutations(range(len(x)), 4)
-    ]
+    """Return the unbiased estimate by its definition: a mean over all sets of four inputs."""
+    k = (x @ x.T).numpy()
+    l = (y @ y.T).numpy()  # noqa: E741
+    terms = []
+    for i, j, q, r in itertools.permutations(range(len(x)), 4):
+        terms.append(k[i, j] * l[i, j] + k[i, j] * l[q, r] - 2 * k[i, j] * l[i, q])
     return float(np.mean(terms))
 
 
-def test_cka_is_that_of_the_unbiased_estimate() -> None:
-    x, y = draw(1, 7, 3) + 2, draw(2, 7, 5) - 1
+def test_cka_equals_its_definition() -> None:
+    x = draw(1, 7, 3) + 2
+    y = draw(2, 7, 5) - 1
     y[:, 0] += 3 * x[:, 0]
     expected = naive_hsic(x, y) / (naive_hsic(x, x) * naive_hsic(y, y)) ** 0.5
     assert linear_cka(x, y) == pytest.approx(expected)
 
 
 @given(seeds)
-def test_cka_sees_no_rotation_scale_or_shift_and_no_order_of_inputs(seed: int) -> None:
-    x, y = draw(seed, 12, 4), draw(seed + 1, 12, 6)
+def test_cka_ignores_rotation_scale_shift_and_the_order_of_inputs(seed: int) -> None:
+    x = draw(seed, 12, 4)
+    y = draw(seed + 1, 12, 6)
     order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
     turned = 3 * x @ rotation(seed + 2, 4) + 5
     assert linear_cka(turned, y) == pytest.approx(linear_cka(x, y), abs=1e-9)
@@ -55,12 +57,12 @@ def test_cka_sees_no_rotation_scale_or_shift_and_no_order_of_inputs(seed: int) -
 @pytest.mark.parametrize(
     ("x", "y"), [(torch.ones(3, 2), torch.ones(3, 2)), (0.1 * torch.ones(9, 2), draw(1, 9, 2))]
 )
-def test_cka_of_too_little_or_of_a_constant_is_not_defined(x: Tensor, y: Tensor) -> None:
+def test_cka_of_few_inputs_or_of_a_constant_is_not_defined(x: Tensor, y: Tensor) -> None:
     assert linear_cka(x, y) is None
     assert linear_cka(y, x) is None
 
 
-def test_the_plain_figures_are_those_of_their_definitions() -> None:
+def test_mean_changes_equal_their_definitions() -> None:
     assert mean_change(torch.tensor([1.0, -3.0]), torch.tensor([2.0, -1.0])) == (1.5, 0.75)
     assert mean_change(torch.zeros(2), torch.ones(2)) == (1, float("inf"))
 

@@ -83,8 +83,8 @@ def find_equal_seeds(rows: pd.DataFrame) -> list[tuple[str, str, int, int]]:
         for seed, part in group.groupby("seed"):
             by_seed[seed] = part.set_index(PLACE)[counts].sort_index()
         for first, second in combinations(by_seed, 2):
-            one, other = by_seed[first], by_seed[second]
-            moved = one["correct"] != one["zero_shot_correct"]
-            if moved.any() and one.equals(other):
+            rows_of_first = by_seed[first]
+            changes_something = rows_of_first["correct"] != rows_of_first["zero_shot_correct"]
+            if changes_something.any() and rows_of_first.equals(by_seed[second]):
                 found.append((str(method), str(transfer), int(first), int(second)))
     return found

@@ -40,7 +40,8 @@ class Rerun:
         self.worker = worker
         self._compared = 0  # rows of other machines
         self._different = 0  # of these, rows with another value
-        self._furthest = 0.0  # the largest difference in correct answers, in percent of images
+        # The differences in correct answers, in percent of the images, where there is one.
+        self._gaps: list[float] = []
 
     def check(self, cell: Cell) -> list[Finding]:
         """Run a cell from nothing. Return the rows that differ more than their machine explains."""
@@ -57,9 +58,9 @@ class Rerun:
         moved = find_moved(both, "_again")
         self._compared += len(both)
         self._different += int(moved.any(axis=1).sum())
-        if len(both):
-            self._furthest = max(self._furthest, float(_gaps(both, "correct").max()))
-        return find_too_far(both, moved, f"{cell}", file)
+        gaps = _gaps(both, "correct")
+        self._gaps += gaps[gaps > 0].tolist()
+        return find_too_far(both, moved, str(cell), file)
 
     def notes(self) -> list[str]:
         """Return how many rows of other machines differ here, in one line; none without such."""
@@ -67,8 +68,9 @@ class Rerun:
             return []
         made = "were made by another processor or other versions"
         differ = f"{self._different} differ here"
-        if self._different:
-            differ += f", by up to {self._furthest:.1f} % of the images"
+        if self._gaps:
+            differ += f", {len(self._gaps)} of them in their correct answers, by up to "
+            differ += f"{max(self._gaps):.1f} % of the images"
         name = self.suite.card.name
         return [f"{name}: of {self._compared} rows that were run again and {made}, {differ}"]
 
