@@ -81,6 +81,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
         "asks for torch.FloatTensor",
     ),
     "bytes of protocol 5": (packed(b"\x80\x05\x96" + bytes(4) + b"\1" + bytes(3)), "a bytearray"),
+    "nested key": (packed(b"\x80\x02})" + 60 * b"2\x86" + b"K\1s."), "holds no tensors"),
     "shared mappings": (saved(shared(20)), "its names and lists are longer than"),
     "itself": (saved(endless()), "its names and lists are longer than"),
     "compressed": (packed(CALL, zipfile.ZIP_DEFLATED), "is compressed"),

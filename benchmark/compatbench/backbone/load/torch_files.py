@@ -22,6 +22,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from compatbench.messages import one_line
+
 _MAGIC = 0x1950A86A20F9469CFC6C  # the first value of a file of PyTorch before 1.6
 _MOST_DIMENSIONS = 64  # of a tensor, as in torch
 _MOST_COUNT = 1 << 63
@@ -55,8 +57,7 @@ class MoreThanTensors(Exception):
     """A file that asks for something else than tensors and plain values: a class or function."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"it asks for {name}")
-        self.name = name
+        super().__init__(f"it asks for {one_line(name)}")
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,17 @@ class _Mapping:
         return pairs
 
 
+class _Tuple(tuple):
+    """A tuple that is compared by identity, as a key of a dictionary, too.
+
+    To hash a tuple of tuples that are all the same one, level after level, could take forever.
+    """
+
+    __slots__ = ()
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
 class _Unpickler(pickle._Unpickler):
     """Read one pickle. Names in it stand for what is in this file, and never for anything else.
 
@@ -285,11 +297,27 @@ class _Unpickler(pickle._Unpickler):
         """Drop the state of an object. Objects are ignored, and their state could change ours."""
         self.stack.pop()  # type: ignore[attr-defined]
 
-    def _refuse_opcode(self) -> None:
+    def _make_tuple(self) -> None:
+        items = self.pop_mark()  # type: ignore[attr-defined]
+        self.append(_Tuple(items))  # type: ignore[attr-defined]
+
+    def _make_tuple_of(self, length: int) -> None:
+        self.stack[-length:] = [_Tuple(self.stack[-length:])]  # type: ignore[attr-defined]
+
+    def _ignore_set(self) -> None:
+        self.pop_mark()  # type: ignore[attr-defined]
+        self.append(_Ignored())  # type: ignore[attr-defined]
+
+    def _refuse_bytearray(self) -> None:
         raise ValueError("it holds a bytearray, which torch.save does not write")
 
     dispatch[pickle.BUILD[0]] = _drop_state
-    dispatch[pickle.BYTEARRAY8[0]] = _refuse_opcode
+    dispatch[pickle.BYTEARRAY8[0]] = _refuse_bytearray
+    dispatch[pickle.FROZENSET[0]] = _ignore_set
+    dispatch[pickle.TUPLE[0]] = _make_tuple
+    dispatch[pickle.TUPLE1[0]] = lambda self: self._make_tuple_of(1)
+    dispatch[pickle.TUPLE2[0]] = lambda self: self._make_tuple_of(2)
+    dispatch[pickle.TUPLE3[0]] = lambda self: self._make_tuple_of(3)
 
 
 def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> StoredTensor:
