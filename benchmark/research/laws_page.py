@@ -76,17 +76,21 @@ def answer(shown: Sequence[str], shown_of_all: Sequence[str]) -> str:
     )
 
 
-def list_methods(kinds: Iterable[pd.DataFrame]) -> dict[str, list[tuple[str, str]]]:
-    """Return the mean gain of each method, and its standard deviation between targets, by kind.
+def list_methods(kinds: Iterable[pd.DataFrame]) -> dict[str, list[tuple[str, str, str]]]:
+    """Return what each method gains on each kind of target.
+
+    These are the mean with its interval over targets, the interval over tasks, and the standard
+    deviation between targets.
 
     Args:
         kinds: the gains of each kind of target, ``[(method, task), target]``.
     """
-    shown: dict[str, list[tuple[str, str]]] = {}
+    shown: dict[str, list[tuple[str, str, str]]] = {}
     for gains in kinds:
         for name, means in gains.groupby("method").mean().iterrows():
             gain = f"{signed(means.mean())} ({bounds(estimate(means), signed)})"
-            shown.setdefault(str(name), []).append((gain, percent(means.std())))
+            over_tasks = bounds(estimate(gains.loc[str(name)].mean(axis="columns")), signed)
+            shown.setdefault(str(name), []).append((gain, over_tasks, percent(means.std())))
     return shown
 
 
@@ -140,7 +144,7 @@ def make_page() -> Page:
         "methods": list_methods(gains[names] for names in kinds.values()),
         "collapsed": [results.methods[name].info.title for name in collapsed],
         "collapse": -COLLAPSE,
-        "steady": len(steady.index.levels[0]),
+        "steady": steady.index.get_level_values("method").nunique(),
         "fewest": FEWEST_UNITS,
         "suite": suite,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from pages import Page
@@ -42,7 +43,7 @@ class TargetResults:
 
     def lead(self, other: Option, tasks: list[str] | None = None) -> Interval:
         """Return H of Rosetta minus that of another option, in points, over some or all tasks."""
-        differences = self.h.loc[OWN] - self.h.loc[other]
+        differences: Any = self.h.T[OWN] - self.h.T[other]
         if tasks is not None:
             differences = differences[tasks]
         interval = estimate(differences.to_numpy())
@@ -80,11 +81,11 @@ def compare(targets: list[TargetResults]) -> Table:
         if option not in targets[0].ranking.index:
             continue
         method, transfer = option
-        first = targets[0].ranking.loc[option]
+        first: Any = targets[0].ranking.loc[option]
         row: list[TableCell | str] = [first["title"], transfer, settings_tried(method)]
         row.append(percent(first["source"]))
         for target in targets:
-            of_option = target.ranking.loc[option]
+            of_option: Any = target.ranking.loc[option]
             row += [percent(of_option["target"]), percent(of_option["h"])]
             row.append(NOTHING if option == OWN else number(show_lead(target.lead(option))))
         rows.append(row)

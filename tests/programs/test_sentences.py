@@ -5,6 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+
+import compatbench as cb
+from compatbench.tables.numbers import signed
+
 REPOSITORY = Path(__file__).parents[2]
 FILES = {
     "readme": "README.md",
@@ -70,3 +75,15 @@ def test_the_page_of_the_mini_suite_names_the_method_that_is_unlike() -> None:
         "mini-suite",
         "The modules of MMA differ from seed to seed by more than those of any other",
     )
+
+
+@pytest.mark.slow
+def test_the_page_on_choosing_has_the_gains_in_a_new_joint_space() -> None:
+    results = cb.results("mini", REPOSITORY)
+    ranking = results.ranking("mini-clip", "mini-eva-clip-anew").set_index("method")
+    page = (REPOSITORY / "docs" / "choose-a-method.md").read_text(encoding="utf-8")
+    text = " ".join(page.split())
+    for name in ("linear_probe", "gda", "tip_adapter", "kgcoop", "coop"):
+        row = ranking.loc[name]
+        gain, low, high = (signed(row[column]) for column in ("gain", "gain_low", "gain_high"))
+        assert re.search(rf"{re.escape(gain)}( points)? \({re.escape(f'{low} to {high}')}\)", text)
