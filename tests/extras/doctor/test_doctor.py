@@ -40,7 +40,7 @@ def test_a_release_has_the_same_figures_under_each_of_its_names() -> None:
     "task", sorted({*read_published().query("protocol == 'own prompts'")["test_set"]})
 )
 def test_a_figure_is_compared_on_the_same_images_only(task: str) -> None:
-    """Of the sources, only OSTB has the splits of CoOp where these are not the dataset's own."""
+    """Only the source OSTB has the splits of CoOp where these are not the dataset's own."""
     own = task_cards.read(task)
     figures = published.find_figures(CLIP, task)
     classes = len(own.classes)

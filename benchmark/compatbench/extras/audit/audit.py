@@ -32,7 +32,7 @@ CELLS = 10  # that are run again unless another number is given
 
 @dataclass
 class Audit:
-    """What an audit looked at and found."""
+    """The outcome of an audit: what it looked at, and its findings."""
 
     suites: list[str]
     seed: int  # of the draw of cells

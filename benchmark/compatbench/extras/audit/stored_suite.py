@@ -249,7 +249,7 @@ def _list_transfers(
 
 @dataclass
 class _Tunings:
-    """What became of the records of how settings were chosen."""
+    """The outcome of reading the records of how settings were chosen."""
 
     findings: list[Finding] = field(default_factory=list)
     broken: bool = False  # one of them cannot be read

@@ -26,7 +26,7 @@ from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
 
 @dataclass(frozen=True)
 class BackboneReport:
-    """What is known about a backbone before it is used."""
+    """The facts about a backbone that are known before it is used."""
 
     name: str  # as it was given
     title: str  # of its card; the name, if it has none

@@ -42,7 +42,7 @@ class Diagnosis:
 
     @property
     def unusable(self) -> list[TaskReport | BackboneReport]:
-        """What is missing or wrong."""
+        """The tasks and backbones that are missing or wrong."""
         return [part for part in (*self.tasks, *self.backbones) if part.state != "found"]
 
     @property
