@@ -1,4 +1,4 @@
-"""``docs/authors.md``: whole fits beside the authors' code, from ``fits.csv``."""
+"""Make ``docs/authors.md``: whole fits compared with the authors' code, from ``fits.csv``."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Runs code from a checkout where it lies: nothing of it is copied or edited.
+"""Run code from a checkout in its place: none of it is copied or edited.
 
-What the trainers need around them has stand-ins: the data of Dassl, packages that only log or
-download, the download of CLIP's weights, a GPU, and every cast to half or single precision.
+These parts around the trainers are replaced: the data of Dassl, packages that only log or download,
+the download of CLIP's weights, a GPU, and every cast to half or single precision.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from configurations import DASSL, Published, read_published
 from torch import Tensor, nn
 from whole_fits import OurFit, Problem, compare
 
-# Of Dassl, only its engine, optimisers and schedules are run.
+# Packages that are replaced. Of Dassl, only the engine, optimisers and schedules are run.
 ABSENT = (
     "dassl.data", "dassl.evaluation", "dassl.modeling", "dassl.engine.da", "dassl.engine.dg",
     "dassl.engine.ssl", "torch.utils.tensorboard", "gdown", "wilds", "tabulate", "plotnine",
@@ -43,7 +43,7 @@ SMALL = {
 
 
 class _StandIn(ModuleType):
-    """A module that has whatever is asked of it."""
+    """A module that has every attribute."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -52,6 +52,8 @@ class _StandIn(ModuleType):
 
 
 class _StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """A finder of stand-ins for packages of these names, and for everything in them."""
+
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
 
@@ -80,7 +82,7 @@ class Checkout:
         self._saved: dict[str, Tensor] | None = None
 
     def path(self, place: str) -> Path:
-        """A folder in the folder of checkouts; the test is skipped where it is not there."""
+        """Return a folder in the folder of checkouts; skip the test if it is not there."""
         if not (self.folder / place).is_dir():
             pytest.skip(f"no checkout of {place}")
         return self.folder / place
@@ -94,20 +96,22 @@ class Checkout:
         beside: Sequence[str] = (),
         absent: Sequence[str] = (),
     ) -> Iterator[Callable[[str], ModuleType]]:
-        """Yields a function that imports a module of the repository, in double precision.
+        """Yield a function that imports a module of the repository, in double precision.
 
         Args:
-            problem: its weights are those that ``clip._download`` finds.
-            inside: the folder of the repository from which it is run.
-            beside: other folders that hold modules, such as ``KaiyangZhou/Dassl.pytorch``.
-            absent: packages to stand in for, beside ``ABSENT``.
+            problem: ``clip._download`` returns a file with its weights.
+            inside: the folder of the repository from which the code is run.
+            beside: other folders with modules, such as ``KaiyangZhou/Dassl.pytorch``.
+            absent: packages to replace, besides ``ABSENT``.
         """
         paths = [self.path(one) for one in (f"{self.repository}/{inside}", *beside)]
-        tops = {child.stem for path in paths for child in path.iterdir()} | {"dassl", "clip"}
+        tops = {"dassl", "clip"}  # names that are imported anew
+        for path in paths:
+            tops.update(child.stem for child in path.iterdir())
         finder = _StandIns([*ABSENT, *absent])
         with ExitStack() as stack:
             stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")  # of code for older libraries
+            warnings.simplefilter("ignore")  # the code was written for older libraries
             stack.enter_context(mock.patch.dict(sys.modules))
             for name in [*sys.modules]:
                 if name.partition(".")[0] in tops or finder.find_spec(name, None):
@@ -115,7 +119,8 @@ class Checkout:
             stack.enter_context(mock.patch.object(sys, "path", [*map(str, paths), *sys.path]))
             stack.enter_context(mock.patch.object(sys, "meta_path", [finder, *sys.meta_path]))
             stack.enter_context(double_precision())
-            sys.modules["pkg_resources"] = ModuleType("pkg_resources")  # gone from setuptools
+            # Setuptools no longer has this module, from which CLIP's code takes ``packaging``.
+            sys.modules["pkg_resources"] = ModuleType("pkg_resources")
             vars(sys.modules["pkg_resources"])["packaging"] = packaging
 
             def load(name: str) -> ModuleType:
@@ -127,7 +132,7 @@ class Checkout:
             yield load
 
     def _give_weights(self, problem: Problem) -> None:
-        """``clip._download`` is the path of a file with the problem's weights."""
+        """Make ``clip._download`` return the path of a file with the problem's weights."""
         path = self.scratch / "clip.pt"
         if self._saved is not problem.weights:
             torch.save(problem.weights, path)
@@ -139,10 +144,12 @@ class Checkout:
     def published(
         self, method: str, changes: Mapping[str, Any] = {}, task: str = "caltech101"
     ) -> Published:
-        """What the authors' files say, in double precision and for a small problem.
+        """Return the settings in the authors' files, changed for a small problem.
 
         Args:
-            changes: values by their dotted names: ``{"TRAINER.COOP.N_CTX": 4}``.
+            method: the method.
+            changes: more changes by their dotted names: ``{"TRAINER.COOP.N_CTX": 4}``.
+            task: the task whose settings are read.
         """
         found = read_published(method, self.folder, task)
         if "TRAINER" in found.tree:
@@ -152,7 +159,7 @@ class Checkout:
             for section in found.tree.TRAINER.values():
                 if "PREC" in getattr(section, "keys", tuple)():
                     section["PREC"] = "fp32"
-            if not found.tree.MODEL.BACKBONE.NAME:  # a script's option
+            if not found.tree.MODEL.BACKBONE.NAME:  # the authors' script gives it
                 found.change({"MODEL.BACKBONE.NAME": "ViT-B/16"})
         found.change(changes)
         return found
@@ -170,19 +177,22 @@ class Checkout:
         absent: Sequence[str] = (),
         **data: Any,
     ) -> Iterator[Any]:
-        """Yields a Dassl trainer that is built, and not yet trained; ``train()`` trains it.
+        """Yield a Dassl trainer that is built but not trained; ``train()`` trains it.
 
         Args:
             published: the trainer and its configuration.
-            name: of another trainer, of module and class, such as ``trainers.coop:CoOp``.
-            ours: the fit whose batches it will see.
+            problem: the problem, whose weights the trainer's CLIP has.
+            ours: our fit, whose batches the trainer will see.
+            name: module and class of another trainer, such as ``trainers.coop:CoOp``.
             inside, beside, absent: as for ``open``.
-            data: attributes of Dassl's data manager beside loader and dataset.
+            data: attributes of Dassl's data manager, besides loader and dataset.
         """
         files = published.files
-        inside = files.get("folder", "") if inside is None else inside
+        if inside is None:
+            inside = files.get("folder", "")
         beside = [files.get("dassl", DASSL), *beside]
-        beside += [files["repository"]] if "repository" in files else []
+        if "repository" in files:
+            beside.append(files["repository"])
         with self.open(problem, inside=inside, beside=beside, absent=absent) as load:
             engine = load("dassl.engine.trainer")
             manager = SimpleNamespace(
@@ -195,35 +205,37 @@ class Checkout:
             )
             vars(manager).update(data)
             engine.DataManager = lambda cfg: manager
-            for hook in ("before_train", "after_train", "after_epoch"):  # files and tests
+            # These hooks write files and run tests.
+            for hook in ("before_train", "after_train", "after_epoch"):
                 setattr(engine.SimpleTrainer, hook, lambda self: None)
             module, _, cls = (name or files["trainer"]).partition(":")
             yield getattr(load(module), cls)(published.tree)
 
 
+# The authors' parameters by our names; a list has one for each block.
 Parts = dict[str, "Tensor | list[Tensor]"]
-"""The authors' parameters by our names; one for each block where they are listed."""
-Find = Callable[[Any], Parts]
+Find = Callable[[Any], Parts]  # returns the parameters of a model
 
 
 def named(**names: str) -> Find:
-    """Finds parameters by their names in the authors' model."""
+    """Return a function that finds parameters by their names in the authors' model."""
     return lambda model: {ours: [*attrgetter(name)(model)] for ours, name in names.items()}
 
 
 def give(parts: Parts, module: Any) -> None:
-    """Fills the authors' parameters with ours."""
+    """Fill the authors' parameters with ours."""
     for name, part in parts.items():
-        for mine, own in zip(module[name], part, strict=True):
-            own.data.copy_(mine)
+        for ours, theirs in zip(module[name], part, strict=True):
+            theirs.data.copy_(ours)
 
 
 def take(parts: Parts) -> dict[str, Tensor]:
+    """Return the authors' parameters, with those of all blocks in one tensor."""
     return {name: torch.stack([*part]) for name, part in parts.items()}
 
 
 class Loader:
-    """Dassl's training loader: each iteration gives the next epoch's batches."""
+    """A training loader of Dassl: each iteration has the batches of the next epoch."""
 
     def __init__(self, epochs: Sequence[Sequence[Any]]) -> None:
         self.epochs = iter(epochs)
@@ -239,21 +251,25 @@ class Loader:
 
 
 def under(section: str, **settings: Any) -> dict[str, Any]:
-    """Settings of a section of Dassl's configuration."""
+    """Return settings of a section of Dassl's configuration, by their dotted names."""
     return {f"TRAINER.{section}.{name}": value for name, value in settings.items()}
 
 
 def pace(epochs: int, batch_size: int) -> dict[str, int]:
+    """Return the settings of Dassl for epochs and batch size."""
     return {"OPTIM.MAX_EPOCH": epochs, "DATALOADER.TRAIN_X.BATCH_SIZE": batch_size}
 
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """No GPU, and float64 wherever code says half or single precision."""
-    cast, move, move_module = Tensor.type, Tensor.to, nn.Module.to
+    """Replace half and single precision by float64, and the GPU by the processor."""
+    cast = Tensor.type
+    move = Tensor.to
+    move_module = nn.Module.to
 
     def widen(value: Any) -> Any:
-        if value in NARROW if isinstance(value, torch.dtype) else False:
+        """Return what stands in for an argument of ``to``: a type, a device, or anything else."""
+        if isinstance(value, torch.dtype) and value in NARROW:
             return torch.float64
         is_gpu = isinstance(value, (str, torch.device)) and str(value).startswith("cuda")
         return "cpu" if is_gpu else value
@@ -280,7 +296,7 @@ def double_precision() -> Iterator[None]:
         module = dict(half=same, float=same, cuda=same, to=to(move_module))
         stack.enter_context(mock.patch.multiple(nn.Module, **module))
         stack.enter_context(mock.patch.object(torch.cuda, "is_available", return_value=False))
-        # Dassl gives the argument `verbose`, which torch no longer has.
+        # Dassl passes the argument `verbose`, which torch no longer has.
         old = torch.optim.lr_scheduler._LRScheduler
         stack.enter_context(mock.patch.object(old, "__init__", schedule))
         yield

@@ -1,4 +1,4 @@
-"""Checkpoints of the authors' code: imported, they classify alike; exported, they load."""
+"""Check that checkpoints of authors' code classify alike when imported, and load when exported."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from compatbench.method.registry import builtin_methods
 
 
 def import_file(kind: str, path: Path, problem: Problem, **settings: Any) -> Module:
+    """Import a checkpoint of a format, for the problem's backbone and labels."""
     with (
         mock.patch.object(convert, "load_backbone", return_value=problem.backbone),
         mock.patch.object(convert, "task_labels", return_value=problem.labels),
@@ -24,7 +25,7 @@ def import_file(kind: str, path: Path, problem: Problem, **settings: Any) -> Mod
 
 @torch.no_grad()
 def assert_alike(module: Module, problem: Problem, logits: Tensor) -> None:
-    """A module gives these logits of the queries."""
+    """Assert that a module gives these logits for the queries."""
     cls: Any = builtin_methods().get(module.about["method"])
     method = cls(cls.Config.model_validate(module.about["config"]))
     inputs = problem.backbone.encode_images(problem.queries, method.image_input(problem.backbone))
@@ -33,7 +34,7 @@ def assert_alike(module: Module, problem: Problem, logits: Tensor) -> None:
 
 
 def fill(parameters: list[Tensor], scale: float, seed: int) -> None:
-    """Random weights where the authors' code learns."""
+    """Fill the parameters of the authors' model with random numbers."""
     assert parameters
     generator = torch.Generator().manual_seed(seed)
     for parameter in parameters:
@@ -41,7 +42,7 @@ def fill(parameters: list[Tensor], scale: float, seed: int) -> None:
 
 
 def round_trip(kind: str, trainer: Any, problem: Problem, folder: Path, **settings: Any) -> None:
-    """Random weights, saved by the trainer, imported, exported, loaded by it."""
+    """Check a checkpoint of random weights: saved by a trainer, imported, exported, and loaded."""
 
     @torch.no_grad()
     def classify() -> Tensor:

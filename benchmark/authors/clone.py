@@ -1,4 +1,4 @@
-"""Clones the authors' repositories, each at the commit in ``repositories.csv``.
+"""Clone the authors' repositories, each at its commit in ``repositories.csv``.
 
 python benchmark/authors/clone.py FOLDER
 """
@@ -15,7 +15,7 @@ REPOSITORIES = Path(__file__).with_name("repositories.csv")
 
 
 def clone(folder: Path) -> None:
-    """Clones what FOLDER lacks; a clone that is there is brought to its commit."""
+    """Clone the repositories that FOLDER lacks, and check out the commit of every one."""
     for repository, commit in pd.read_csv(REPOSITORIES).itertuples(index=False):
         place = folder / repository
         if not (place / ".git").exists():

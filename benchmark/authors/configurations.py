@@ -1,14 +1,15 @@
-"""The authors' own configuration files, read as their code reads them, and our settings from them.
+"""Read the authors' own configuration files as their code does, and make our settings from them.
 
-The recipe of a method (``benchmark/research/recipes``) says in ``theirs`` of a setting what ours
-is, as an expression of the names in their files, and in ``files`` which these are, for all tasks
-or by task:
-    file: YAML, or a script with arguments; a star is the task's name.
-    trainer: which takes it, if it is one of Dassl, by module and class.
-    script: of the shell, whose options of ``train.py`` hold, too.
-    options: such as only a comment or their README says.
-    folder: from which their code runs; ``repository``, ``dassl``: if these are others.
-    sections: of ``TRAINER``, which their code fills and does not make.
+The recipe of a method (``benchmark/research/recipes``) gives our value of a setting as an
+expression of the names in the authors' files (``theirs``). It lists these files (``files``), for
+all tasks or by task:
+    file: YAML, or a script with arguments; a star stands for the task's name.
+    trainer: module and class of the trainer, if it is one of Dassl's.
+    script: a shell script with further options of ``train.py``.
+    options: further options, from a comment or from the authors' README.
+    folder: the folder from which the code runs.
+    repository, dassl: other repositories with the code and with Dassl.
+    sections: sections of ``TRAINER`` that the code fills but does not create.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from compatbench.method import Method
 from compatbench.method.registry import builtin_methods
 
 DASSL = "KaiyangZhou/Dassl.pytorch"
-# The optimiser's settings by their names in Dassl, where every trainer of it has them.
+# The settings of the optimiser by their names in Dassl, which are the same for all its trainers.
 DASSL_NAMES = {
     "recipe.optimizer": "OPTIM.NAME",
     "recipe.lr": "OPTIM.LR",
@@ -51,13 +52,13 @@ DASSL_IMAGES = {
     "training.views": "'fresh' if INPUT.TRANSFORMS[0].startswith('rand') else 1",
 }
 FILES = {"file", "trainer", "script", "options", "folder", "repository", "dassl", "sections"}
-# Tasks whose files bear other names than ours.
+# Tasks whose files have other names than ours.
 FILE_NAMES = {"flowers102": ["oxford_flowers"], "fgvc_aircraft": ["fgvc_aircraft", "fgvc"]}
 READ = (".yaml", "train.py", "defaults.py", "trainers/config.py", "trainers/constants.py")
 
 
 class Arguments(SimpleNamespace):
-    """A command line on which little is said."""
+    """A command line; options that are not given are empty."""
 
     def __getattr__(self, name: str) -> str:
         return ""
@@ -71,9 +72,11 @@ class Published:
     """A method's settings in the authors' files.
 
     Attributes:
-        tree: theirs by their names; a ``CfgNode`` of yacs where they have YAML.
-        folder: of their code.
-        files: on this task.
+        recipe: the recipe that names the files.
+        task: the task whose settings these are.
+        tree: the settings by the authors' names; a ``CfgNode`` of yacs if the files are YAML.
+        folder: the folder of the authors' code.
+        files: the files for this task.
     """
 
     recipe: PublishedRecipe
@@ -83,7 +86,7 @@ class Published:
     files: dict[str, Any]
 
     def value(self, expression: str) -> Any:
-        """An expression of their names; ``file`` reads another of their files."""
+        """Return the value of an expression of their names; ``file`` reads another file."""
 
         def file(pattern: str) -> Any:
             return load(find(self.folder, pattern, self.task))
@@ -92,7 +95,7 @@ class Published:
         return [*value] if isinstance(value, tuple) else value
 
     def change(self, changes: Mapping[str, Any]) -> None:
-        """Sets values by their dotted names, which must be there if their section is."""
+        """Set values by their dotted names, which must exist if their section has any."""
         for name, value in changes.items():
             *sections, last = name.split(".")
             node = self.tree
@@ -102,52 +105,72 @@ class Published:
             node[last] = value
 
     def method(self, recipe: Mapping[str, Any] = {}, **more: Any) -> Method:
-        """Our method with these settings; ``recipe`` and others are in no file of theirs."""
+        """Return our method with the authors' settings.
+
+        Args:
+            recipe: settings of the recipe that are in none of the authors' files.
+            more: other such settings.
+        """
         cls: Any = builtin_methods().get(self.recipe.method)
         config = cls.Config().model_dump()
         for field, expression in expressions_of(self.recipe).items():
             first, _, inner = field.partition(".")
-            if first in config and "." not in inner:
-                (config[first] if inner else config)[inner or first] = self.value(expression)
+            if first not in config or "." in inner:
+                continue
+            if inner:
+                config[first][inner] = self.value(expression)
+            else:
+                config[first] = self.value(expression)
         if recipe:
             config["recipe"] |= recipe
         return cls(cls.Config.model_validate(config | more))
 
     def mistakes(self) -> Iterator[str]:
-        """Settings whose transcription in the recipe differs from the file, one a line."""
+        """Yield a line for each setting of the recipe that differs from the authors' file."""
         expressions = expressions_of(self.recipe)
         for setting in list_read(self.recipe):
             theirs = self.value(expressions[setting.field])
-            if theirs != (ours := value_on(setting.published, self.task)):
+            ours = value_on(setting.published, self.task)
+            if theirs != ours:
                 yield f"{setting.name}: {ours!r} in the recipe, {theirs!r} in their file"
 
 
 def expressions_of(recipe: PublishedRecipe) -> dict[str, str]:
-    """What our settings are, as expressions of theirs, by our fields."""
-    found = dict(DASSL_NAMES) if "trainer" in recipe.files else {}
-    known = found | DASSL_IMAGES if found else {}
+    """Return our settings as expressions of the authors' names, by our fields."""
+    expressions: dict[str, str] = {}
+    known: dict[str, str] = {}
+    if "trainer" in recipe.files:
+        expressions = dict(DASSL_NAMES)
+        known = DASSL_NAMES | DASSL_IMAGES
     for setting in recipe.settings:
-        default = known.get(setting.field, "") if is_read(setting, recipe) else ""
-        if expression := setting.theirs or default:
-            found[setting.field] = expression
-    return found
+        expression = setting.theirs
+        if not expression and is_read(setting, recipe):
+            expression = known.get(setting.field, "")
+        if expression:
+            expressions[setting.field] = expression
+    return expressions
 
 
 def list_read(recipe: PublishedRecipe) -> list[Setting]:
-    """The settings of which the authors' file is read."""
+    """Return the settings that are read from the authors' files."""
     fields = expressions_of(recipe)
     return [each for each in recipe.settings if each.field in fields and is_read(each, recipe)]
 
 
 def is_read(setting: Setting, recipe: PublishedRecipe) -> bool:
-    """Whether what the recipe says of a setting stands in a file that is read here."""
+    """Return True if the source of a setting is a file that is read here."""
+    if "file(" in setting.theirs:
+        return True
+    if not recipe.files:
+        return False
     place = re.split(", | of | and ", setting.source)[0]
-    read = [*READ, *recipe.files.get("script", {}).values(), *recipe.files.get("file", {}).values()]
-    return "file(" in setting.theirs or (bool(recipe.files) and place.endswith(tuple(read)))
+    scripts = recipe.files.get("script", {}).values()
+    files = recipe.files.get("file", {}).values()
+    return place.endswith((*READ, *scripts, *files))
 
 
 def read_published(name: str, checkouts: Path, task: str = "caltech101") -> Published:
-    """What a method's authors set on a task, from their files in a folder of checkouts."""
+    """Return the settings of a method's authors on a task, from a folder of checkouts."""
     recipe = read_recipes()[name]
     assert recipe.files.keys() <= FILES, name
     files = {key: value_on(values, task, "") for key, values in recipe.files.items()}
@@ -163,14 +186,17 @@ def read_published(name: str, checkouts: Path, task: str = "caltech101") -> Publ
 
 
 def find(folder: Path, pattern: str, task: str) -> Path:
-    """The file of a task, where the pattern has a star for its name."""
+    """Return the file of a task; the pattern has a star for the task's name."""
     names = FILE_NAMES.get(task, [task])
     places = [folder / pattern.replace("*", name) for name in names]
     return next((place for place in places if place.is_file()), places[0])
 
 
 def load(path: Path) -> Any:
-    """A YAML file as yacs reads it; of a script, defaults of arguments and literal constants."""
+    """Return a YAML file as yacs reads it; of a script, its constants and defaults of arguments.
+
+    The authors' scripts would train if they were imported, so their text is read.
+    """
     if path.suffix == ".yaml":
         with path.open() as file:
             return pytest.importorskip("yacs.config").CfgNode.load_cfg(file)
@@ -181,6 +207,7 @@ def load(path: Path) -> Any:
                 values.setdefault(ast.unparse(node.targets[0]), ast.literal_eval(node.value))
             elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
                 names = [ast.literal_eval(argument) for argument in node.args]
+                # As argparse does, take the first long name, or else the last one.
                 name = next(n for n in names if n.startswith("--") or n == names[-1])
                 given = {keyword.arg: keyword.value for keyword in node.keywords}
                 values[name.lstrip("-").replace("-", "_")] = ast.literal_eval(given["default"])
@@ -190,7 +217,7 @@ def load(path: Path) -> Any:
 
 
 def set_up(files: dict[str, Any], folder: Path, dassl: Path, task: str) -> Any:
-    """What ``setup_cfg`` of the authors' ``train.py`` makes of their files for a task."""
+    """Return the configuration that ``setup_cfg`` of ``train.py`` makes for a task."""
     node: Any = pytest.importorskip("yacs.config").CfgNode
     options = script_options(folder / files["script"]) if "script" in files else []
     options += shlex.split(files.get("options", ""))
@@ -216,18 +243,24 @@ def set_up(files: dict[str, Any], folder: Path, dassl: Path, task: str) -> Any:
 
 
 def functions(path: Path) -> ast.Module:
-    """A file's functions, without what it imports and runs."""
+    """Return a file's functions, without its imports and the code that it runs."""
     module = ast.parse(path.read_text())
     module.body = [node for node in module.body if isinstance(node, ast.FunctionDef)]
     return module
 
 
 def script_options(path: Path) -> list[str]:
-    """The options that a shell script gives to ``train.py``, but for those of its own arguments."""
+    """Return the options that a shell script gives to ``train.py``, with the script's variables.
+
+    Options whose values are arguments of the script itself are left out.
+    """
     text = path.read_text()
     variables = dict(re.findall(r"^\s*(\w+)=([^\s#$]+)", text, re.MULTILINE))
     options = []
     for name, value in re.findall(r"\b((?:TRAINER|OPTIM|LOSS)\.[\w.]+) ([^\s\\]+)", text):
-        known = variables.get(value.strip("${}"), None if "$" in value else value.strip('"'))
-        options += [name, known] if known is not None else []
+        variable = value.strip("${}")
+        if variable in variables:
+            options += [name, variables[variable]]
+        elif "$" not in value:
+            options += [name, value.strip('"')]
     return options

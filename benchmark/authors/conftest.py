@@ -1,10 +1,11 @@
-"""Whole fits beside the authors' code; skipped where its checkouts are not there.
+"""Compare whole fits with those of the authors' code. A test is skipped without its checkout.
 
 python benchmark/authors/clone.py FOLDER
 COMPATBENCH_AUTHORS=FOLDER python -m pytest benchmark/authors tests/transfers
 python benchmark/pages.py authors
 
-That run writes ``fits.csv``, from which ``docs/authors.md`` is made; a fit left out keeps its row.
+The second command writes ``fits.csv``, from which ``docs/authors.md`` is made. A fit that was not
+run keeps its row.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pandas as pd
 import pytest
 import torch
 
-# Published recipes, and trees of data sets as the readers' tests write them.
+# The programs use published recipes, and the trees of data sets that tests write.
 TESTS = Path(__file__).parents[2] / "tests"
 sys.path += [str(Path(__file__).parents[1] / "research"), str(TESTS)]
 
@@ -33,7 +34,7 @@ WHOLE = {FITS.parent, TESTS / "transfers"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "authors(repository): beside the code of a checkout")
+    config.addinivalue_line("markers", "authors(repository): compares with the code of a checkout")
     torch.set_num_threads(1)
 
 
@@ -51,9 +52,9 @@ def _own_cache_and_draws_in_double(
 def checkout(
     request: pytest.FixtureRequest, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> Checkout:
-    """The checkout that the test's marker names, ``@pytest.mark.authors("OWNER/NAME")``.
+    """Return the checkout that the test's marker names, ``@pytest.mark.authors("OWNER/NAME")``.
 
-    The test is skipped where it is not there.
+    The test is skipped if there is none.
     """
     from checkout import Checkout  # which needs the paths above
 
@@ -64,10 +65,14 @@ def checkout(
 
 
 def pytest_terminal_summary(terminalreporter: Any, exitstatus: int, config: pytest.Config) -> None:
-    """The table of the fits that were compared; a run of both folders keeps their rows."""
-    reports = [each for of in ("passed", "failed") for each in terminalreporter.stats.get(of, ())]
-    properties = [pair for report in reports for pair in getattr(report, "user_properties", ())]
-    rows = sorted(value for name, value in properties if name == "whole_fit")
+    """Print a table of the compared fits. A run of both folders also writes their rows."""
+    rows = []
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            for name, value in getattr(report, "user_properties", ()):
+                if name == "whole_fit":
+                    rows.append(value)
+    rows.sort()
     if not rows or hasattr(config, "workerinput"):  # a worker of xdist has a part of them
         return
     from authors_page import list_versions  # which loads every method

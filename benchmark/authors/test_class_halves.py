@@ -1,4 +1,4 @@
-"""Base and new classes, their draws and their prompts, beside CoCoOp's own datasets and trainer."""
+"""Base and new classes, draws and prompts equal those of CoCoOp's own datasets and trainer."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ import open_clip
 import pytest
 import torch
 from checkout import DASSL, Checkout
-from data.trees import Sizes, build_tree, write_cards
+from data.trees import build_tree, write_cards
 
 from compatbench.data.cards import task_cards
 from compatbench.data.draws import draw_shots
 from compatbench.data.task import load_task
 
-SHOTS, SEED = 16, 2
-SIZES = Sizes(train=18, val=6, test=2, pictures=False)
+SHOTS = 16
+SEED = 2
 
 
 def real_datasets(place: Path) -> ModuleType:
-    """``dassl.data.datasets`` with its base class alone; the rest of it needs other packages."""
+    """Return ``dassl.data.datasets`` with its base class alone; the rest needs other packages."""
     spec = importlib.util.spec_from_file_location("base_dataset", place)
     assert spec is not None
     assert spec.loader is not None
-    spec.loader.exec_module(base := importlib.util.module_from_spec(spec))
+    base = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(base)
     sys.modules[spec.name] = base  # the few shots are pickled
     found = ModuleType("dassl.data.datasets")
     vars(found).update(vars(base))
@@ -38,7 +39,7 @@ def real_datasets(place: Path) -> ModuleType:
 
 
 def clip_of_sizes() -> Any:
-    """What CoCoOp's prompts ask of a CLIP."""
+    """Return a stand-in for a CLIP, with the attributes that CoCoOp's prompts use."""
     return SimpleNamespace(
         dtype=torch.float32,
         ln_final=SimpleNamespace(weight=torch.zeros(8)),
@@ -50,13 +51,13 @@ def clip_of_sizes() -> Any:
 @pytest.mark.authors("KaiyangZhou/CoOp")
 @pytest.mark.parametrize(
     ("task", "name"),
-    # Of an odd number of classes; and in an order that is not that of the labels.
+    # The first has an odd number of classes. In the second, names are not in the order of labels.
     [("oxford_pets", "oxford_pets:OxfordPets"), ("flowers102", "oxford_flowers:OxfordFlowers")],
 )
-def test_halves(
+def test_halves_have_the_authors_images_names_and_prompts(
     checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str, name: str
 ) -> None:
-    tree = build_tree(task_cards.read(task), tmp_path / "data", SIZES)
+    tree = build_tree(task_cards.read(task), tmp_path / "data", 18, 6, 2, pictures=False)
     monkeypatch.setenv("COMPATBENCH_TASKS", str(write_cards(tmp_path / "tasks", [tree])))
     monkeypatch.setenv("COMPATBENCH_DATA", str(tmp_path / "data"))
     cocoop = checkout.published("cocoop").tree
@@ -66,19 +67,19 @@ def test_halves(
         module, _, cls = name.partition(":")
         for half in ("base", "new"):
             ours = load_task(f"{task}.{half}")
-            asked = dict(ROOT=str(tmp_path / "data"), NUM_SHOTS=SHOTS, SUBSAMPLE_CLASSES=half)
-            config = SimpleNamespace(SEED=SEED, DATASET=SimpleNamespace(**asked))
+            settings = dict(ROOT=str(tmp_path / "data"), NUM_SHOTS=SHOTS, SUBSAMPLE_CLASSES=half)
+            config = SimpleNamespace(SEED=SEED, DATASET=SimpleNamespace(**settings))
             random.seed(SEED)
             theirs = getattr(load(f"datasets.{module}"), cls)(config)
             images = ours.source.base
             draw = draw_shots(ours, SHOTS, SEED)
-            for mine, them in (
+            for our_samples, their_samples in (
                 (draw.train, theirs.train_x),
                 (draw.val, theirs.val),
                 (ours.split("test"), theirs.test),
             ):
-                found = [(str(images / one.id), one.label) for one in mine]
-                assert found == [(one.impath, one.label) for one in them]
+                found = [(str(images / sample.id), sample.label) for sample in our_samples]
+                assert found == [(sample.impath, sample.label) for sample in their_samples]
             names = [one.replace("_", " ") for one in theirs.classnames]
             assert list(ours.labels.names) == names
             template = load("trainers.zsclip").CUSTOM_TEMPLATES[cls]

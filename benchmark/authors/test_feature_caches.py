@@ -1,4 +1,4 @@
-"""Tip-Adapter, APE, their trained forms, and GDA beside their authors' scripts."""
+"""Tip-Adapter, APE, their trained forms, and GDA fit as their authors' scripts do."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from whole_fits import Problem, fit, pose, recording
 
 from compatbench.method import convert
 
-EPOCHS, CACHE_VIEWS = 6, 3
-# As the authors do: every epoch has views of its own, and the last batch is the smaller one.
+EPOCHS = 6
+CACHE_VIEWS = 3
+# As the authors do: every epoch has new views, and the last batch is smaller.
 SHORT = dict(batch_size=8, drop_last=False)
 CACHE: Any = dict(templates="all", cache_views=CACHE_VIEWS)
 
@@ -35,14 +36,14 @@ def problem() -> Problem:
 
 @contextmanager
 def script(checkout: Checkout, problem: Problem) -> Iterator[tuple[Load, Any]]:
-    """Yields what imports the authors' modules, and their CLIP with the problem's weights."""
+    """Yield a function that imports the authors' modules, and their CLIP with our weights."""
     with checkout.open(absent=["cv2"]) as load:
         vars(load("utils"))["cls_acc"] = Accuracy()
         yield load, load("clip.model").build_model({**problem.weights}).eval()
 
 
 def short(checkout: Checkout, method: str, folder: Path, **changes: Any) -> Published:
-    """The authors' settings of a task, with few views and epochs; files lie in the folder."""
+    """Return the authors' settings of a task, with few views and epochs, and files in a folder."""
     changes = dict(augment_epoch=CACHE_VIEWS, train_epoch=EPOCHS) | changes
     published = checkout.published(method, changes, "dtd")
     published.tree.update(shots=4, dataset="none", load_pre_feat=False, cache_dir=str(folder))
@@ -50,7 +51,7 @@ def short(checkout: Checkout, method: str, folder: Path, **changes: Any) -> Publ
 
 
 def prepare_tip(utils: Any, clip: Any, problem: Problem, settings: dict[str, Any]) -> list[Any]:
-    """Keys, values, validation and test features with labels, and class weights."""
+    """Return keys, values, validation and test features with labels, and class weights."""
     weights = utils.clip_classifier(problem.labels.names, problem.labels.templates, clip)
     arguments = [*utils.build_cache_model(settings, clip, views(problem, CACHE_VIEWS))]
     for name, loader in [("val", val(problem)), ("test", queries(problem))]:
@@ -61,8 +62,9 @@ def prepare_tip(utils: Any, clip: Any, problem: Problem, settings: dict[str, Any
 @pytest.mark.authors("gaopengcuhk/Tip-Adapter")
 @pytest.mark.parametrize("kind", ["tip_adapter", "tip_adapter_f"])
 def test_tip_adapter(checkout: Checkout, problem: Problem, tmp_path: Path, kind: str) -> None:
-    """Its script also saves a cache that we read, and reads the one that we write."""
-    trained, found = kind == "tip_adapter_f", []
+    """The script also saves a cache that we read, and reads the one that we write."""
+    trained = kind == "tip_adapter_f"
+    found: list[Any] = []
     published = short(checkout, kind, tmp_path)
     ours = fit(published.method(SHORT if trained else {}, **CACHE), problem)
     settings = published.tree
@@ -76,11 +78,10 @@ def test_tip_adapter(checkout: Checkout, problem: Problem, tmp_path: Path, kind:
             else:
                 main.cls_acc = Accuracy()
                 main.run_tip_adapter(settings, *arguments)
-        path, logits = (
-            tmp_path / f"{'best_F' if trained else 'keys'}_4shots.pt",
-            main.cls_acc.logits,
-        )
-        (beta, alpha), saved = found[-1], torch.load(path)
+        logits = main.cls_acc.logits
+        beta, alpha = found[-1]
+        path = tmp_path / ("best_F_4shots.pt" if trained else "keys_4shots.pt")
+        saved = torch.load(path)
         module = import_file(kind, path, problem, alpha=alpha, beta=beta, templates="all")
         assert_alike(module, problem, logits)
         convert.export_module(kind, module, tmp_path / "back", dtype="float32")
@@ -100,7 +101,7 @@ def test_tip_adapter(checkout: Checkout, problem: Problem, tmp_path: Path, kind:
 
 @pytest.fixture
 def ape_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Problem) -> Path:
-    """Where APE's scripts run. They leave the criterion of channels in ``caches``."""
+    """Return the folder in which APE's scripts run. They write the criterion to ``caches``."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch, "load", partial(torch.load, weights_only=False))
     (tmp_path / "caches" / "none").mkdir(parents=True)
@@ -109,17 +110,17 @@ def ape_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problem: Problem
 
 
 def choose_half(published: Published) -> dict[str, Any]:
-    """Their settings with as many channels as ours, which are a share of them: a half."""
+    """Return the authors' settings with half of the channels, as ours have by their share."""
     numbers = ("training_free_feat_num", "training_feat_num", "feat_num")
     return published.tree | dict.fromkeys(numbers, 16)
 
 
 def prepare_ape(extract: Any, clip: Any, problem: Problem, settings: dict[str, Any]) -> list[Any]:
-    """The same as for Tip-Adapter; another script of theirs writes the features."""
+    """Return the same as ``prepare_tip``; another script of the authors writes the features."""
     extract.cls_acc = Accuracy()
     extract.extract_few_shot_feature(settings, clip, views(problem, CACHE_VIEWS))
-    names, template = problem.labels.names, problem.labels.templates
-    extract.extract_text_feature(settings, names, "gpt3.json", clip, template)
+    labels = problem.labels
+    extract.extract_text_feature(settings, labels.names, "gpt3.json", clip, labels.templates)
     arguments = [*extract.load_few_shot_feature(settings)]
     for name, loader in [("val", val(problem)), ("test", queries(problem))]:
         extract.extract_val_test_feature(settings, name, clip, loader)
@@ -138,9 +139,11 @@ def prepare_ape(extract: Any, clip: Any, problem: Problem, settings: dict[str, A
 def test_ape(
     checkout: Checkout, problem: Problem, ape_folder: Path, kind: str, changes: dict[str, Any]
 ) -> None:
-    published, trained = short(checkout, kind, ape_folder, **changes), kind == "ape_t"
+    trained = kind == "ape_t"
+    published = short(checkout, kind, ape_folder, **changes)
     ours = fit(published.method(SHORT if trained else {}, **CACHE), problem)
-    settings, chosen = choose_half(published), []
+    settings = choose_half(published)
+    chosen: list[Any] = []
     with script(checkout, problem) as (load, clip):
         main: Any = load("main")
         arguments = prepare_ape(load("extract_features"), clip, problem, settings)
@@ -152,7 +155,7 @@ def test_ape(
             else:
                 main.APE(settings, *arguments)
     if trained:
-        # Theirs are in the order of the criterion, ours in that of the channels.
+        # The authors sort by the criterion, we by channels.
         theirs = dict(residual=adapter.res[:, adapter.indices.argsort()])
         theirs["value_weights"] = adapter.value_weights[:, 0]
     else:
@@ -165,9 +168,11 @@ def test_ape(
 @pytest.mark.authors("mrflogs/ICLR24")
 def test_gda(checkout: Checkout, problem: Problem) -> None:
     published = checkout.published("gda", dict(augment_epoch=len(problem.images)))
-    ours, sums = fit(published.method(templates="all"), problem), []
+    ours = fit(published.method(templates="all"), problem)
+    sums: list[Any] = []
     with script(checkout, problem) as (load, clip):
-        utils, main = load("utils"), load("main_few_shots")
+        utils: Any = load("utils")
+        main: Any = load("main_few_shots")
         text = utils.clip_classifier(problem.labels.names, problem.labels.templates, clip)
         for name, loader in [("val", val(problem)), ("test", queries(problem))]:
             features, targets = utils.pre_load_features({}, name, clip, loader)
@@ -175,6 +180,7 @@ def test_gda(checkout: Checkout, problem: Problem) -> None:
         main.cls_acc = Accuracy()
         with recording(torch, "einsum", sums):
             main.run(published.tree, views(problem, len(problem.images)), text, clip)
-    weight, quadratic = sums[0].T, sums[1]
+    weight = sums[0].T
+    quadratic = sums[1]
     bias = -torch.tensor(float(len(problem.labels))).log() - quadratic / 2
     checkout.compare(ours, dict(weight=weight, bias=bias), main.cls_acc.logits)

@@ -1,4 +1,4 @@
-"""Newer methods on image features beside their authors' functions."""
+"""Newer methods on image features fit as their authors' functions do."""
 
 from __future__ import annotations
 
@@ -23,35 +23,46 @@ from compatbench.methods.transclip import TransCLIP
 
 
 def share_right(logits: Tensor, targets: Tensor) -> float:
+    """Return the accuracy in percent."""
     return 100 * float((logits.argmax(-1) == targets).double().mean())
 
 
 def package(checkout: Checkout, name: str) -> None:
-    """A package of the repository without what its ``__init__`` imports."""
-    sys.modules[name] = ModuleType(name)
-    sys.modules[name].__path__ = [str(checkout.path(f"{checkout.repository}/{name}"))]
+    """Register a package of the repository without running its ``__init__``."""
+    module = ModuleType(name)
+    module.__path__ = [str(checkout.path(f"{checkout.repository}/{name}"))]
+    sys.modules[name] = module
 
 
 @pytest.fixture
 def crowd() -> Problem:
-    """Sixty queries, some of them far from what the model is sure of."""
-    problem, rng = pose(), torch.Generator().manual_seed(3)
+    """Return a problem of sixty queries. The model is uncertain about some of them."""
+    problem = pose()
+    rng = torch.Generator().manual_seed(3)
     targets = torch.randint(len(problem.labels), (60,), generator=rng)
     first = problem.images[0, :: problem.shots][targets]
-    return replace(problem, queries=first + 1.2 * torch.randn(first.shape, generator=rng))
+    noise = 1.2 * torch.randn(first.shape, generator=rng)
+    return replace(problem, queries=first + noise)
 
 
 @pytest.mark.authors("lyymuwu/TIMO")
 def test_timo(checkout: Checkout) -> None:
     problem = pose(views=3, scale=100.0)
     words = ("with fur", "in red light", "at night", "of stone", "in the sea")
-    texts = [[f"{name} {w}." for w in words[: 3 + i]] for i, name in enumerate("abcde")]
-    labels = replace(problem.labels, descriptions=tuple(map(tuple, texts)))
+    texts = []
+    for i, name in enumerate("abcde"):
+        texts.append(tuple(f"{name} {word}." for word in words[: 3 + i]))
+    labels = replace(problem.labels, descriptions=tuple(texts))
     problem = replace(problem, labels=labels)
-    ours, classes = fit(TIMO(), problem), len(labels)
+    ours = fit(TIMO(), problem)
+    classes = len(labels)
     method: Any = ours.method
-    features, found, logits = method.texts(problem.backbone, labels), [], []
-    views, val, queries = map(problem.unit_features, (problem.images, problem.val, problem.queries))
+    features = method.texts(problem.backbone, labels)
+    found: list[Any] = []
+    logits: list[Tensor] = []
+    views = problem.unit_features(problem.images)
+    val = problem.unit_features(problem.val)
+    queries = problem.unit_features(problem.queries)
     with checkout.open() as load:
         utils: Any = load("utils")
         models: Any = load("models")
@@ -63,11 +74,21 @@ def test_timo(checkout: Checkout) -> None:
         guide = utils.image_guide_text
         guided, matches = guide(settings, features, means, return_matching=True)
         weights = guide(settings, features, means, return_weights=True)[1]
-        models.cls_acc = lambda z, y, topk=1: logits.append(z) or share_right(z, y)
+
+        def measure(logits_of_call: Tensor, targets: Tensor, topk: int = 1) -> float:
+            logits.append(logits_of_call)
+            return share_right(logits_of_call, targets)
+
+        models.cls_acc = measure
         discriminant = models.GDA
-        models.GDA = lambda *a, **k: found.append(discriminant(*a, **k)) or found[0]
-        rows = views.flatten(0, 1), problem.targets.repeat(len(views))
-        tests = queries, torch.arange(len(queries))
+
+        def first_discriminant(*args: Any, **kwargs: Any) -> Any:
+            found.append(discriminant(*args, **kwargs))
+            return found[0]
+
+        models.GDA = first_discriminant
+        rows = (views.flatten(0, 1), problem.targets.repeat(len(views)))
+        tests = (queries, torch.arange(len(queries)))
         models.TIMO(
             {}, val, problem.val_targets, *tests, guided.T, features, matches, vecs_labels=rows
         )
@@ -81,12 +102,13 @@ def test_timo(checkout: Checkout) -> None:
 @pytest.mark.authors("jusiro/SS-Text")
 @pytest.mark.parametrize(("solver", "penalty"), [("SStext+", "shots"), ("SStext", "total")])
 def test_ss_text(checkout: Checkout, solver: str, penalty: Any) -> None:
-    """Of classes with four shots to none; for SS-Text+ they run the same with ``repel``."""
+    """Classes have four shots or fewer, one has none. SS-Text+ is the same with ``repel``."""
     problem = pose(views=1)
     rows = torch.tensor([*range(4), 4, 5, 8, 12, 13])  # none of the last class
     problem = replace(problem, images=problem.images[:, rows], targets=problem.targets[rows])
     ours = fit(SSText(SSText.Config(penalty=penalty, repel=solver == "SStext+")), problem)
-    text, scale = problem.backbone.zero_shot(problem.labels), problem.backbone.logit_scale
+    text = problem.backbone.zero_shot(problem.labels)
+    scale = problem.backbone.logit_scale
     with checkout.open() as load:
         runner: Any = load("solvers.runner")
         adapter = load("modeling.adapters.models").Adapter(text, math.log(scale), adapter="ZS")
@@ -102,11 +124,11 @@ def test_ss_text(checkout: Checkout, solver: str, penalty: Any) -> None:
 
 @pytest.mark.authors("MaxZanella/transduction-for-vlms")
 def test_transclip(checkout: Checkout, crowd: Problem) -> None:
-    """What they return are probabilities."""
+    """The authors' function returns probabilities."""
     problem = at_scale(crowd)
     ours = fit(TransCLIP(), problem)
     text = problem.backbone.zero_shot(problem.labels).T
-    targets = torch.arange(60) % len(problem.labels)  # of which they read how many there are
+    targets = torch.arange(60) % len(problem.labels)  # only their number of classes is read
     with checkout.open() as load:
         solver: Any = load("TransCLIP_solver.TransCLIP")
         solver.cls_acc = lambda *_: 0.0
@@ -117,7 +139,7 @@ def test_transclip(checkout: Checkout, crowd: Problem) -> None:
 
 @pytest.mark.authors("kdiAAA/TDA")
 def test_tda(checkout: Checkout, crowd: Problem) -> None:
-    """At a scale that leaves doubts; theirs is written as 100."""
+    """The scale leaves the model uncertain; the authors' code has a scale of 100."""
     text = crowd.backbone.zero_shot(crowd.labels).T
     cosines = crowd.unit_features(crowd.queries) @ text
 
@@ -126,15 +148,29 @@ def test_tda(checkout: Checkout, crowd: Problem) -> None:
         return int(((doubts > 0.2) & (doubts < 0.5)).sum())
 
     scale = max((2.0**i for i in range(12)), key=count_doubts)
-    problem, found, doubts = at_scale(crowd, scale), [], []
+    problem = at_scale(crowd, scale)
     published = checkout.published("tda")
-    ours, text = fit(published.method(), problem), text * scale / 100
-    sure, unsure = published.tree["positive"], published.tree["negative"]
+    ours = fit(published.method(), problem)
+    text = text * scale / 100
+    sure = published.tree["positive"]
+    unsure = published.tree["negative"]
+    found: list[Tensor] = []
+    doubts: list[bool] = []
     with checkout.open(absent=["wandb", "datasets", "clip"]) as load:
         runner: Any = load("tda_runner")
-        runner.cls_acc = lambda logits, _: found.append(logits.clone()) or 0.0
+
+        def keep_logits(logits: Tensor, _: Tensor) -> float:
+            found.append(logits.clone())
+            return 0.0
+
+        runner.cls_acc = keep_logits
         update = runner.update_cache
-        runner.update_cache = lambda *a: doubts.append(len(a) == 5) or update(*a)
+
+        def note_update(*args: Any) -> Any:
+            doubts.append(len(args) == 5)  # an update of the negative cache has one more
+            return update(*args)
+
+        runner.update_cache = note_update
         stream = [(image[None], torch.zeros(1)) for image in problem.queries]
         clip = SimpleNamespace(encode_image=problem.backbone.encode_images)
         runner.run_test_tda(sure, unsure, stream, clip, text)
@@ -144,34 +180,43 @@ def test_tda(checkout: Checkout, crowd: Problem) -> None:
 
 @pytest.mark.authors("omarnust/BReg-Adapter")
 def test_proker(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their function reads the file itself."""
-    problem, chosen, solved = pose(views=3, scale=100.0), [], []
+    """The authors' function reads its file itself."""
+    problem = pose(views=3, scale=100.0)
+    chosen: list[Any] = []
+    solved: list[Any] = []
     published = checkout.published("proker")
     ours = fit(published.method(), problem)
     monkeypatch.chdir(published.folder)
     with checkout.open(absent=["clip"]) as load:
         package(checkout, "trainers")
         module: Any = load("trainers.proker")
-        module.cls_acc, module.save_hps = share_right, lambda best, *_: chosen.append(best)
-        rows = problem.unit_features(problem.images).flatten(0, 1), problem.targets.repeat(3)
-        val, queries = problem.unit_features(problem.val), problem.unit_features(problem.queries)
+        module.cls_acc = share_right
+        module.save_hps = lambda best, *_: chosen.append(best)
+        rows = (problem.unit_features(problem.images).flatten(0, 1), problem.targets.repeat(3))
+        val = problem.unit_features(problem.val)
+        queries = problem.unit_features(problem.queries)
         text = problem.backbone.zero_shot(problem.labels).T
         given = *rows, val, problem.val_targets, queries, text, published.task, 4, 1, "grid"
         with recording(torch.linalg, "solve", solved):
             logits = module.ProKeR(*given)
-    theirs = dict(alpha=solved[-1], beta=torch.tensor(chosen[0]["beta"]))
-    theirs["penalty"] = torch.tensor(chosen[0]["lmbda"])
+    theirs = {
+        "alpha": solved[-1],
+        "beta": torch.tensor(chosen[0]["beta"]),
+        "penalty": torch.tensor(chosen[0]["lmbda"]),
+    }
     parameters = {name: ours.module[name] for name in theirs}
     checkout.compare(ours, theirs, 100 * logits, parameters=parameters)
 
 
 @pytest.mark.authors("astra-vision/ProLIP")
 def test_prolip(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their first step sees the second of their views."""
-    problem, layers = pose(views=7, scale=100.0), []
+    """The authors' first step sees the second of their views."""
+    problem = pose(views=7, scale=100.0)
     published = checkout.published("prolip", dict(train_epoch=20, lr_v=1e-2, aug_views=7))
     ours = fit(published.method(dict(lr=1e-2)), problem)
-    backbone, settings = problem.backbone, published.tree
+    backbone = problem.backbone
+    settings = published.tree
+    layers: list[Any] = []
     folder = tmp_path / "features_ViTB16_none/4_shot/seed1"
     folder.mkdir(parents=True)
     torch.save(problem.targets, folder / "label.pth")
@@ -188,7 +233,12 @@ def test_prolip(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         module.cls_acc = lambda *_: 0.0
         module.compute_image_features = lambda *_: (pooled, torch.arange(len(pooled)))
         build = module.VisProjViT.__init__
-        module.VisProjViT.__init__ = lambda self, *a: layers.append(self) or build(self, *a)
+
+        def note_layer(self: Any, *args: Any) -> None:
+            layers.append(self)
+            build(self, *args)
+
+        module.VisProjViT.__init__ = note_layer
         weights = {"visual.proj": problem.weights["visual.proj"].clone()}
         names = problem.labels.names
         module.ProLIP(settings).forward(

@@ -1,4 +1,4 @@
-"""Linear classifiers of features, and LFA's rotation, beside their authors' scripts."""
+"""Linear classifiers of features, and LFA's rotation, fit as their authors' scripts do."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from compatbench.methods.linear_probe import LinearProbe
 
 @pytest.fixture
 def pickles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole objects in files, which torch by now loads only where it is asked to."""
+    """Let ``torch.load`` read whole objects, as older versions do by default."""
     monkeypatch.setattr(torch, "load", partial(torch.load, weights_only=False))
 
 
@@ -42,7 +42,7 @@ def test_lp_plus_plus(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> No
     bias = ours.start.trained["bias"]  # type: ignore[union-attr]
 
     class Probe(nn.Linear):
-        """Theirs with our bias; they test it at each step that is best on validation."""
+        """The authors' layer with our bias; it is tested at each step that is best so far."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -64,7 +64,12 @@ def test_lp_plus_plus(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> No
         module: Any = load("methods.linear_probe_p2")
         module.nn = SimpleNamespace(Linear=Probe)
         variable = module.Variable
-        module.Variable = lambda *a, **k: alphas.append(variable(*a, **k)) or alphas[0]
+
+        def keep_variable(*args: Any, **kwargs: Any) -> Tensor:
+            alphas.append(variable(*args, **kwargs))
+            return alphas[0]
+
+        module.Variable = keep_variable
         monkeypatch.setattr(torch, "float16", torch.float64)
         probe = module.LinearProbe_P2(published.tree | dict(dataset="", output_dir=""))
         labels = torch.arange(len(tests))
@@ -76,9 +81,13 @@ def test_lp_plus_plus(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.authors("KaiyangZhou/CoOp")
 def test_linear_probe(checkout: Checkout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     problem = pose(shots=16)
-    ours, backbone = fit(LinearProbe(), problem), problem.backbone
-    sets = dict(train=(problem.images[0], problem.targets), val=(problem.val, problem.val_targets))
-    sets["test"] = problem.queries, torch.arange(len(problem.queries))
+    backbone = problem.backbone
+    ours = fit(LinearProbe(), problem)
+    sets = {
+        "train": (problem.images[0], problem.targets),
+        "val": (problem.val, problem.val_targets),
+        "test": (problem.queries, torch.arange(len(problem.queries))),
+    }
     (tmp_path / "clip_feat" / "task").mkdir(parents=True)
     for name, (images, targets) in sets.items():
         features = dict(feature_list=backbone.encode_images(images), label_list=targets)
@@ -87,6 +96,8 @@ def test_linear_probe(checkout: Checkout, monkeypatch: pytest.MonkeyPatch, tmp_p
     tested: list[Any] = []
 
     class Recorded(sklearn.linear_model.LogisticRegression):
+        """A regression that notes when it predicts the queries."""
+
         def predict(self, features: np.ndarray) -> np.ndarray:
             if len(features) == len(problem.queries):
                 tested.append(self)
@@ -96,10 +107,11 @@ def test_linear_probe(checkout: Checkout, monkeypatch: pytest.MonkeyPatch, tmp_p
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["linear_probe.py", "--dataset=task", "--num_run=1"])
         monkeypatch.setattr(sklearn.linear_model, "LogisticRegression", Recorded)
-        # The first shots of each class instead of a draw; sixteen come last.
+        # Take the first shots of each class instead of a draw. The fit with sixteen is the last.
         monkeypatch.setattr(np.random, "choice", lambda rows, size, replace: rows[:size])
         runpy.run_path(str(checkout.path(f"{checkout.repository}/lpclip") / "linear_probe.py"))
-    weight, bias = torch.tensor(tested[-1].coef_), torch.tensor(tested[-1].intercept_)
+    weight = torch.tensor(tested[-1].coef_)
+    bias = torch.tensor(tested[-1].intercept_)
     logits = backbone.encode_images(problem.queries) @ weight.T + bias
     checkout.compare(ours, dict(weight=weight, bias=bias), logits)
 
@@ -116,13 +128,16 @@ def test_cross_modal(
     ours = fit(published.method(batch_sizes=(4, 8), check_every=10, augment=True), problem)
     rng = torch.Generator().manual_seed(0)
     results: list[dict[str, Any]] = []
-    classes, templates = len(problem.labels), len(problem.labels.templates)
+    classes = len(problem.labels)
+    templates = len(problem.labels.templates)
 
     class Batches:
-        """Theirs, in the order in which ours are drawn. Our texts are in another order."""
+        """A loader in the order in which ours are drawn. Our texts are in another order."""
 
         def __init__(self, dataset: Any, batch_size: int, shuffle: bool, **_: Any) -> None:
-            self.dataset, self.size, self.shuffle = dataset, batch_size, shuffle
+            self.dataset = dataset
+            self.size = batch_size
+            self.shuffle = shuffle
 
         def __iter__(self) -> Iterator[Any]:
             order = torch.arange(len(self.dataset))
@@ -136,17 +151,21 @@ def test_cross_modal(
 
     with checkout.open() as load:
         monkeypatch.setattr(torch, "FloatTensor", torch.DoubleTensor)
-        features, script = load("features"), load("train")
-        words = ["--dataset=dtd", "--train-shot=4", "--clip-encoder=ViT-B/16"]
-        words += [f"--feature_dir={tmp_path}", f"--result_dir={tmp_path}", f"--logit={scale}"]
-        words += ["--image-augmentation=flip", f"--image-views={len(problem.images)}"]
+        features: Any = load("features")
+        script: Any = load("train")
+        words = [
+            "--dataset=dtd", "--train-shot=4", "--clip-encoder=ViT-B/16",
+            f"--feature_dir={tmp_path}", f"--result_dir={tmp_path}", f"--logit={scale}",
+            "--image-augmentation=flip", f"--image-views={len(problem.images)}",
+        ]  # fmt: skip
         args = script.parser.parse_args(words)
         write_features(load, features, problem, args)
         script.HYPER_DICT["linear"].update(sweep)
-        script.EVAL_FREQ, script.DataLoader = 10, Batches
+        script.EVAL_FREQ = 10
+        script.DataLoader = Batches
         with recording(script, "train", results):
             script.main(args)
-        # As their eval.py does: the first setting that is best on validation.
+        # As the authors' eval.py does, take the first setting that is best on validation.
         best = max(results, key=lambda result: result["val_acc"])
         head = script.LogitHead(nn.Linear(512, classes, bias=False), scale)
         head.load_state_dict(best["logit_head"])
@@ -156,7 +175,7 @@ def test_cross_modal(
 
 
 def write_features(load: Any, features: Any, problem: Problem, args: Any) -> None:
-    """What their script of features leaves for the one that trains."""
+    """Write the files that the authors' script for features leaves for the one that trains."""
     encoders = load("engine.clip.partial_model")
     clip = load("engine.clip.model").build_model({**problem.weights}).eval()
     image_encoder = encoders.get_image_encoder(args.clip_encoder, 0, clip)
@@ -164,14 +183,17 @@ def write_features(load: Any, features: Any, problem: Problem, args: Any) -> Non
     features.get_templates = lambda *_: problem.labels.templates
     names = dict(enumerate(problem.labels.names))
     text = features.extract_text_features(args.dataset, "", text_encoder, names)
-    sets = dict(train=(problem.images[0], problem.targets), val=(problem.val, problem.val_targets))
-    sets["more"] = problem.images.flatten(0, 1), problem.targets.repeat(len(problem.images))
+    all_views = problem.images.flatten(0, 1)
+    sets = {
+        "train": (problem.images[0], problem.targets),
+        "val": (problem.val, problem.val_targets),
+        "more": (all_views, problem.targets.repeat(len(problem.images))),
+    }
+    images = {}
     with torch.no_grad():
-        images = {
-            name: dict(features=image_encoder.feature_extractor(one), labels=targets)
-            for name, (one, targets) in sets.items()
-        }
-    where = args.feature_dir, args.clip_encoder, 0
+        for name, (pixels, targets) in sets.items():
+            images[name] = dict(features=image_encoder.feature_extractor(pixels), labels=targets)
+    where = (args.feature_dir, args.clip_encoder, 0)
     of_images = partial(
         features.get_image_features_path, args.dataset, args.train_shot, args.seed, *where
     )
@@ -193,9 +215,11 @@ def write_features(load: Any, features: Any, problem: Problem, args: Any) -> Non
 def test_wise_ft(
     checkout: Checkout, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pickles: None, method: str
 ) -> None:
-    """The head alone, and with the image tower, at an ε far above the rounding in its gradients."""
-    problem, alone = pose(views=1), method == "wise_ft"
-    # Their weight decay pulls to zero, ours to the zero-shot head; they clip gradients too.
+    """The head alone, and with the image tower. ε is far above the rounding in its gradients."""
+    problem = pose(views=1)
+    alone = method == "wise_ft"
+    # Without weight decay, which pulls the authors' head to zero and ours to zero-shot, and
+    # without their clipping of gradients.
     changes = dict(epochs=6, batch_size=5, wd=0.0, lr=1e-3, warmup_length=0)
     published = checkout.published(method, changes)
     ours = fit(published.method(dict(lr=1e-3, epochs=6, batch_size=5, eps=EPS)), problem)
@@ -204,8 +228,11 @@ def test_wise_ft(
     orders = iter(ours.batches)
 
     class Batches:
+        """A loader with the batches of our next epoch."""
+
         def __init__(self, dataset: Any, **_: Any) -> None:
-            self.dataset, self.batches = dataset, next(orders)
+            self.dataset = dataset
+            self.batches = next(orders)
 
         def __len__(self) -> int:
             return len(self.batches)
@@ -215,11 +242,12 @@ def test_wise_ft(
                 yield default_collate([self.dataset[int(row)] for row in batch.rows])
 
     class Shots:
-        """The data set; the head's features are taken once, of the plain view."""
+        """The data set. The head alone reads features once, under the plain view."""
 
         def __init__(self, *_: Any, **__: Any) -> None:
             self.classnames = problem.labels.names
-            images, targets = problem.images[0].split(5), problem.targets.split(5)
+            images = problem.images[0].split(5)
+            targets = problem.targets.split(5)
             plain = [*zip(images, targets, strict=True)]
             self.train_loader = plain if alone else epochs(ours.batches)
 
@@ -227,12 +255,15 @@ def test_wise_ft(
     settings |= dict(train_dataset="Shots", model="ViT-B/16", template="simple_template")
     settings |= dict(device="cpu", freeze_encoder=alone, data_location="")
     with checkout.open(problem) as load:
-        # The package imports every data set they have; only its common part is needed.
-        sys.modules["src.datasets"] = datasets = ModuleType("src.datasets")
+        # The package imports all data sets of the authors; only its common part is needed.
+        datasets = ModuleType("src.datasets")
+        sys.modules["src.datasets"] = datasets
         datasets.__path__ = [str(checkout.path(f"{checkout.repository}/src/datasets"))]
         vars(datasets)["Shots"] = Shots
         vars(load("src.datasets.common"))["DataLoader"] = Batches
-        clip, script, modeling = map(load, ("clip.clip", "src.wise_ft", "src.models.modeling"))
+        clip: Any = load("clip.clip")
+        script: Any = load("src.wise_ft")
+        modeling: Any = load("src.models.modeling")
         build = clip.build_model
         clip.load = lambda *_, **__: (build({**problem.weights}).eval(), None, None)
         script.wise_ft(SimpleNamespace(**settings))
@@ -242,28 +273,32 @@ def test_wise_ft(
         logits = classifier(problem.queries)
     zero_shot = problem.backbone.logit_scale * problem.backbone.zero_shot(problem.labels)
     parameters = ours.module.trained | {"weight": zero_shot + ours.module["weight"]}
-    head, visual = classifier.classification_head, classifier.image_encoder.model.visual
-    theirs = {} if alone else differences(visual.named_parameters(prefix="visual"), problem)
-    checkout.compare(
-        ours, theirs | dict(weight=head.weight, bias=head.bias), logits, parameters=parameters
-    )
+    head = classifier.classification_head
+    theirs = {"weight": head.weight, "bias": head.bias}
+    if not alone:
+        visual = classifier.image_encoder.model.visual
+        theirs |= differences(visual.named_parameters(prefix="visual"), problem)
+    checkout.compare(ours, theirs, logits, parameters=parameters)
 
 
 @pytest.mark.authors("saic-fi/LFA")
 def test_lfa(checkout: Checkout) -> None:
-    """Their Procrustes solution. Its β and the refinement after it have no counterpart here."""
+    """The authors' Procrustes solution. Its β and their refinement of it are not in our method."""
     problem = pose(embed_dim=8, names=[f"name {i}" for i in range(12)])
     ours = fit(LFA(), problem)
-    backbone, rows = problem.backbone, problem.targets.repeat(len(problem.images))
+    backbone = problem.backbone
+    rows = problem.targets.repeat(len(problem.images))
     with checkout.open(absent=["loguru", "save_features"]) as load:
-        utils, script = load("alignment_utils"), load("feature_alignment")
+        utils: Any = load("alignment_utils")
+        script: Any = load("feature_alignment")
         text = utils.l2_norm(backbone.text_features(problem.labels.fill()))
         images = utils.l2_norm(backbone.encode_images(problem.images.flatten(0, 1)))
-        # Ours adds 1e-6 of the identity to the product, which as many samples more do here.
+        # Our method adds 1e-6 of the identity to the product. These samples do the same here.
         extra = 1e-3 * torch.eye(8)
         matched = torch.cat([utils.get_one_to_one_features(images, text, rows), extra])
         align = partial(script.procrustes_align, torch.cat([images, extra]), matched)
-        rotation, mixed = align(beta=0.0), align(beta=1 - float(ours.module["beta"]))
+        rotation = align(beta=0.0)
+        mixed = align(beta=1 - float(ours.module["beta"]))
         queries = utils.l2_norm(utils.l2_norm(backbone.encode_images(problem.queries)) @ mixed)
     logits = backbone.logit_scale * queries @ text.T
     checkout.compare(ours, {"rotation": rotation}, logits, name="lfa, closed form")

@@ -1,6 +1,6 @@
-"""PEFT's LoRA on CLIPModel: imported, it classifies alike; exported, PEFT loads it.
+"""LoRA by PEFT on CLIPModel classifies alike when imported, and PEFT loads what is exported.
 
-Skipped where the package ``peft`` is not installed, with ``accelerate``, which it needs.
+The tests are skipped unless the package ``peft`` is installed, with ``accelerate``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from compatbench.method import convert
 
 peft: Any = pytest.importorskip("peft")
 
-# Of OpenAI's names, those of transformers.
+# Names of weights in transformers, by those in OpenAI's checkpoints.
 BLOCK = {
     "attn.out_proj": "self_attn.out_proj",
     "ln_1": "layer_norm1",
@@ -46,8 +46,10 @@ AROUND = {
 
 
 def rename(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights of transformers that an OpenAI weight holds."""
     if name in AROUND:
-        yield AROUND[name], tensor.T if name in ("text_projection", "visual.proj") else tensor
+        is_transposed = name in ("text_projection", "visual.proj")
+        yield AROUND[name], tensor.T if is_transposed else tensor
         return
     before, _, inner = name.partition("transformer.resblocks.")
     number, _, place = inner.partition(".")
@@ -61,7 +63,7 @@ def rename(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def build(problem: Problem) -> Any:
-    """A CLIPModel of transformers with the problem's weights."""
+    """Return a CLIPModel of transformers with the problem's weights."""
     from transformers import CLIPConfig, CLIPModel
 
     sizes: Any = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=3)
@@ -69,13 +71,16 @@ def build(problem: Problem) -> Any:
     image = sizes | dict(image_size=24, patch_size=12)
     text = sizes | dict(vocab_size=49408, max_position_embeddings=77, eos_token_id=49407)
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=image, projection_dim=32))
-    own = [pair for one in problem.weights.items() for pair in rename(*one)]
-    model.double().load_state_dict(dict(own))
+    weights: dict[str, Tensor] = {}
+    for name, tensor in problem.weights.items():
+        weights.update(rename(name, tensor))
+    model.double().load_state_dict(weights)
     return model.eval()
 
 
 @torch.no_grad()
 def classify(model: Any, problem: Problem) -> Tensor:
+    """Return the logits of the queries by transformers' model."""
     ids = problem.backbone.tokenizer(list(problem.labels.fill()))
     return model(input_ids=ids, pixel_values=problem.queries).logits_per_image
 
@@ -93,7 +98,7 @@ def classify(model: Any, problem: Problem) -> Tensor:
             ),
             True,
         ),
-        # Of layers that a module of ours is not exported to.
+        # Modules of ours cannot be exported to these layers.
         (dict(target_modules="all-linear"), False),
         (dict(target_modules=["out_proj"]), False),
         (
@@ -102,8 +107,9 @@ def classify(model: Any, problem: Problem) -> Tensor:
         ),
     ],
 )
-def test_an_adapter(settings: dict[str, Any], goes_back: bool, tmp_path: Path) -> None:
-    """Made and saved by PEFT, it classifies as PEFT's model does."""
+def test_adapters_classify_alike_and_go_back(
+    settings: dict[str, Any], goes_back: bool, tmp_path: Path
+) -> None:
     problem = pose()
     assert difference({"": classify(build(problem), problem)}, {"": zero_shot(problem)}) < 1e-9
     model = peft.get_peft_model(build(problem), peft.LoraConfig(r=4, lora_alpha=8, **settings))
@@ -121,6 +127,7 @@ def test_an_adapter(settings: dict[str, Any], goes_back: bool, tmp_path: Path) -
 
 
 def zero_shot(problem: Problem) -> Tensor:
+    """Return the zero-shot logits of the queries."""
     backbone = problem.backbone
     features = torch.nn.functional.normalize(backbone.encode_images(problem.queries), dim=-1)
     return backbone.logit_scale * features @ backbone.zero_shot(problem.labels).T

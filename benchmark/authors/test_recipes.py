@@ -1,4 +1,4 @@
-"""What our recipes say of the authors' files, beside these files."""
+"""The published settings in our recipes equal those in the authors' files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from compatbench.data.cards import suite_cards
 
 
 def mark(name: str, recipe: PublishedRecipe) -> object:
+    """Return a test's parameter, marked with the repository of the authors' files."""
     repository = recipe.files.get("repository", {"*": recipe.repository})["*"]
     return pytest.param(name, marks=pytest.mark.authors(repository))
 
@@ -20,13 +21,14 @@ def mark(name: str, recipe: PublishedRecipe) -> object:
 @pytest.mark.parametrize(
     "name", [mark(name, recipe) for name, recipe in read_recipes().items() if recipe.files]
 )
-def test_a_recipe_is_what_the_authors_files_say(name: str, checkout: Checkout) -> None:
+def test_a_recipe_equals_the_authors_files(name: str, checkout: Checkout) -> None:
     for task in suite_cards.read(SUITE).tasks:
         published = read_published(name, checkout.folder, task)
         assert [*published.mistakes()] == [], task
-        # Of a recipe that says something else, every setting is found.
-        other = {"published": {"*": "?"}}
-        wrong = tuple(each.model_copy(update=other) for each in published.recipe.settings)
-        wrong = published.recipe.model_copy(update={"settings": wrong})
+        # If all published values are replaced, every setting is a mistake.
+        changed = []
+        for setting in published.recipe.settings:
+            changed.append(setting.model_copy(update={"published": {"*": "?"}}))
+        wrong = published.recipe.model_copy(update={"settings": tuple(changed)})
         mistakes = [*replace(published, recipe=wrong).mistakes()]
         assert len(mistakes) == len(list_read(wrong))

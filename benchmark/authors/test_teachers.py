@@ -1,4 +1,4 @@
-"""Methods that a larger model teaches, beside their authors' trainers."""
+"""Methods with a larger model as a teacher fit as their authors' trainers do."""
 
 from __future__ import annotations
 
@@ -19,23 +19,33 @@ from compatbench.methods.promptsrc import PromptSRC
 
 @dataclass(frozen=True)
 class Taught(Problem):
-    """A problem with a teacher, and its training images as the unlabelled ones."""
+    """A problem with a teacher. Its training images are the unlabelled ones, too."""
 
     teacher: Problem
 
     def data(self, method: Method) -> FewShotData:
-        own: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(Problem)}
-        own["backbone"] = self.teacher.backbone
-        given, taught = (
-            replace(few, unlabelled=replace(few.train, targets=few.train.targets * 0 - 1))
-            for few in (super().data(method), Problem(**own).data(method))
-        )
-        return replace(given, teacher=Teacher(self.teacher.backbone, taught))
+        """Return the images for a method, with those that the teacher has encoded."""
+        values = values_of(self)
+        values["backbone"] = self.teacher.backbone
+        by_teacher = add_unlabelled(Problem(**values).data(method))
+        teacher = Teacher(self.teacher.backbone, by_teacher)
+        return replace(add_unlabelled(super().data(method)), teacher=teacher)
+
+
+def values_of(problem: Problem) -> dict[str, Any]:
+    """Return the values of a problem's fields, without those of a subclass."""
+    return {field.name: getattr(problem, field.name) for field in fields(Problem)}
+
+
+def add_unlabelled(data: FewShotData) -> FewShotData:
+    """Return the data with the training images as unlabelled ones."""
+    without_labels = torch.full_like(data.train.targets, -1)
+    return replace(data, unlabelled=replace(data.train, targets=without_labels))
 
 
 def teach(problem: Problem, teacher: Problem) -> Taught:
-    own = {field.name: getattr(problem, field.name) for field in fields(Problem)}
-    return Taught(**own, teacher=teacher)
+    """Return a problem with a teacher."""
+    return Taught(**values_of(problem), teacher=teacher)
 
 
 @pytest.mark.authors("miccunifi/KDPL")
@@ -49,10 +59,11 @@ def test_kdpl(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.authors("zhengli97/PromptKD")
 def test_promptkd(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their teacher has the prompts that PromptSRC has found for ours."""
+    """The authors' teacher gets the prompts that PromptSRC has learned for ours."""
     sizes: Any = dict(names=NAMES[:3])
     problem = teach(pose(embed_dim=512, **sizes), pose(seed=5, embed_dim=768, **sizes))
-    tuned, published = [], checkout.published("promptkd", pace(3, 4))
+    published = checkout.published("promptkd", pace(3, 4))
+    tuned: list[Any] = []
     recipe = PromptSRC.Config().recipe.model_copy(update=dict(epochs=2, batch_size=4))
     with recording(PromptSRC, "fit", tuned):
         ours = fit(published.method(teacher_recipe=recipe), problem)

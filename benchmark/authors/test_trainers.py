@@ -1,4 +1,4 @@
-"""Methods beside their authors' trainers, which are Dassl's."""
+"""Methods fit as their authors' trainers do, which are Dassl's."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from compatbench.methods.plot import PLOT
 
 ROWS = read_small()
 VIT_B = next(row.sizes for row in ROWS["once"] if row.method == "maple")
-COOP = "KaiyangZhou/CoOp"  # in whose folder of trainers the authors' files are meant to lie
+COOP = "KaiyangZhou/CoOp"  # the authors' files belong into its folder of trainers
 
 
 def run_with_file(checkout: Checkout, small: Small, problem: Problem | None = None) -> Any:
-    """As ``run``; then the trainer saves a checkpoint that we read, and reads ours."""
+    """Run both fits, then let the trainer save a checkpoint that we read, and read ours."""
 
     def after(trainer: Any, problem: Problem) -> None:
         if small.imported is not None:
@@ -45,15 +45,21 @@ def run_with_file(checkout: Checkout, small: Small, problem: Problem | None = No
 
 
 @pytest.mark.parametrize("small", [*map(beside_authors, ROWS["once"])])
-def test_a_trainer(small: Small, checkout: Checkout) -> None:
+def test_a_fit_equals_that_of_the_trainer(small: Small, checkout: Checkout) -> None:
     checkout.compare(*run_with_file(checkout, small), name=small.row)
 
 
 @pytest.mark.parametrize("small", [*map(beside_authors, ROWS["every_task"])])
-def test_every_task(small: Small, checkout: Checkout) -> None:
-    """With each task's settings, templates and the authors' words for it."""
-    mine, theirs, logits, steps, start = {}, {}, [], 0, pose(**small.sizes)
-    cls, suite = builtin_methods().get(small.method), suite_cards.read("paper")
+def test_fits_on_every_task_equal_those_of_the_trainer(small: Small, checkout: Checkout) -> None:
+    """Each task has its own settings, templates and prompt of the teacher."""
+    start = pose(**small.sizes)
+    cls = builtin_methods().get(small.method)
+    suite = suite_cards.read("paper")
+    our_parameters: dict[str, Tensor] = {}
+    their_parameters: dict[str, Tensor] = {}
+    our_logits = []
+    their_logits = []
+    steps = 0
     for task in suite.tasks:
         card = task_cards.read(task)
         teacher = card.teacher_template or card.templates[0]
@@ -61,21 +67,29 @@ def test_every_task(small: Small, checkout: Checkout) -> None:
         config = resolve_settings(cls, suite, task=task).config | {"max_steps": None}
         config.pop("recipe")
         on_task = replace(small, task=task, config=config)
-        go = run_with_file if task == small.task else run
-        ours, found, other = go(checkout, on_task, replace(start, labels=labels))
-        mine |= {f"{task} {name}": ours.module[name] for name in found}
-        theirs |= {f"{task} {name}": tensor for name, tensor in found.items()}
-        logits.append((ours.logits, other))
+        run_both = run_with_file if task == small.task else run
+        ours, found, logits = run_both(checkout, on_task, replace(start, labels=labels))
+        for name, tensor in found.items():
+            our_parameters[f"{task} {name}"] = ours.module[name]
+            their_parameters[f"{task} {name}"] = tensor
+        our_logits.append(ours.logits)
+        their_logits.append(logits)
         steps += ours.steps
-    own, other = (torch.cat(parts) for parts in zip(*logits, strict=True))
-    more: Any = dict(parameters=mine, name=f"{small.method}, {len(logits)} tasks", steps=steps)
-    checkout.compare(replace(ours, logits=own), theirs, other, **more)
+    checkout.compare(
+        replace(ours, logits=torch.cat(our_logits)),
+        their_parameters,
+        torch.cat(their_logits),
+        parameters=our_parameters,
+        name=f"{small.method}, {len(our_logits)} tasks",
+        steps=steps,
+    )
 
 
 class FarPLOT(PLOT):
-    """Contexts that differ enough for plans that are not uniform."""
+    """PLOT with contexts that differ enough for transport plans that are not uniform."""
 
     def init(self, *args: Any) -> Module:
+        """Return contexts further apart."""
         return Module({"contexts": 25 * super().init(*args)["contexts"]})
 
 
@@ -93,11 +107,12 @@ class DenseImages(nn.Module):
 @pytest.mark.authors("CHENGY12/PLOT")
 @pytest.mark.parametrize("pooled", [False, True])
 def test_plot(checkout: Checkout, pooled: bool) -> None:
-    """So few steps that the authors do not stop early: they stop for a batch, we per image."""
+    """There are so few steps that nobody stops early. The authors stop per batch, we per image."""
     problem = pose()
 
     def prepare(trainer: Any) -> None:
-        trainer.model.image_encoder, trainer.model.max_iter = DenseImages(problem), 3
+        trainer.model.image_encoder = DenseImages(problem)
+        trainer.model.max_iter = 3
 
     small = Small(
         "plot",
@@ -107,39 +122,41 @@ def test_plot(checkout: Checkout, pooled: bool) -> None:
         config=dict(sinkhorn_steps=3, tolerance=0.0, pooled=pooled),
     )
     fits = run(checkout, small, problem, method=FarPLOT, prepare=prepare)
-    checkout.compare(*fits, name=f"plot{', pooled' if pooled else ''}")
+    checkout.compare(*fits, name="plot, pooled" if pooled else "plot")
 
 
 @pytest.mark.authors("CHENGY12/PLOT")
 def test_plot_pp(checkout: Checkout) -> None:
-    """Both stages; so few steps of Sinkhorn's that the authors do not stop early."""
+    """Both stages, with so few steps of Sinkhorn's algorithm that nobody stops early."""
     problem = pose(views=1, image_width=768, names=NAMES[:3], layers=2)
     changes = pace(3, 4) | under("PLOTPP", M=2, PRETRAIN_DIR="")
     published = checkout.published("plot_pp", changes)
-    published.tree.DEVICE = "cpu"  # an option of theirs
-    method = published.method(sinkhorn_steps=3, tolerance=0.0)
-    ours, logits = fit(method, problem), torch.empty(0)
+    published.tree.DEVICE = "cpu"  # an option of the authors' command
+    ours = fit(published.method(sinkhorn_steps=3, tolerance=0.0), problem)
+    logits = torch.empty(0)
     find = named(contexts="prompt_learner.ctx", image_prompts="prompt_learner.ctx_vision")
     found: Any = ours.start
-    stages = zip((ours.batches[:3], ours.batches[3:]), ("vision", "joint"), strict=True)
-    for batches, part in stages:
+    for batches, part in ((ours.batches[:3], "vision"), (ours.batches[3:], "joint")):
         published.change(under("PLOTPP", TRADE_OFF=part == "vision", MODEL_UPD=part))
         with checkout.trainer(published, problem, replace(ours, batches=batches)) as theirs:
             theirs.model.max_iter = 3
             give(find(theirs.model), found)
             theirs.train()
-            found, logits = take(find(theirs.model)), theirs.model.eval()(problem.queries)
+            found = take(find(theirs.model))
+            logits = theirs.model.eval()(problem.queries)
     checkout.compare(ours, found, logits)
 
 
 @pytest.mark.authors("Surrey-UP-Lab/MERGETUNE")
 def test_mergetune(checkout: Checkout) -> None:
-    """Their CoOp, and then their further training from its context."""
-    brisk = MergeTune.Config().coop_recipe.model_copy(update=dict(epochs=6, batch_size=8))
-    problem, published = pose(), checkout.published("mergetune")
+    """The authors' CoOp, and then their further training from its context."""
+    short = MergeTune.Config().coop_recipe.model_copy(update=dict(epochs=6, batch_size=8))
+    problem = pose()
+    published = checkout.published("mergetune")
     published.tree.RESUME_COOP = None
-    ours = fit(published.method(coop_recipe=brisk), problem)
-    first, second = (replace(ours, batches=part) for part in (ours.batches[:6], ours.batches[6:]))
+    ours = fit(published.method(coop_recipe=short), problem)
+    first = replace(ours, batches=ours.batches[:6])
+    second = replace(ours, batches=ours.batches[6:])
     assert len(second.batches) == 6
     find = named(context="prompt_learner.ctx")
     with checkout.trainer(published, problem, first, name="trainers.coop:CoOp") as trainer:
@@ -148,7 +165,7 @@ def test_mergetune(checkout: Checkout) -> None:
         coop = take(find(trainer.model))
     find = named(context="prompt_mid_learner.ctx")
     with checkout.trainer(published, problem, second) as trainer:
-        trainer.after_train = lambda: None  # theirs chooses an epoch
+        trainer.after_train = lambda: None  # the authors' function chooses an epoch
         for learner in ("prompt_learner", "prompt_mid_learner"):
             give(named(context=f"{learner}.ctx")(trainer.model), coop)
         trainer.train()
@@ -158,7 +175,7 @@ def test_mergetune(checkout: Checkout) -> None:
 
 @pytest.mark.authors("muzairkhattak/ProText")
 def test_protext(checkout: Checkout) -> None:
-    """As many sentences as shots, so that both are drawn alike."""
+    """There are as many sentences as shots, so that both are drawn alike."""
     problem = pose()
     words = ("with fur", "in red light", "at night", "of stone")
     sentences = [tuple(f"{name} {one}." for one in words) for name in problem.labels.names]
@@ -168,22 +185,26 @@ def test_protext(checkout: Checkout) -> None:
     outputs = tokenize([one for own in sentences for one in own])
 
     class Sentences(Loader):
+        """A loader of prompts and sentences in place of images."""
+
         def __iter__(self) -> Iterator[dict[str, Tensor]]:
             for batch in next(self.epochs):
-                rows = inputs[batch.targets], outputs[batch.rows]
-                yield dict(zip(("input_text", "output_text"), rows, strict=True))
+                yield {
+                    "input_text": inputs[batch.targets],
+                    "output_text": outputs[batch.rows],
+                }
 
     def find(model: Any) -> Parts:
         deep = deep_prompts(model.text_encoder.transformer)
         return {"prompts": [model.prompt_learner.ctx, *deep]}
 
-    # On the task's own file, its context has the four words that it starts at.
+    # With the file of this task, the context starts from words, of which it has four.
     small = Small("protext", find, {"OPTIM.WARMUP_EPOCH": 2}, task="oxford_pets")
     checkout.compare(*run(checkout, small, problem, loader=Sentences))
 
 
 class PairLoader(Loader):
-    """CoPrompt's: each image under two views."""
+    """The loader of CoPrompt: each image comes under two views."""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for batch in super().__iter__():
@@ -192,13 +213,19 @@ class PairLoader(Loader):
 
 @pytest.mark.authors("ShuvenduRoy/CoPrompt")
 def test_coprompt(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The authors' sentences by GPT are our templates; both draw the same ones."""
-    problem, drawn = pose(**VIT_B), []
+    """Our templates stand in for the authors' sentences by GPT. Both sides draw the same ones."""
+    problem = pose(**VIT_B)
+    drawn: list[Any] = []
 
     def find(model: Any) -> Parts:
-        image, text = model.adapter_image.fc, model.adapter_text.fc
-        adapters = dict(image_down=image[0], image_up=image[2], text_down=text[0], text_up=text[2])
-        return coupled_parts(model) | {name: layer.weight for name, layer in adapters.items()}
+        image = model.adapter_image.fc
+        text = model.adapter_text.fc
+        return coupled_parts(model) | {
+            "image_down": image[0].weight,
+            "image_up": image[2].weight,
+            "text_down": text[0].weight,
+            "text_up": text[2].weight,
+        }
 
     labels = problem.labels
     sentences = {name: [one.format(name) for one in labels.templates] for name in labels.names}
@@ -215,8 +242,8 @@ def test_coprompt(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.authors("jusiro/CLAP")
 @pytest.mark.parametrize("method", ["zs_lp", "clap"])
 def test_clap(checkout: Checkout, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
-    templates = task_cards.read("imagenet").templates
-    problem, adapters = pose(views=3, templates=templates), []
+    problem = pose(views=3, templates=task_cards.read("imagenet").templates)
+    adapters: list[Any] = []
     images = ViewSet(problem)
 
     def load(batches: list[list[ImageBatch]]) -> Loader:
@@ -242,12 +269,16 @@ def test_clap(checkout: Checkout, monkeypatch: pytest.MonkeyPatch, method: str) 
     fits = run(checkout, small, problem, loader=load, prepare=prepare, test_loader=tests)
     checkout.compare(*fits)
     if method == "clap":
-        expected, found = adapters[0].alpha_constraint, fits[0].module["multipliers"]
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+        ours, *_ = fits
+        expected = adapters[0].alpha_constraint
+        torch.testing.assert_close(ours.module["multipliers"], expected, rtol=1e-10, atol=0)
 
 
 class Draws:
-    """Numbers whose order are the rows of our next epoch among all views, and then all others."""
+    """Numbers for ``np.random.rand``, whose order is that of the rows of our next epoch.
+
+    Rows that are not in the epoch come last.
+    """
 
     def __init__(self, epochs: list[list[ImageBatch]]) -> None:
         self.epochs = iter(epochs)
@@ -261,17 +292,18 @@ class Draws:
 
 @pytest.mark.authors("lixinustc/GraphAdapter")
 def test_graph_adapter(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = (*NAMES, "violin", "river", "bread")  # they ask for a multiple of four, and e = 512
+    # The authors' code needs a number of classes that is a multiple of four, and e = 512.
+    names = (*NAMES, "violin", "river", "bread")
     problem = pose(views=5, names=names, embed_dim=512)
 
     def base_text_features(*_: Any) -> Tensor:
-        """Is called by the published file, and missing from it; as in TaskRes."""
+        """Return the features as in TaskRes. The published file calls this, but lacks it."""
         return problem.backbone.text_features(problem.labels.fill())
 
     monkeypatch.setattr(builtins, "_get_base_text_features", base_text_features, raising=False)
     eye = torch.eye
     monkeypatch.setattr(torch, "eye", lambda size, device="": eye(size))
-    # Their means are over ten passes, before the first epoch.
+    # The authors take means over ten passes before the first epoch.
     nodes = [ImageBatch(one, one, problem.targets, problem.targets) for one in problem.images[-2:]]
 
     def with_nodes(batches: list[list[ImageBatch]]) -> Loader:
@@ -280,8 +312,10 @@ def test_graph_adapter(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> N
         return loader
 
     graphs = {"text": "graph_learner.GCN_tt", "image": "graph_learner.GCN_it"}
-    parts = {f"{kind}_weight": f"{graph}.gcn_weights" for kind, graph in graphs.items()}
-    parts |= {f"{kind}_bias": f"{graph}.gcn_bias" for kind, graph in graphs.items()}
+    parts = {}
+    for kind, graph in graphs.items():
+        parts[f"{kind}_weight"] = f"{graph}.gcn_weights"
+        parts[f"{kind}_bias"] = f"{graph}.gcn_bias"
     changes = {"OPTIM.NAME": "adam", "OPTIM.LR": 1e-3, "TRAINER.GRAPHADAPTER.BETA": 0.7}
     small = Small("graph_adapter", named(**parts), changes, config=dict(node_views=2))
     absent = ["GraphAdapter.coop", "GraphAdapter.imagenet_templates"]

@@ -1,4 +1,4 @@
-"""Methods that train the towers' own weights, or layers beside them, beside their authors' code."""
+"""Methods that train weights of the towers, or layers next to them, fit as authors' code does."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from compatbench.methods.flyp import FLYP
 
 @pytest.mark.authors("FarinaMatteo/rethinking_fewshot_vlms")
 def test_twosfs(checkout: Checkout) -> None:
-    """Without weight decay. Their code means to train the last norms, and freezes them again."""
-    problem, kept = pose(shots=2, views=1, embed_dim=512), []
+    """Without weight decay, and with the last norms, which the authors' code freezes by mistake."""
+    problem = pose(shots=2, views=1, embed_dim=512)
+    kept: list[Any] = []
     published = checkout.published("twosfs", dict(n_iters=25, batch_size=5, wd=0.0, lr=1e-3))
     ours = fit(published.method(), problem)
     with checkout.open(absent=["peft"]) as load:
@@ -40,8 +41,13 @@ def test_twosfs(checkout: Checkout) -> None:
                 norm.requires_grad_(True)
             return chosen
 
-        stages.trainable_norm_params, stages.cls_acc = choose_last_too, lambda *_: 0.0
-        stages.evaluate_selective_inference = lambda model, *_, **__: kept.append(model) or 0.0
+        def keep_model(model: Any, *_: Any, **__: Any) -> float:
+            kept.append(model)
+            return 0.0
+
+        stages.trainable_norm_params = choose_last_too
+        stages.cls_acc = lambda *_: 0.0
+        stages.evaluate_selective_inference = keep_model
         names = list(problem.labels.names)
         task = SimpleNamespace(template=["a photo of a {}."], classnames=names)
         settings = SimpleNamespace(**published.tree, shots=2)
@@ -56,7 +62,7 @@ def test_twosfs(checkout: Checkout) -> None:
 
 @pytest.mark.authors("thuml/CLIPood")
 def test_clipood(checkout: Checkout) -> None:
-    """Without weight decay, and at the β of their scripts."""
+    """Without weight decay, and with the β of the authors' scripts."""
     problem = pose()
     changes = dict(lr=1e-3, wd=0.0, batch_size=5, iters_per_epoch=12, beta=0.1)
     published = checkout.published("clipood", changes)
@@ -66,9 +72,11 @@ def test_clipood(checkout: Checkout) -> None:
     with checkout.open(beside=["kdiAAA/TDA"], absent=absent) as load:  # for OpenAI's clip
         engine: Any = load("engine")
         clip = load("clip.model").build_model({**problem.weights}).eval()
-        scale, settings = problem.backbone.logit_scale, SimpleNamespace(**published.tree)
-        settings.task, settings.temperature = "open_class", scale
-        beta = torch.distributions.Beta(*map(torch.tensor, [settings.beta] * 2))
+        scale = problem.backbone.logit_scale
+        settings = SimpleNamespace(**published.tree)
+        settings.task = "open_class"
+        settings.temperature = scale
+        beta = torch.distributions.Beta(torch.tensor(settings.beta), torch.tensor(settings.beta))
         density = [float(beta.log_prob((i + torch.tensor(0.5)) / 13).exp()) for i in range(13)]
         mean = engine.GeneralMovingAverage(clip.visual, density.__getitem__)
         text = engine.get_text_features(clip, "a photo of a {}.", problem.labels.names, "cpu")
@@ -77,7 +85,7 @@ def test_clipood(checkout: Checkout) -> None:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
         engine.accuracy = lambda *_, **__: [torch.zeros(1)]
         writer = SimpleNamespace(record_training_values=lambda _: None)
-        given = optimizer, schedule, 0, settings, writer, "cpu"
+        given = (optimizer, schedule, 0, settings, writer, "cpu")
         engine.train(iter(batches), clip.visual, mean, text, *given)
         features = F.normalize(mean(problem.queries), dim=-1)
     named = mean.moving_avg.named_parameters(prefix="visual")
@@ -86,16 +94,19 @@ def test_clipood(checkout: Checkout) -> None:
 
 @pytest.mark.authors("locuslab/FLYP")
 def test_flyp(checkout: Checkout) -> None:
-    """Without weight decay, and with what is before the text tower's blocks frozen."""
-    problem, drawn = pose(), []
+    """Without weight decay. Weights before the text tower's blocks are frozen."""
+    problem = pose()
+    drawn: list[Any] = []
     changes = dict(lr=1e-4, weight_decay=0.0, batch_size=5, epochs=3, eps=EPS)
     recipe = FLYP.Config().recipe.model_copy(update=changes)
     with recording(torch, "randint", drawn):
         ours = fit(FLYP(FLYP.Config(recipe=recipe)), problem)
     batches = [one for epoch in ours.batches for one in epoch]
-    names, templates = problem.labels.names, problem.labels.templates
+    names = problem.labels.names
+    templates = problem.labels.templates
     with checkout.open(absent=["horovod", "src.datasets", "pandas"]) as load:
-        loss, clip = load("clip.loss").ClipLoss(cache_labels=True), load("clip.clip")
+        loss = load("clip.loss").ClipLoss(cache_labels=True)
+        clip: Any = load("clip.clip")
         model = load("clip.model").build_model({**problem.weights})
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(common_name(name) in ours.module.trained)
@@ -120,21 +131,24 @@ def test_flyp(checkout: Checkout) -> None:
 @pytest.mark.authors("MaxZanella/CLIP-LoRA")
 @pytest.mark.parametrize("encoder", ["both", "image", "text"])
 def test_clip_lora(checkout: Checkout, encoder: str) -> None:
-    """Both drop what our masks say: they have one for all tokens and classes of a text."""
-    problem, masks = pose(), []
+    """Both sides use our dropout masks, which are the same for all tokens and classes of a text."""
+    problem = pose()
+    masks: list[Tensor] = []
     changes = dict(n_iters=6, batch_size=6, lr=2e-3, encoder=encoder.replace("image", "vision"))
     published = checkout.published("clip_lora", changes)
-    with recording(clip_lora, "draw_mask", masks):  # the last rate is said in their lora.py
+    with recording(clip_lora, "draw_mask", masks):  # the last rate is in the authors' lora.py
         ours = fit(published.method(dict(final_lr=1e-6)), problem)
     with checkout.open(problem) as load:
-        lora, layers = load("lora"), []
+        lora: Any = load("lora")
+        layers: list[Any] = []
         apply = lora.apply_lora
 
         def start(*args: Any) -> list[Any]:
             layers.extend(apply(*args))
             for name, parts in low_rank_parts(layers, encoder).items():
-                for mine, own in zip(ours.start[name].flatten(0, 1), parts, strict=True):
-                    own.data.copy_(mine)
+                starts = ours.start[name].flatten(0, 1)
+                for our_start, their_part in zip(starts, parts, strict=True):
+                    their_part.data.copy_(our_start)
             return layers
 
         lora.apply_lora = start
@@ -156,21 +170,20 @@ def test_clip_lora(checkout: Checkout, encoder: str) -> None:
 
 
 def low_rank_parts(layers: list[Any], encoder: str) -> dict[str, list[Tensor]]:
-    """A and B of each block and projection; the text's layers come first."""
-    half = {"both": len(layers) // 2, "text": len(layers), "image": 0}[encoder]
-    parts = {}
-    for tower, own in (("text", layers[:half]), ("image", layers[half:])):
-        for side in "ab" if own else "":
-            parts[f"{tower}_{side}"] = [
-                getattr(getattr(layer, f"{one}_proj"), f"w_lora_{side.upper()}")
-                for layer in own
-                for one in PROJECTIONS
-            ]
+    """Return A and B of each block and projection, by our names; the text's layers come first."""
+    text_layers = {"both": len(layers) // 2, "text": len(layers), "image": 0}[encoder]
+    parts: dict[str, list[Tensor]] = {}
+    for number, layer in enumerate(layers):
+        tower = "text" if number < text_layers else "image"
+        for name in PROJECTIONS:
+            projection = getattr(layer, f"{name}_proj")
+            parts.setdefault(f"{tower}_a", []).append(projection.w_lora_A)
+            parts.setdefault(f"{tower}_b", []).append(projection.w_lora_B)
     return parts
 
 
 def order_masks(masks: list[Tensor]) -> Iterator[Tensor]:
-    """Our masks as the authors' layers ask for them, for tokens ``[tokens, batch, d]``."""
+    """Yield our masks in the order of the authors' layers, for tokens ``[tokens, batch, d]``."""
     for mask in masks:
         if mask.ndim == 4:  # of the text tower, [blocks, 3, 1, d]
             yield from mask.flatten(0, 1)
@@ -181,7 +194,7 @@ def order_masks(masks: list[Tensor]) -> Iterator[Tensor]:
 @pytest.mark.authors("MaxZanella/CLIP-LoRA")
 @pytest.mark.parametrize("encoder", ["both", "vision", "text"])
 def test_clip_lora_in_a_file(checkout: Checkout, tmp_path: Path, encoder: str) -> None:
-    """A tower of 12 blocks, as its table of positions has."""
+    """The towers have 12 blocks, as the authors' table of positions assumes."""
     problem = pose(layers=12)
     changes = dict(encoder=encoder, alpha=3, save_path=str(tmp_path), filename="lora")
     published = checkout.published("clip_lora", changes | dict(dataset="things", shots=4))
@@ -205,6 +218,7 @@ def test_clip_lora_in_a_file(checkout: Checkout, tmp_path: Path, encoder: str) -
 
 @torch.no_grad()
 def classify(model: Any, clip: Any, problem: Problem) -> Tensor:
+    """Return the logits of the queries by the authors' CLIP."""
     texts = F.normalize(model.encode_text(clip.tokenize(problem.labels.fill())), dim=-1)
     images = F.normalize(model.encode_image(problem.queries), dim=-1)
     return problem.backbone.logit_scale * images @ texts.T

@@ -1,4 +1,4 @@
-"""Methods that train nothing and read class names or means, beside their authors' functions."""
+"""Methods that train nothing give the logits of their authors' functions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,13 @@ PHRASES = ("a long neck", "has four legs", "used for digging", "often red", "gre
 
 
 def defined(checkout: Checkout, scripts: Sequence[str], **names: Any) -> Any:
-    """The functions of scripts that would run when imported, over names that they expect."""
+    """Return the functions of scripts, which cannot be imported because they would run.
+
+    Args:
+        checkout: the checkout of the repository.
+        scripts: their paths in the repository.
+        names: the globals that the functions use.
+    """
     for script in scripts:
         path = checkout.path(checkout.repository) / script
         exec(compile(functions(path), str(path), "exec"), names)
@@ -36,7 +42,7 @@ def defined(checkout: Checkout, scripts: Sequence[str], **names: Any) -> Any:
 
 
 def describe(file: Path, *sentences: Sequence[str]) -> Problem:
-    """A problem with sentences of its classes, which are in a file of the authors' kind, too."""
+    """Return a problem with sentences about its classes, and write them as the authors' file."""
     problem = pose(scale=100.0)
     file.write_text(json.dumps(dict(zip(problem.labels.names, sentences, strict=True))))
     return replace(problem, labels=replace(problem.labels, descriptions=sentences))
@@ -54,10 +60,12 @@ def test_zero_shot(checkout: Checkout, method: str) -> None:
 
 @pytest.mark.authors("sarahpratt/CuPL")
 def test_cupl(checkout: Checkout, tmp_path: Path) -> None:
-    """As many sentences for a class as it has letters."""
+    """A class has as many sentences as letters, so their number differs."""
     file = tmp_path / "prompts.json"
-    problem = describe(file, *(tuple(f"{name} with {x}." for x in name) for name in NAMES))
-    ours, labels = fit(CuPL(), problem), problem.labels
+    sentences = [tuple(f"{name} with {letter}." for letter in name) for name in NAMES]
+    problem = describe(file, *sentences)
+    labels = problem.labels
+    ours = fit(CuPL(), problem)
     with checkout.open(beside=["kdiAAA/TDA"]) as load:  # for OpenAI's clip
         model = load("clip.model").build_model({**problem.weights}).eval()
         names = dict(clip=load("clip"), model=model, PATH_TO_PROMPTS=file, tqdm=list)
@@ -78,7 +86,10 @@ def test_dclip(checkout: Checkout, tmp_path: Path) -> None:
             checkout, ["loading_helpers.py", "load.py"], clip=load("clip"), **names, hparams={}
         )
         lines = (checkout.path(checkout.repository) / "load.py").read_text().splitlines()
-        settings = [x for x in lines if x.startswith("hparams[") and "descriptor_fname" not in x]
+        settings = []
+        for line in lines:
+            if line.startswith("hparams[") and "descriptor_fname" not in line:
+                settings.append(line)
         exec("\n".join(settings), names | dict(hparams=script.hparams))
         script.hparams.update(descriptor_fname=str(file), device="cpu")
         texts, _ = script.load_gpt_descriptions(script.hparams)
@@ -92,14 +103,16 @@ def test_dclip(checkout: Checkout, tmp_path: Path) -> None:
 
 @pytest.mark.authors("mileyan/simple_shot")
 def test_simpleshot(checkout: Checkout) -> None:
-    """Their distances, with the mean of the shots for that of base classes, which are not here."""
-    problem, distances = pose(views=1), []
+    """The mean of the shots stands in for that of base classes, which do not exist here."""
+    problem = pose(views=1)
     ours = fit(SimpleShot(), problem)
+    distances: list[Any] = []
     shots = problem.unit_features(problem.images[0]).numpy()
     arguments = SimpleNamespace(meta_val_way=len(NAMES), num_NN=1)
     names = dict(np=np, LA=np.linalg, mode=scipy.stats.mode, args=arguments)
     script = defined(checkout, ["src/train.py"], **names)
-    targets, queries = problem.targets.numpy(), problem.unit_features(problem.queries).numpy()
+    targets = problem.targets.numpy()
+    queries = problem.unit_features(problem.queries).numpy()
     with recording(np.linalg, "norm", distances):
         script.metric_class_type(
             shots, queries, targets, np.arange(len(queries)), 4, train_mean=shots.mean(0)

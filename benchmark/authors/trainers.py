@@ -1,4 +1,4 @@
-"""Trainers of Dassl on a small problem: their rows are in ``trainers.yaml``."""
+"""Run trainers of Dassl on a small problem; ``trainers.yaml`` lists the fits."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ class Small:
     """A method's trainer on a small problem.
 
     Attributes:
-        find: its parameters by our names.
-        changes: of the authors' settings, where a small model or few steps ask for them.
-        sizes: of the problem, as ``pose`` takes them.
-        task: whose settings hold.
-        config, recipe: ours that stand in no file of theirs.
-        row: in the table; by default the method's name.
-        answer: which of the model's results are logits, where it has several.
-        imported: what an import of its checkpoints asks for; None where none is tried.
+        method: the method.
+        find: returns the trainer's parameters by our names.
+        changes: changes of the authors' settings, for a small model and few steps.
+        sizes: the sizes of the problem, as arguments of ``pose``.
+        task: the task whose settings are used.
+        config, recipe: our settings that are in none of the authors' files.
+        row: the name in the table; by default the method's.
+        answer: the place of the logits among the model's results, if it has several.
+        imported: the settings for importing its checkpoints; None if none is imported.
     """
 
     method: str
@@ -46,21 +47,24 @@ class Small:
 
 
 def deep_prompts(transformer: Any) -> list[Any]:
-    """Those of the blocks behind the first; this is the authors' name for them."""
+    """Return the prompts of the blocks after the first, by the authors' name for them."""
     return [block.VPT_shallow for block in transformer.resblocks if block.add_prompt]
 
 
 def image_parts(model: Any) -> Parts:
+    """Return the prompts of the image tower."""
     tower = model.image_encoder
     return {"image_prompts": [tower.VPT, *deep_prompts(tower.transformer)]}
 
 
 def independent_parts(model: Any) -> Parts:
+    """Return prompts of both towers that do not depend on each other."""
     text = [model.prompt_learner.ctx, *deep_prompts(model.text_encoder.transformer)]
     return {"text_prompts": text, **image_parts(model)}
 
 
 def coupled_parts(model: Any) -> Parts:
+    """Return prompts of the text tower, and the layers that make those of the image tower."""
     learner = model.prompt_learner
     layers = [learner.proj, *learner.compound_prompt_projections]
     return {
@@ -71,25 +75,28 @@ def coupled_parts(model: Any) -> Parts:
 
 
 def attribute_parts(model: Any) -> Parts:
+    """Return the contexts of ATPrompt."""
     learner = model.prompt_learner
     attributes = [learner.ctx_att1, learner.ctx_att2, learner.ctx_att3]
     return {"context": [*learner.ctx], "attribute_context": attributes}
 
 
 def adapter_parts(model: Any) -> Parts:
-    """MMA's; of three blocks, the last two have adapters."""
-    learner, found = model.adapter_learner, dict[str, Any]()
-    for kind, own in (("text", learner.text_adapter), ("image", learner.visual_adapter)):
-        for name, get in (("down", lambda x: x.down[0]), ("up", lambda x: x.up)):
-            found[f"{kind}_{name}"] = [get(own[i]).weight for i in (2, 3)]
-            found[f"{kind}_{name}_bias"] = [get(own[i]).bias for i in (2, 3)]
-    shared = [learner.shared_adapter[i][0] for i in (2, 3)]
-    found["shared"] = [one.weight for one in shared]
-    return found | {"shared_bias": [one.bias for one in shared]}
+    """Return the adapters of MMA; of three blocks, the last two have adapters."""
+    learner = model.adapter_learner
+    layers = {"shared": [learner.shared_adapter[block][0] for block in (2, 3)]}
+    for tower, adapters in (("text", learner.text_adapter), ("image", learner.visual_adapter)):
+        layers[f"{tower}_down"] = [adapters[block].down[0] for block in (2, 3)]
+        layers[f"{tower}_up"] = [adapters[block].up for block in (2, 3)]
+    found: Parts = {}
+    for name, of_blocks in layers.items():
+        found[name] = [layer.weight for layer in of_blocks]
+        found[f"{name}_bias"] = [layer.bias for layer in of_blocks]
+    return found
 
 
 def token_parts(model: Any) -> Parts:
-    """MMRL's."""
+    """Return the tokens and projections of MMRL."""
     learner = model.representation_learner
     found: Parts = {"tokens": [*learner.compound_rep_tokens]}
     for kind, letter in (("text", "t"), ("image", "v")):
@@ -101,20 +108,22 @@ def token_parts(model: Any) -> Parts:
 
 
 def read_small() -> dict[str, list[Small]]:
-    """The rows of ``trainers.yaml``, by their kind."""
-    rows = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
-    return {
-        kind: [
-            Small(find=globals()[parts] if isinstance(parts, str) else named(**parts), **row)
-            for row in of_kind
-            for parts in [row.pop("parts")]
-        ]
-        for kind, of_kind in rows.items()
-    }
+    """Return the fits of ``trainers.yaml``, by their kind.
+
+    ``parts`` of a fit is the name of a function above, or the authors' names by ours.
+    """
+    found = {}
+    for kind, rows in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text()).items():
+        found[kind] = []
+        for row in rows:
+            parts = row.pop("parts")
+            find = globals()[parts] if isinstance(parts, str) else named(**parts)
+            found[kind].append(Small(find=find, **row))
+    return found
 
 
 def beside_authors(small: Small, *more: Any) -> Any:
-    """A test's parameters, marked with the repository of the method's authors."""
+    """Return a test's parameters, marked with the repository of the method's authors."""
     mark = pytest.mark.authors(read_recipes()[small.method].repository)
     return pytest.param(small, *more, marks=mark, id=small.row or small.method)
 
@@ -131,14 +140,20 @@ def run(
     model: str = "model",
     **data: Any,
 ) -> tuple[OurFit, dict[str, Tensor], Tensor]:
-    """Our fit, and the authors' parameters and logits after theirs from our start.
+    """Fit by our method, and by the authors' trainer from our start.
 
     Args:
-        method: ours, where it is another class with the same settings.
-        prepare, after: what is done with the trainer before and after it is trained.
-        loader: of the batches of our fit.
-        model: where the trainer has it.
+        checkout: the checkout of the authors' code.
+        small: the method and its trainer.
+        problem: the problem; by default that of ``small``.
+        method: another class of ours with the same settings.
+        prepare, after: called with the trainer before and after it is trained.
+        loader: makes a loader of the batches of our fit.
+        model: the trainer's attribute that is the model.
         data: keyword arguments of ``Checkout.trainer``.
+
+    Returns:
+        Our fit, and the authors' parameters and logits.
     """
     problem = problem or pose(templates=task_cards.read(small.task).templates, **small.sizes)
     published = checkout.published(small.method, small.changes, small.task)
@@ -153,4 +168,5 @@ def run(
         results = theirs.eval()(problem.queries)
         found = {name: part.detach() for name, part in take(small.find(theirs)).items()}
         after(trainer, problem)
-    return ours, found, results[small.answer] if isinstance(results, tuple) else results
+    logits = results[small.answer] if isinstance(results, tuple) else results
+    return ours, found, logits

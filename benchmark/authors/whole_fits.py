@@ -1,4 +1,4 @@
-"""A small problem for both sides, our fit of it, and how far another fit is from ours."""
+"""Make a small problem for both sides, fit it by our method, and compare another fit with ours."""
 
 from __future__ import annotations
 
@@ -27,14 +27,17 @@ TEMPLATES = ("a photo of a {}.", "a bad photo of the {}.", "itap of a {}.")
 
 @dataclass(frozen=True)
 class Problem:
-    """What both sides are given.
+    """The input of both sides.
 
     Attributes:
         backbone: a random CLIP in double precision, with CLIP's own tokens and QuickGELU.
-        weights: the same by the names of OpenAI's checkpoints.
-        images: of each training view, ``[views, N, 3, H, W]``, and ``targets``, ``[N]``.
-        val: validation images ``[n, 3, H, W]``, and ``val_targets``.
-        queries: images to compare logits on, ``[n, 3, H, W]``.
+        weights: its weights by the names of OpenAI's checkpoints.
+        labels: the class names and templates.
+        shots: training images of each class.
+        images: the N training images under each view, ``[views, N, 3, H, W]``.
+        targets: their labels, ``[N]``.
+        val, val_targets: validation images ``[n, 3, H, W]`` and their labels.
+        queries: images on which logits are compared, ``[n, 3, H, W]``.
     """
 
     backbone: Backbone
@@ -48,18 +51,21 @@ class Problem:
     queries: Tensor
 
     def unit_features(self, images: Tensor) -> Tensor:
-        """Normalised features of images ``[..., 3, H, W]``."""
+        """Return the normalised features of images ``[..., 3, H, W]``."""
         features = self.backbone.encode_images(images.flatten(0, -4))
         return F.normalize(features, dim=-1).unflatten(0, images.shape[:-3])
 
     def data(self, method: Method) -> FewShotData:
-        """The images as the harness would hand them to a method."""
-        backbone, wanted = self.backbone, method.image_input(self.backbone)
-        inputs = [backbone.encode_images(view, wanted) for view in self.images]
+        """Return the images as the harness gives them to a method."""
+        backbone = self.backbone
+        image_input = method.image_input(backbone)
         views = torch.stack([backbone.encode_images(view) for view in self.images])
-        tokens = None if wanted.kind == "features" else inputs
         val = backbone.encode_images(self.val)
-        val_tokens = None if tokens is None else [backbone.encode_images(self.val, wanted)]
+        tokens = None
+        val_tokens = None
+        if image_input.kind != "features":
+            tokens = [backbone.encode_images(view, image_input) for view in self.images]
+            val_tokens = [backbone.encode_images(self.val, image_input)]
         return FewShotData(
             self.labels,
             self.shots,
@@ -83,7 +89,7 @@ def pose(
     seed: int = 0,
     scale: float | None = None,
 ) -> Problem:
-    """Random weights, images and targets. Heads have 64 channels, as OpenAI's code assumes."""
+    """Draw a problem. Attention heads have 64 channels, as OpenAI's code assumes."""
     image: Any = dict(image_size=24, patch_size=12, width=image_width, layers=layers, head_width=64)
     text: Any = dict(context_length=77, vocab_size=49408, width=width, layers=text_layers or layers)
     text["heads"] = width // 64
@@ -96,7 +102,8 @@ def pose(
         noise = torch.randn(len(targets), 3, 24, 24, generator=generator, dtype=torch.float64)
         return centres[targets] + noise
 
-    targets, val_targets = (torch.arange(len(names)).repeat_interleave(n) for n in (shots, 2))
+    targets = torch.arange(len(names)).repeat_interleave(shots)
+    val_targets = torch.arange(len(names)).repeat_interleave(2)
     problem = Problem(
         wrap(model, "random", None),
         {name: tensor.clone() for name, tensor in model.state_dict().items()},
@@ -112,7 +119,7 @@ def pose(
 
 
 def at_scale(problem: Problem, scale: float = 100.0) -> Problem:
-    """The problem with CLIP's own logit scale, which some scripts write as a number."""
+    """Return the problem with CLIP's own logit scale, which some scripts write as a number."""
     problem.backbone.logit_scale = scale
     logarithm = torch.tensor(scale).log()
     problem.backbone.model.logit_scale.data.copy_(logarithm)  # type: ignore[operator, union-attr]
@@ -121,7 +128,7 @@ def at_scale(problem: Problem, scale: float = 100.0) -> Problem:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """A batch of our fit as images: under its view, and under the next, ``[batch, 3, H, W]``."""
+    """A batch of our fit as images, under its view and under the next one, ``[batch, 3, H, W]``."""
 
     images: Tensor
     other_images: Tensor
@@ -134,9 +141,11 @@ class OurFit:
     """A fit by our method.
 
     Attributes:
+        method: the method.
         start: the module before the first step; None for methods without steps.
-        module: the module that was fitted, and ``logits`` of the queries with it.
-        batches: those of each epoch, in order.
+        module: the fitted module.
+        logits: the module's logits of the queries.
+        batches: the batches of each epoch, in order.
     """
 
     method: Method
@@ -160,9 +169,12 @@ class OurFit:
 
 
 def fit(method: Method, problem: Problem, seed: int = 0) -> OurFit:
-    """Our whole fit, with what it started from and the batches it saw."""
-    data, starts, orders = problem.data(method), [], []
-    draw, init = torch.randperm, getattr(method, "init", None)
+    """Fit a module by our method, and note its start and its batches."""
+    data = problem.data(method)
+    starts: list[Module] = []
+    orders: list[Tensor] = []
+    draw = torch.randperm
+    init = getattr(method, "init", None)
 
     def randperm(n: int, **kwargs: Any) -> Tensor:
         orders.append(draw(n, **kwargs))
@@ -172,7 +184,7 @@ def fit(method: Method, problem: Problem, seed: int = 0) -> OurFit:
         assert init is not None
         module = init(*args)
         starts.append(module.detach())
-        orders.clear()  # those that drew the start
+        orders.clear()  # these have drawn the start
         return module
 
     with mock.patch.object(torch, "randperm", randperm):
@@ -181,9 +193,10 @@ def fit(method: Method, problem: Problem, seed: int = 0) -> OurFit:
         module = method.fit(problem.backbone, data, torch.Generator().manual_seed(seed))
     batches = []
     if isinstance(method, TrainedMethod):
-        recipe, shots = method.config.recipe, len(problem.targets)
-        per_epoch = method.plan_steps(problem.shots, shots)[1]
-        rows = shots * (len(problem.images) if recipe.pool_views else 1)
+        recipe = method.config.recipe
+        count = len(problem.targets)
+        _, per_epoch = method.plan_steps(problem.shots, count)
+        rows = count * len(problem.images) if recipe.pool_views else count
         orders = [order for order in orders if len(order) == rows]
         for epoch, order in enumerate(orders):
             parts = order.split(recipe.batch_size)[:per_epoch]
@@ -191,33 +204,37 @@ def fit(method: Method, problem: Problem, seed: int = 0) -> OurFit:
             batches.append([_images(problem, view, part) for part in parts])
     classifier = method.attach(module, problem.backbone, problem.labels)
     with torch.no_grad():
-        wanted = method.image_input(problem.backbone)
-        logits = classifier(problem.backbone.encode_images(problem.queries, wanted))
+        image_input = method.image_input(problem.backbone)
+        logits = classifier(problem.backbone.encode_images(problem.queries, image_input))
     return OurFit(method, starts[0] if starts else None, module, logits, batches)
 
 
 def _images(problem: Problem, view: int, rows: Tensor) -> ImageBatch:
-    """Images of a view by their rows; rows beyond its last are those of the views after it."""
-    count, images = len(problem.targets), problem.images
-    views, shots = view + rows // count, rows % count
-    one, other = (images[(views + i) % len(images), shots] for i in (0, 1))
-    return ImageBatch(one, other, problem.targets[shots], rows)
+    """Return images of a view by their rows. Rows after its last one are those of later views."""
+    images = problem.images
+    views = view + rows // len(problem.targets)
+    shots = rows % len(problem.targets)
+    here = images[views % len(images), shots]
+    next_view = images[(views + 1) % len(images), shots]
+    return ImageBatch(here, next_view, problem.targets[shots], rows)
 
 
 def differences(named: Iterable[tuple[str, Tensor]], problem: Problem) -> dict[str, Tensor]:
-    """What has changed of a CLIP's weights, by our names."""
+    """Return the changes of a CLIP's weights, by our names."""
     return {common_name(name): tensor - problem.weights[name] for name, tensor in named}
 
 
 def common_name(name: str) -> str:
+    """Return our name of a weight with this name in OpenAI's checkpoints."""
     if name == "logit_scale":
         return "log_scale"
-    tower, name = ("image", name[7:]) if name.startswith("visual.") else ("text", name)
-    return f"{tower}.{name}"
+    if name.startswith("visual."):
+        return f"image.{name.removeprefix('visual.')}"
+    return f"text.{name}"
 
 
 def recording(owner: Any, name: str, values: list[Any]) -> Any:
-    """Keeps what a function returns while it is patched."""
+    """Return a patch of a function that appends its results to ``values``."""
     original = getattr(owner, name)
 
     def record(*args: Any, **kwargs: Any) -> Any:
@@ -228,7 +245,7 @@ def recording(owner: Any, name: str, values: list[Any]) -> Any:
 
 
 def difference(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> float:
-    """The largest difference in units of the tensor's largest entry, over all tensors."""
+    """Return the largest difference, relative to the tensor's largest entry, over all tensors."""
     assert ours.keys() == theirs.keys()
     worst = 0.0
     for name, one in ours.items():
@@ -250,23 +267,32 @@ def compare(
     parameters: Mapping[str, Tensor] | None = None,
     steps: int | None = None,
 ) -> None:
-    """Fails where parameters or logits differ, or where the fit moved nothing.
+    """Record a comparison, and assert that parameters and logits agree and that the fit moved.
 
     Args:
-        record: keeps the row of the table.
+        record: a function that keeps the row of the table.
+        repository: the repository of the authors' code.
+        ours: our fit.
         theirs: the authors' parameters by our names.
-        logits: theirs, of the queries.
-        name: of the row; by default the method's.
-        parameters: ours, where they have to be brought into another form.
-        steps: of the fit, where the harness does not batch them.
+        logits: the authors' logits of the queries.
+        name: the name of the row; by default the method's.
+        parameters: our parameters, if they have to be brought into another form.
+        steps: the steps of the fit, if the harness does not make the batches.
     """
-    mine = ours.module.trained if parameters is None else parameters
-    gaps = difference(mine, theirs), difference({"": ours.logits}, {"": logits})
+    if parameters is None:
+        parameters = ours.module.trained
+    parameter_gap = difference(parameters, theirs)
+    logit_gap = difference({"": ours.logits}, {"": logits})
     moved = float("nan")
-    if (start := ours.start) is not None:
-        fitted = ours.module
-        moved = min(difference({"": start[n]}, {"": fitted[n]}) for n in start.trained)
-    steps = ours.steps if steps is None else steps
-    record("whole_fit", [name or ours.method.card.name, repository, steps, moved, *gaps])
+    if ours.start is not None:
+        moves = []
+        for part in ours.start.trained:
+            moves.append(difference({"": ours.start[part]}, {"": ours.module[part]}))
+        moved = min(moves)
+    if steps is None:
+        steps = ours.steps
+    row = [name or ours.method.card.name, repository, steps, moved, parameter_gap, logit_gap]
+    record("whole_fit", row)
     assert not moved < 1e-6, "a parameter has not moved"
-    assert max(gaps) < CLOSE, f"parameters differ by {gaps[0]:.1e}, logits by {gaps[1]:.1e}"
+    gaps = f"parameters differ by {parameter_gap:.1e}, logits by {logit_gap:.1e}"
+    assert max(parameter_gap, logit_gap) < CLOSE, gaps
