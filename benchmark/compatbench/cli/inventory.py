@@ -13,7 +13,6 @@ from compatbench.cli.completion import (
     complete_tasks,
 )
 from compatbench.cli.groups import READERS, app, data
-from compatbench.cli.options import AsJson, Cards, DataRoot, Out
 from compatbench.cli.output import (
     MARKS,
     print_facts,
@@ -23,6 +22,7 @@ from compatbench.cli.output import (
     show,
     status_line,
 )
+from compatbench.cli.shared_options import AsJson, Cards, DataRoot, Out
 
 NARROW = {  # what a narrow terminal leaves out, the first ones first
     "methods": ("idea", "paper"),

@@ -13,7 +13,15 @@ from compatbench.cli.completion import (
     complete_transfers,
 )
 from compatbench.cli.groups import OWNERS, app, module
-from compatbench.cli.options import (
+from compatbench.cli.output import (
+    print_facts,
+    print_frame,
+    print_json,
+    print_table,
+    say,
+    write_module,
+)
+from compatbench.cli.shared_options import (
     AsJson,
     Cards,
     DataRoot,
@@ -24,14 +32,6 @@ from compatbench.cli.options import (
     Target,
     TrustPickle,
     read_settings,
-)
-from compatbench.cli.output import (
-    print_facts,
-    print_frame,
-    print_json,
-    print_table,
-    say,
-    write_module,
 )
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of, require_new

@@ -9,8 +9,8 @@ from rich.markup import escape
 
 from compatbench.cli.completion import complete_backbones
 from compatbench.cli.groups import AUTHORS, app
-from compatbench.cli.options import AsJson, Cards
 from compatbench.cli.output import print_frame, print_json, say, status_line
+from compatbench.cli.shared_options import AsJson, Cards
 
 if TYPE_CHECKING:
     from compatbench.data.new_task import NewTask

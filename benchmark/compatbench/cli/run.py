@@ -12,7 +12,8 @@ from rich.markup import escape
 
 from compatbench.cli.completion import complete_methods
 from compatbench.cli.groups import READERS, app, maintain
-from compatbench.cli.options import (
+from compatbench.cli.output import console, error_console, print_frame, print_json, say
+from compatbench.cli.shared_options import (
     METHODS_HELP,
     AsJson,
     Cards,
@@ -35,7 +36,6 @@ from compatbench.cli.options import (
     read_settings,
     read_size,
 )
-from compatbench.cli.output import console, error_console, print_frame, print_json, say
 from compatbench.cli.stoppable import stoppable
 from compatbench.messages import format_seconds
 

@@ -11,8 +11,16 @@ from compatbench.cli.completion import (
     complete_tasks,
 )
 from compatbench.cli.groups import OWNERS, app
-from compatbench.cli.options import AsJson, Cards, DataRoot, Device, Offline, Suite, TrustPickle
 from compatbench.cli.output import show
+from compatbench.cli.shared_options import (
+    AsJson,
+    Cards,
+    DataRoot,
+    Device,
+    Offline,
+    Suite,
+    TrustPickle,
+)
 
 
 @app.command("advise", rich_help_panel=OWNERS)

@@ -8,8 +8,8 @@ from rich.markup import escape
 
 from compatbench.cli.completion import complete_methods, complete_suites
 from compatbench.cli.groups import maintain
-from compatbench.cli.options import AsJson, Cards, DataRoot, Offline, TrustPickle, split
 from compatbench.cli.output import print_json, say
+from compatbench.cli.shared_options import AsJson, Cards, DataRoot, Offline, TrustPickle, split
 
 
 @maintain.command("audit")

@@ -6,8 +6,8 @@ import typer
 
 from compatbench.cli.completion import complete_methods
 from compatbench.cli.groups import AUTHORS, app
-from compatbench.cli.options import AsJson
 from compatbench.cli.output import print_frame, print_json, say, status_line
+from compatbench.cli.shared_options import AsJson
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,8 +14,8 @@ from compatbench.cli.completion import (
     complete_tasks,
 )
 from compatbench.cli.groups import store
-from compatbench.cli.options import AsJson, Cards, DataRoot, Out, TrustPickle, split
 from compatbench.cli.output import MARKS, print_facts, print_frame, print_json, say, status_line
+from compatbench.cli.shared_options import AsJson, Cards, DataRoot, Out, TrustPickle, split
 from compatbench.messages import count, format_seconds
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from rich.markup import escape
 
 from compatbench.cli.completion import complete_backbones
 from compatbench.cli.groups import MORE, app
-from compatbench.cli.options import AsJson, Cards, Offline
 from compatbench.cli.output import print_json, say
+from compatbench.cli.shared_options import AsJson, Cards, Offline
 from compatbench.cli.stoppable import stoppable
 
 index = app.add_group(

@@ -8,8 +8,8 @@ import typer
 
 from compatbench.cli.completion import complete_backbones, complete_tasks
 from compatbench.cli.groups import MORE, app
-from compatbench.cli.options import AsJson, Cards, Device, Suite
 from compatbench.cli.output import console, print_json, show_table
+from compatbench.cli.shared_options import AsJson, Cards, Device, Suite
 from compatbench.errors import CompatbenchError
 
 if TYPE_CHECKING:
