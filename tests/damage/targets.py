@@ -185,7 +185,11 @@ TARGETS = (
         sealed=True,
     ),
     Target(
-        "features", "f", _saved(lambda path: write_entry(path, *FEATURES)), _read_entry, sealed=True
+        "features",
+        "good",
+        _saved(lambda path: write_entry(path, *FEATURES)),
+        _read_entry,
+        sealed=True,
     ),
     Target("weights", "w.safetensors", lambda _: save_safetensors(STATE), read_tensors),
     Target("checkpoint", "w.pt", _saved(partial(torch.save, STATE)), read_tensors),
