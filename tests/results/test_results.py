@@ -369,3 +369,10 @@ def test_of_two_new_lines_for_one_measurement_the_later_counts() -> None:
     merged = merge_stored(None, twice, set())
     assert merged.rows.equals(later.rows)
     assert merged.costs.equals(later.costs)
+
+
+def test_results_without_a_file_of_costs_are_read(tmp_path: Path) -> None:
+    (written(tmp_path) / "costs.csv").unlink()
+    suite = read(tmp_path)
+    assert len(suite.frame) == 4
+    assert suite.frame["fit_seconds"].isna().all()

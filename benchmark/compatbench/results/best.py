@@ -53,19 +53,24 @@ def count_tied(scores: pd.DataFrame) -> int:
     return int(worse.argmax()) if worse.any() else len(worse)
 
 
+def first_place(scores: pd.DataFrame) -> list[object]:
+    """Return the candidates that are tied for the first place, the highest mean first."""
+    compared = compare_with_best(scores)
+    return list(compared.index[: count_tied(scores)])
+
+
+def first_places_left_out(scores: pd.DataFrame) -> list[list[object]]:
+    """Return ``first_place`` with each unit left out in turn."""
+    return [first_place(scores.drop(columns=[unit])) for unit in scores.columns]
+
+
 def stability(scores: pd.DataFrame) -> float:
     """Return the share of units that can be left out and the first place is the same, 0 to 1.
 
     The same candidates must be tied for it.
     """
-    first = _first_place(scores)
-    same = [_first_place(scores.drop(columns=[unit])) == first for unit in scores.columns]
-    return float(np.mean(same))
-
-
-def _first_place(scores: pd.DataFrame) -> set[object]:
-    compared = compare_with_best(scores)
-    return set(compared.index[: count_tied(scores)])
+    first = set(first_place(scores))
+    return float(np.mean([set(other) == first for other in first_places_left_out(scores)]))
 
 
 def paired_test(scores: ArrayLike) -> list[float]:

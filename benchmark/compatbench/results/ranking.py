@@ -17,7 +17,7 @@ import pandas as pd
 
 from compatbench.data.cards import COPIED
 from compatbench.messages import one_line
-from compatbench.results.best import count_tied
+from compatbench.results.best import count_tied, first_places_left_out
 from compatbench.results.choice import judge_effect
 from compatbench.results.estimate import FEWEST_UNITS, Interval, estimate
 from compatbench.results.expected import Expected, Upgrade
@@ -114,6 +114,43 @@ def _rank_methods(
     frame["state"] = _find_states(frame, by_dataset["target"], expected)
     frame["fit_seconds"] = frame["fit_seconds"].where(frame["learns"])
     return _put_in_order(frame.reset_index(), by_dataset["h"])
+
+
+def describe_first_place(
+    results: SuiteResults, expected: Expected, upgrade: Upgrade, shots: int
+) -> dict[str, Any] | None:
+    """Return which copied modules are first on an upgrade, and how stable that is.
+
+    Methods that see the test images are left out.
+
+    Returns:
+        ``title`` and ``h`` of the method with the highest mean; ``tied``, how many methods share
+        its rank; ``has_floor``, True if zero-shot is one of them; ``tasks``, their number;
+        ``same``, the number of tasks without which the same methods share the rank; ``stays``,
+        that without which the method itself does; and the ``fewest`` and ``most`` methods that
+        share it then. None if no method has a rank.
+    """
+    ranking = rank_transfer(rank_methods(results, expected, (upgrade,), shots))
+    ranked = ranking[ranking["rank"].notna() & ~ranking["sees_tests"]]
+    if ranked.empty:
+        return None
+    rows = pair_rows(results, expected, upgrade, shots)
+    scores = tabulate_tasks(rows, ["h"])["h"].loc[ranked["module"]]
+    best = ranked.iloc[0]
+    tied = ranked[ranked["rank"] == best["rank"]]
+    left_out = first_places_left_out(scores) if scores.shape[1] > 1 else []
+    sizes = [len(names) for names in left_out]
+    return {
+        "title": best["title"],
+        "h": best["h"],
+        "tied": len(tied),
+        "has_floor": bool((tied["kind"] == "floor").any()),
+        "tasks": scores.shape[1],
+        "same": sum(set(names) == set(tied["module"]) for names in left_out),
+        "stays": sum(best["module"] in names for names in left_out),
+        "fewest": min(sizes, default=len(tied)),
+        "most": max(sizes, default=len(tied)),
+    }
 
 
 def rank_transfer(ranking: pd.DataFrame, transfer: str = COPIED) -> pd.DataFrame:

@@ -90,12 +90,13 @@ class ResultFiles:
         """Return a suite's results. If there is no folder of the suite, they are empty."""
         methods = self.read_methods(suite)
         folder = self.folder(suite)
-        tables = sorted([COSTS, *(f"{method}.csv" for method in methods)])
-        paths = [folder / name for name in tables] + [folder / f"{name}.json" for name in methods]
-        files = [self._files[path] for path in paths if path in self._files]
+        tables = sorted(folder / f"{name}.csv" for name in [*methods, Path(COSTS).stem])
+        read = [path for path in tables if path in self._files]
+        about = [folder / f"{name}.json" for name in methods]
+        files = [self._files[path] for path in (*read, *about)]
         known = self._suites.get(suite)
         if known is None or known[0] != files:
-            contents = [self._files[folder / name].content for name in tables if methods]
+            contents = [self._files[path].content for path in read if methods]
             results = gather_results(suite, methods, sha256_bytes(*contents))
             self._suites[suite] = files, results
         return self._suites[suite][1]
@@ -129,6 +130,7 @@ class ResultFiles:
         """Return what the rows of all methods of a suite took, as the file holds it."""
         path = require(self.folder(suite) / COSTS)
         if not path.exists():
+            self._files.pop(path, None)
             return to_frame([], Cost)
         return self._read(path, _parse_costs)
 

@@ -16,7 +16,7 @@ from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.expected import Upgrade
 from compatbench.results.gaps import find_gaps
 from compatbench.results.measures import list_measures
-from compatbench.results.ranking import NULL, rank_transfer
+from compatbench.results.ranking import NULL, describe_first_place, rank_transfer
 from compatbench.results.upgrade_rows import tabulate_tasks
 from compatbench.tables.numbers import (
     NOTHING,
@@ -66,7 +66,8 @@ def further_measures(shown: Collection[str] = EVERYWHERE) -> list[str]:
     return [name for name in list_measures("upgrade") if name not in known]
 
 
-PAGE = ("rank", "method", "depth", "source", "target", "h", "interval", "gain")
+PAGE = ("rank", "method", "depth", "source", "target", "h", "gain")
+EVERY_COLUMN = (*PAGE, "negative_flips", "parameters", "fit")
 SHORT = ("rank", "method", "source", "target", "h", "gain")
 TERMINAL = ("rank", "method", "depth", "source", "target", "h", "gain", "parameters", "fit")
 NARROW = ("fit", "parameters", "depth", "±", "source")
@@ -196,24 +197,9 @@ def _one_decimal(value: float) -> float | None:
     return None if math.isnan(value) else rounded(round(value, 4), 1)
 
 
-def first_place(ranking: pd.DataFrame) -> dict[str, Any] | None:
-    """Return the first method of a ranking, with how many are tied for its rank.
-
-    Returns:
-        ``title``, ``h``, ``count`` and ``has_floor``, True if zero-shot shares the rank; None if no
-        method has a rank.
-    """
-    ranked = ranking[ranking["rank"].notna()]
-    if ranked.empty:
-        return None
-    first = ranked.iloc[0]
-    shared = ranked[ranked["rank"] == first["rank"]]
-    return {
-        "title": first["title"],
-        "h": first["h"],
-        "count": len(shared),
-        "has_floor": (shared["kind"] == "floor").any(),
-    }
+def first_place(page: SuitePage, upgrade: Upgrade) -> dict[str, Any] | None:
+    """Return which methods are first, and how stable that is; see ``describe_first_place``."""
+    return describe_first_place(page.tidy, page.expected, upgrade, page.most_shots)
 
 
 def best_of_tracks(ranking: pd.DataFrame) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from compatbench.tables.numbers import NOTHING
 from compatbench.tables.pages.method_pages import read_facts
 from compatbench.tables.pages.sections import list_sections
 from compatbench.tables.ranking_tables import (
-    PAGE,
+    EVERY_COLUMN,
     further_measures,
     gap_table,
     list_columns,
@@ -38,7 +38,7 @@ from compatbench.tables.templates import show_setting
 
 # Columns of a ranking, and measures of which every row has figures by dataset; measures that are
 # registered since come on top.
-_RANKING = (*PAGE, "negative_flips", "parameters", "fit")
+_RANKING = (*EVERY_COLUMN, "interval")
 _BY_DATASET = ("h", "source", "target", "gain", "negative_flips")
 _LINK = re.compile(r"<a [^>]*>(.*?)</a>")  # papers are linked once, from a method's page
 _LINK_INTO_CLONE = re.compile(r'<a href="(?!https://)[^"]*">(.*?)</a>')

@@ -1,0 +1,48 @@
+"""Does a module survive an upgrade? The verdict on every untouched module, as a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from compatbench.data.cards import COPIED
+from compatbench.results.upgrade_rows import NOT_TRANSFERABLE
+
+# The verdicts in the order of pages. The first three are those of ``judge_effect``.
+VERDICTS = ("gains", "cannot tell", "loses", "cannot be attached", "not measured")
+
+
+def judge_survival(rankings: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Return what becomes of each untouched module on each upgrade, methods by title.
+
+    Methods that learn nothing have no module and are left out, as are methods that see the test
+    images.
+
+    Args:
+        rankings: for each kind of upgrade, the frame of ``rank_methods`` for one upgrade.
+
+    Returns:
+        A row per kind of upgrade and method: ``kind``, ``method``, ``title``, ``paper``; ``gain``
+        over the new model's zero-shot in points, with ``gain_low`` and ``gain_high`` (95 % over
+        tasks); ``with_words``, True if the method reads a list of words when it is attached; and
+        ``verdict``, one of ``VERDICTS``.
+    """
+    parts = []
+    for kind, ranking in rankings.items():
+        untouched = ranking["transfer"] == COPIED
+        modules = ranking[untouched & ranking["learns"] & ~ranking["sees_tests"]]
+        verdicts = [_judge(row) for row in modules.to_dict("records")]
+        columns = ["method", "title", "paper", "gain", "gain_low", "gain_high"]
+        part = modules[columns].assign(
+            kind=kind, with_words=modules["ranked_with"] != COPIED, verdict=verdicts
+        )
+        parts.append(part.sort_values("title", key=lambda titles: titles.str.lower()))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _judge(row: Mapping[str, Any]) -> str:
+    if row["state"] == NOT_TRANSFERABLE:
+        return "cannot be attached"
+    return row["effect"] or "not measured"

@@ -1,0 +1,125 @@
+"""The first answer for owners of a module: does it survive the upgrade?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from compatbench.results.survival import VERDICTS, judge_survival
+from compatbench.tables.numbers import NOTHING, signed
+from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.table import Column, Table, TableCell, make_table, number, sentence, text
+
+# How a verdict continues "The module ...".
+_HEADS = {
+    "gains": "gains over zero-shot",
+    "cannot tell": "we cannot tell",
+    "loses": "loses: drop it",
+    "cannot be attached": "cannot be attached",
+    "not measured": "not measured",
+}
+
+
+def has_survival(page: SuitePage) -> bool:
+    """Return True for a suite that names the kind of each upgrade and has results."""
+    return bool(page.tidy.methods) and any(len(of) == 1 for of in page.groups.values())
+
+
+def read_survival(page: SuitePage) -> pd.DataFrame:
+    """Return the verdict on each untouched module, for each kind of upgrade of a suite.
+
+    Kinds of several upgrades are left out. See ``judge_survival`` for the columns.
+    """
+    rankings = {}
+    for kind, upgrades in page.groups.items():
+        if len(upgrades) == 1:
+            rankings[kind] = page.ranking(upgrades[0], page.most_shots)
+    return judge_survival(rankings)
+
+
+def count_survivors(page: SuitePage) -> dict[str, dict[str, int]]:
+    """Return the number of modules with each verdict, and of ``all``, for each kind of upgrade.
+
+    Methods that read a list of words when they are attached are not counted, because their modules
+    are not untouched.
+    """
+    frame = read_survival(page)
+    frame = frame[~frame["with_words"] & (frame["verdict"] != "not measured")]
+    counts = {}
+    for kind in frame["kind"].unique():
+        verdicts = frame.loc[frame["kind"] == kind, "verdict"]
+        counts[kind] = {verdict: int((verdicts == verdict).sum()) for verdict in VERDICTS}
+        counts[kind]["all"] = len(verdicts)
+    return counts
+
+
+def survival_table(page: SuitePage) -> Table:
+    """Return a row for each verdict with its methods by title; a column for each kind."""
+    frame = read_survival(page)
+    kinds = list(frame["kind"].unique())
+    rows = []
+    for verdict in VERDICTS:
+        row: dict[str, Any] = {"verdict": number(_HEADS[verdict]).bold()}
+        of_verdict = frame[frame["verdict"] == verdict]
+        for kind in kinds:
+            entries = [_entry(each) for each in _records(of_verdict, kind)]
+            row[kind] = _list(entries)
+        if len(of_verdict):
+            rows.append(row)
+    columns = [Column("verdict", "The module", left=True)]
+    columns += [Column(kind, kind, left=True) for kind in kinds]
+    return make_table(columns, rows)
+
+
+def _records(frame: pd.DataFrame, kind: str) -> list[dict[str, Any]]:
+    return frame[frame["kind"] == kind].to_dict("records")
+
+
+def _list(entries: list[TableCell]) -> TableCell:
+    """Return the entries, which may contain commas, with dots between them, or a dash."""
+    if not entries:
+        return number(NOTHING)
+    parts: list[str | TableCell] = [entries[0]]
+    for entry in entries[1:]:
+        parts += [" · ", entry]
+    return sentence(*parts)
+
+
+def _entry(row: Mapping[str, Any]) -> TableCell:
+    """Return a method with its gain, such as ``CoOp -15.8``."""
+    parts: list[str | TableCell] = [text(row["title"])]
+    if row["with_words"]:
+        parts.append(" with words")
+    if pd.notna(row["gain"]):
+        # A name and its gain stay on one line.
+        parts.append(f"\N{NO-BREAK SPACE}{signed(row['gain'])}")
+    return sentence(*parts)
+
+
+def survival_by_method(page: SuitePage) -> Table:
+    """Return a row for each method with the verdict, the gain and its interval for each kind."""
+    frame = read_survival(page)
+    kinds = list(frame["kind"].unique())
+    rows: dict[str, dict[str, Any]] = {}
+    for each in frame.to_dict("records"):
+        row = rows.setdefault(each["method"], {"method": text(each["title"], each["paper"])})
+        row[each["kind"]] = number(_show_verdict(each))
+    columns = [Column("method", "Method", left=True)]
+    columns += [Column(kind, kind, left=True) for kind in kinds]
+    return make_table(columns, rows.values())
+
+
+def _show_verdict(row: Mapping[str, Any]) -> str:
+    """Return ``loses -15.8 (-20.4 to -11.2)``, or the verdict alone."""
+    if pd.isna(row["gain"]):
+        return str(row["verdict"])
+    interval = f"{_show_bound(row['gain_low'])} to {_show_bound(row['gain_high'])}"
+    return f"{row['verdict']} {signed(row['gain'])} ({interval})"
+
+
+def _show_bound(bound: float) -> str:
+    """Return a bound with one decimal, or with two if one would not show its side of 0."""
+    shown = signed(bound)
+    return f"{bound:+.2f}" if shown == "0.0" else shown
