@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from compatbench.data.cards import (
 from compatbench.data.cards.schemas import TrainingCard
 from compatbench.data.cards.yaml_file import CardModel, read_card
 from compatbench.errors import CompatbenchError
+from compatbench.files import yaml_text
 from compatbench.files.yaml_text import dump_yaml, load_yaml
 from compatbench.results.rows import Row
 
@@ -195,6 +197,15 @@ def test_card_must_be_a_plain_file(tmp_path: Path, kind: str) -> None:
         path.mkdir()
     with pytest.raises(CompatbenchError, match=r"cannot read card .*it is not a plain file"):
         read_card(path, SuiteCard)
+
+
+def test_all_yaml_is_read_by_the_bounded_reader() -> None:
+    package = Path(yaml_text.__file__).parents[1]
+    readers = set()
+    for path in package.rglob("*.py"):
+        if re.search(r"yaml\.(safe_|full_|unsafe_)?load", path.read_text(encoding="utf-8")):
+            readers.add(path)
+    assert readers == {Path(yaml_text.__file__)}
 
 
 @pytest.mark.parametrize(
