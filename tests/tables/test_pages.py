@@ -83,8 +83,8 @@ def test_a_suite_in_markdown_on_the_site_on_a_terminal_and_as_a_frame(name: str)
 def test_a_ranking_fits_any_terminal_and_keeps_its_figures(width: int) -> None:
     lines = on_terminal(suites.states_page(), width).splitlines()
     assert max(map(len, lines)) <= width
-    [first] = [line for line in lines if line.lstrip().startswith("1 ")]
-    assert ("60.4" in first, "-2.0" in first) == (True, True)
+    [first] = [line for line in lines if "60.4" in line]
+    assert "-2.0" in first
     assert ("shallow" in first) == (width >= 110)
     assert "Visual prompt: not transferable in all 4 cells" in " ".join(" ".join(lines).split())
 
@@ -112,7 +112,7 @@ def test_the_leaderboard_has_the_best_the_floors_what_is_apart_and_sections() ->
     empty = with_card(make_page(sections=(parts,)), name="empty", title="Empty")
     _, *others = suites.states_page().tidy.methods.values()
     page = make_page(*many, flat(ZEROSHOT, 1, 1), words, *others)
-    same_as_before("leaderboard.md", render_leaderboard([page, empty]))
+    same_as_before("leaderboard.md", render_leaderboard([suites.on_six_tasks(page), empty]))
 
 
 def test_a_registered_measure_is_shown_where_rows_have_it() -> None:
@@ -217,7 +217,8 @@ def test_the_readme_shows_the_best_with_the_floor_and_links_to_the_rest(tmp_path
     assert everything in text
     # One small task is not enough for advice, and the page says so before all else.
     assert "cannot tell; zero-shot, or **[Method 0]" in text
-    assert text.index("cannot tell") < text.index("What the ranks can tell apart")
+    assert text.index("cannot tell") < text.index("The ranking of")
+    assert "What the ranks can tell apart" not in text
     assert "[2109.01134]: https://arxiv.org/abs/2109.01134" in text
 
 

@@ -31,7 +31,7 @@ from compatbench.results.upgrade_rows import (
 )
 
 NULL = 1.0  # percent of zero-shot's answers: a module that changes fewer does nothing
-# The states in the order of a ranking; only the first has a rank.
+# The states in the order of a ranking; only the first can have a rank.
 STATES = (
     "complete",
     "at chance",
@@ -60,7 +60,8 @@ def rank_methods(
     seconds; a number is NaN if any cell that it needs is missing. The frame is cached: never change
     it in place.
 
-    * ``rank`` is missing without an H. The best shares its place with those that follow, up to the
+    * ``rank`` is missing without an H, and on fewer datasets than a verdict takes: the best of many
+      on one small task is best by luck. The best shares its place with those that follow, up to the
       first that differs from it (see ``count_tied``); the same is done for those that are left.
       ``tied`` is True if others share it; ``place`` is the rank as pages show it (``2=``), or the
       state of a method with numbers that is not ranked.
@@ -341,8 +342,8 @@ def _put_in_order(frame: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     ranked = frame.loc[keys.sort_values(list(keys)).index].reset_index(drop=True)
     ranks: dict[int, int] = {}
     tied: dict[int, bool] = {}
-    complete = ranked[ranked["state"] == "complete"]
-    for _, track in complete.groupby(["ranked_with", "sees_tests"], sort=False):
+    has_rank = (ranked["state"] == "complete") & (ranked["datasets"] >= FEWEST_UNITS)
+    for _, track in ranked[has_rank].groupby(["ranked_with", "sees_tests"], sort=False):
         of_track = scores.loc[track["module"]]
         first = 0
         while first < len(track):

@@ -119,7 +119,7 @@ def ranking_table(
         return shown
     below = []
     for place, method in enumerate(methods):
-        if place >= top and method["kind"] == "floor" and method["rank"] is not None:
+        if place >= top and method["kind"] == "floor" and method["state"] == "complete":
             below.append(shown.rows[place])
     return replace(shown, rows=(*shown.rows[:top], *below[:floors]))
 

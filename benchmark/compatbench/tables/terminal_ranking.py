@@ -8,6 +8,7 @@ from rich.text import Text
 
 from compatbench.data.cards.shots import count_shots
 from compatbench.messages import one_line
+from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.public_results import Results
 from compatbench.results.ranking import rank_transfer
 from compatbench.tables.ranking_tables import TERMINAL, explain_unranked, gap_table, ranking_table
@@ -51,6 +52,8 @@ def render_ranking(page: SuitePage, width: int) -> RenderableType:
             title += [f"through {through}" if through else "", page.part]
             parts.append(Text(", ".join(filter(None, title)), style="bold"))
             parts.append(render_table(ranking_table(ranking, TERMINAL), width))
+            if (ranking["datasets"] < FEWEST_UNITS).any():
+                parts.append(Text(f"No ranks: they take {FEWEST_UNITS} tasks or more."))
             for name, state, why in explain_unranked(ranking):
                 parts.append(Text(f"{name}: {state} {why}", style="yellow"))
     if page.legend:
