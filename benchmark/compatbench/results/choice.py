@@ -1,17 +1,23 @@
 """The one place that decides: does an option gain or lose, and which option should an owner take?
 
-Everything is decided from scores, ``[options, units]``, that were measured on the same units. A
-unit is a task (the mean over its seeds), or an image if fewer tasks were measured than a verdict
-takes. All differences are paired by unit.
+Everything is decided from paired differences between options that were measured on the same units
+(``differences``). A unit is a task (the mean over its seeds), or an image if fewer tasks were
+measured than a verdict takes.
 
 * An option *gains* if the 95 % interval of its gain over the new model's zero-shot lies above 0,
   and *loses* if it lies below. Otherwise we *cannot tell*.
 * The option to take is the cheapest that gains and is not significantly worse than the best of
-  those that gain (``compare_with_best``). If several cost the same, it is the one with the highest
-  mean, and the others are tied with it. The best of many is best by luck as well, so the choice
-  counts only if it also gains when it is made with one unit left out and tested on that unit.
-* Without such an option the verdict is *zero-shot* if all options lose, and else *cannot tell*.
-* If the module on the old model is significantly better than the option, the verdict is *stay*.
+  those that gain: a paired test with Holm's correction for all that are compared. Of options that
+  cost the same, the one with the highest mean is compared, and those that are not significantly
+  worse than that one are tied with it. (To compare all at once would make the correction so strong
+  that the more options somebody has, the worse the option to take is.)
+* The best of many methods is best by luck as well. Where methods are compared, the choice counts
+  only if it also gains when it is made with one unit left out and tested on that unit.
+* An option that needs no labels is *keep* (the module as it is) or *port*, and else *retrain*.
+* If there is no such option, the verdict is *zero-shot* if all options lose, or *retrain or
+  zero-shot* if none of them has labels. Otherwise we *cannot tell*.
+* If the module on the old model is significantly better than all this, the verdict is *stay*.
+* Without a measurement of the module as it is, the verdict is *unknown*.
 """
 
 from __future__ import annotations
@@ -25,13 +31,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from compatbench.results.best import compare_with_best
-from compatbench.results.estimate import FEWEST_UNITS, Array, Interval, estimate
+from compatbench.data.cards import COPIED
+from compatbench.results.best import ALPHA, holm
+from compatbench.results.differences import ZERO_SHOT, Difference, compare_tasks
+from compatbench.results.estimate import FEWEST_UNITS, Array, Interval, estimate, p_value
+from compatbench.results.options import access_of, cost_table
 
 Effect = Literal["gains", "loses", "cannot tell"]
 Verdict = Literal[
     "keep", "port", "retrain", "stay", "zero-shot", "retrain or zero-shot", "cannot tell", "unknown"
 ]
+Costs = Mapping[str, Sequence[float]]  # of each option; compared in their order
 
 
 def judge_effect(effect: Interval | None) -> Effect:
@@ -41,6 +51,13 @@ def judge_effect(effect: Interval | None) -> Effect:
     return "gains" if effect.sign == 1 else "loses"
 
 
+def act(transfer: str) -> Literal["keep", "port", "retrain"]:
+    """Return the verdict of an option that is taken."""
+    if transfer == COPIED:
+        return "keep"
+    return "retrain" if "labels" in access_of(transfer) else "port"
+
+
 @dataclass(frozen=True)
 class Choice:
     """The option to take.
@@ -48,9 +65,9 @@ class Choice:
     Attributes:
         option: its name; empty if none is shown to gain.
         likely: the option with the highest mean gain, whether it is shown to gain or not.
-        tied: options of equal cost that are not significantly worse than the best; the chosen one
-            comes first.
-        held_out: the gain of choosing with one unit left out, on that unit.
+        tied: options of equal cost that are not significantly worse; the chosen one comes first.
+        held_out: the gain of choosing with one unit left out, on that unit; None if it is unknown,
+            or if the choice does not depend on it.
         all_lose: True if every option loses.
     """
 
@@ -61,53 +78,167 @@ class Choice:
     all_lose: bool
 
 
-def choose_option(
-    scores: pd.DataFrame, zero_shot: ArrayLike, costs: Mapping[str, Sequence[float]]
-) -> Choice:
-    """Choose among options, as the text above says.
+@dataclass(frozen=True)
+class Decision:
+    """What an owner should do.
+
+    Attributes:
+        verdict: one of ``Verdict``.
+        option: the option to take. If we cannot tell, it is the one to go on with meanwhile; if the
+            verdict is *stay*, the one to take if the old model must go. Empty for zero-shot.
+        choice: the choice that the verdict comes from.
+        gain: of the option over zero-shot.
+        over_old: how much better the option, or zero-shot, is than the module on the old model.
+        needed: how many units would decide, if we cannot tell.
+    """
+
+    verdict: Verdict
+    option: str
+    choice: Choice
+    gain: Interval | None
+    over_old: Interval | None
+    needed: float | None
+
+
+def choose_option(scores: pd.DataFrame, zero_shot: ArrayLike, costs: Costs) -> Choice:
+    """Choose among options of several methods, as the text above says.
 
     Args:
         scores: accuracies in percent, ``[options, units]``; one option or more, none missing.
         zero_shot: the accuracy of the new model's zero-shot, ``[units]`` or as ``scores``, where
             options were measured together with their own.
-        costs: the cost of each option; they are compared in their order.
+        costs: the cost of each option.
     """
     gains = scores - np.asarray(zero_shot, dtype=float)
     intervals = {}
     for name, of_option in zip(gains.index, gains.to_numpy(), strict=True):
-        intervals[str(name)] = estimate(of_option)
-    means = gains.mean(axis="columns")
-    likely = str(means.idxmax())
-    all_lose = all(judge_effect(interval) == "loses" for interval in intervals.values())
+        interval = estimate(of_option)
+        assert interval is not None, "a score is missing"
+        intervals[str(name)] = interval
+    choice = choose_by_gain(intervals, costs, compare_tasks(scores))
     held_out = estimate(gains_of_choosing(gains))
-    gaining = [name for name, interval in intervals.items() if judge_effect(interval) == "gains"]
-    if not gaining or judge_effect(held_out) != "gains":
-        return Choice("", likely, (), held_out, all_lose)
-    good = _not_worse(scores.loc[gaining], means, costs)
-    good.sort(key=lambda name: (*costs[name], -means[name]))
-    tied = [name for name in good if tuple(costs[name]) == tuple(costs[good[0]])]
-    return Choice(good[0], likely, tuple(tied), held_out, all_lose)
+    if judge_effect(held_out) != "gains":
+        return Choice("", choice.likely, (), held_out, choice.all_lose)
+    return Choice(choice.option, choice.likely, choice.tied, held_out, choice.all_lose)
 
 
-def _not_worse(
-    scores: pd.DataFrame, means: pd.Series, costs: Mapping[str, Sequence[float]]
-) -> list[str]:
-    """Return the options that are not significantly worse than the best.
+def choose_by_gain(gains: Mapping[str, Interval], costs: Costs, difference: Difference) -> Choice:
+    """Choose among the options of one method, which are few, by their gains over zero-shot.
 
-    An option that gains no more than a significantly worse one, and costs no less, is left out
-    too: a wider interval makes no option better.
+    Args:
+        gains: of each option that was measured.
+        costs: the cost of each option.
+        difference: compares two of the options.
     """
-    compared = compare_with_best(scores)
-    worse = list(compared.index[compared["worse"]])
-    good = []
-    for name in scores.index:
-        dominated = any(
-            means[other] >= means[name] and tuple(costs[other]) <= tuple(costs[name])
-            for other in worse
-        )
-        if name not in worse and not dominated:
-            good.append(str(name))
-    return good
+    likely = max(gains, key=lambda name: gains[name].value, default="")
+    all_lose = all(judge_effect(gain) == "loses" for gain in gains.values())
+    gaining = [name for name, gain in gains.items() if judge_effect(gain) == "gains"]
+    if not gaining:
+        return Choice("", likely, (), None, all_lose)
+    levels: dict[tuple[float, ...], list[str]] = {}
+    for name in sorted(gaining, key=lambda name: (*costs[name], -gains[name].value)):
+        levels.setdefault(tuple(costs[name]), []).append(name)
+    best_by_cost = [names[0] for names in levels.values()]
+    worse = _find_worse({name: gains[name].value for name in best_by_cost}, difference)
+    chosen = _find_cheapest(best_by_cost, worse, gains)
+    of_equal_cost = levels[tuple(costs[chosen])]
+    behind = _find_worse({name: gains[name].value for name in of_equal_cost}, difference)
+    tied = [name for name in of_equal_cost if name not in behind]
+    return Choice(chosen, likely, tuple(tied), None, all_lose)
+
+
+def _find_cheapest(
+    names: Sequence[str], worse: Sequence[str], gains: Mapping[str, Interval]
+) -> str:
+    """Return the first of the options, the cheapest first, that is not significantly worse.
+
+    An option that gains no more than a cheaper one that is significantly worse is left out, too: a
+    wider interval makes no option better.
+    """
+    most = -math.inf
+    for name in names:
+        if name not in worse and gains[name].value > most:
+            return name
+        most = max(most, gains[name].value)
+    raise AssertionError("the best option is not worse than itself")
+
+
+def _find_worse(means: Mapping[str, float], difference: Difference) -> list[str]:
+    """Return the options that are significantly worse than the best; see ``compare_with_best``."""
+    best = max(means, key=lambda name: means[name])
+    others = [name for name in means if name != best]
+    p_values = []
+    for name in others:
+        behind = difference(best, name)
+        p_values.append(1.0 if behind is None else p_value(behind))
+    corrected = holm(p_values)
+    return [name for name, p in zip(others, corrected, strict=True) if p < ALPHA]
+
+
+def decide(
+    options: pd.DataFrame,
+    difference: Difference,
+    choice: Choice | None = None,
+) -> Decision:
+    """Return what an owner of modules should do.
+
+    Args:
+        options: a row for each option, with its ``transfer``; ``old``, the name of the same module
+            on the old model; ``refused``, True if it cannot be attached; and the columns of
+            ``COST``.
+        difference: compares two of the options, ``ZERO_SHOT``, and the old model.
+        choice: of ``choose_option``, where options of several methods were compared.
+    """
+    gains = {}
+    for name in options.index:
+        gain = difference(str(name), ZERO_SHOT)
+        if gain is not None:
+            gains[str(name)] = gain
+    if choice is None:
+        costs = cost_table(options)
+        choice = choose_by_gain(gains, costs, difference)
+    option = choice.option
+    needed = None
+    verdict: Verdict
+    if not _is_known(options, gains):
+        verdict = "unknown"
+        option = ""
+    elif option:
+        verdict = act(str(options.loc[option, "transfer"]))
+    elif choice.all_lose:
+        has_labels = bool(options.loc[list(gains), "labels"].any())
+        verdict = "zero-shot" if has_labels else "retrain or zero-shot"
+    else:
+        verdict = "cannot tell"
+        likely = _find_likely(options, gains)
+        needed = _count_needed(gains[likely], choice.held_out)
+        if gains[likely].value > 0:
+            option = likely
+    old = options.loc[option or choice.likely or options.index[0], "old"]
+    over_old = difference(option or ZERO_SHOT, str(old))
+    if verdict != "unknown" and judge_effect(over_old) == "loses":
+        verdict = "stay"
+    return Decision(verdict, option, choice, gains.get(option), over_old, needed)
+
+
+def _is_known(options: pd.DataFrame, gains: Mapping[str, Interval]) -> bool:
+    """Return True if the module as it is was measured, or cannot be attached."""
+    copied = options.index[options["transfer"] == COPIED]
+    return any(name in gains or options.loc[name, "refused"] for name in copied)
+
+
+def _count_needed(gain: Interval, held_out: Interval | None) -> float:
+    """Return how many units would decide, by the spread of what does not decide yet."""
+    undecided = gain
+    if held_out is not None and judge_effect(held_out) != "gains":
+        undecided = held_out
+    return units_to_decide(undecided, undecided.units)
+
+
+def _find_likely(options: pd.DataFrame, gains: Mapping[str, Interval]) -> str:
+    """Return the option with the highest mean gain; labels are not asked for without a reason."""
+    without_labels = [name for name in gains if not options.loc[name, "labels"]]
+    return max(without_labels or list(gains), key=lambda name: gains[name].value)
 
 
 def gains_of_choosing(gains: ArrayLike) -> Array:
@@ -125,31 +256,26 @@ def gains_of_choosing(gains: ArrayLike) -> Array:
     return table[chosen, np.arange(table.shape[1])]
 
 
-def is_better(scores: ArrayLike, others: ArrayLike) -> bool:
-    """Return True if a score is significantly higher than another, both ``[units]``."""
-    difference = np.asarray(scores, dtype=float) - np.asarray(others, dtype=float)
-    return judge_effect(estimate(difference)) == "gains"
-
-
 def first_better(
-    scores: Array, retrained: Mapping[int, Mapping[str, Array]]
+    option: str, retrained: Mapping[int, Mapping[str, float]], difference: Difference
 ) -> tuple[int, str, Interval] | None:
     """Return the least labels per class with which retraining is significantly better.
 
     With each number of labels, the most accurate method is compared.
 
     Args:
-        scores: of an option, ``[units]``.
-        retrained: by labels per class and method, ``[units]``.
+        option: the option that they are compared with.
+        retrained: mean accuracies by labels per class and option.
+        difference: compares two options.
 
     Returns:
-        The labels, the method, and by how much it is better; None if no number of labels is.
+        The labels, the retrained option, and by how much it is better; None if no number is.
     """
-    for labels, methods in retrained.items():
-        best = max(methods, key=lambda name: float(methods[name].mean()))
-        difference = estimate(methods[best] - scores)
-        if difference is not None and judge_effect(difference) == "gains":
-            return labels, best, difference
+    for labels, means in retrained.items():
+        best = max(means, key=lambda name: means[name])
+        better = difference(best, option)
+        if better is not None and judge_effect(better) == "gains":
+            return labels, best, better
     return None
 
 

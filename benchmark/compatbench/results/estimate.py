@@ -168,8 +168,26 @@ def percentile_interval(
 
 
 @cache
-def _student(units: int) -> float:
+def _student(units: float) -> float:
     """The quantile of Student's distribution that a 95 % interval of a mean reaches to."""
     from scipy.special import stdtrit
 
     return float(stdtrit(units - 1, (1 + LEVEL / 100) / 2))
+
+
+def p_value(difference: Interval) -> float:
+    """Return the two-sided p value that belongs to the interval of a difference.
+
+    It is below 5 % if and only if the interval does not contain 0: Student's paired test where the
+    interval is Student's. It is 1 without bounds.
+    """
+    from scipy.special import stdtr
+
+    if not difference.bounded or difference.value == 0:
+        return 1.0
+    nearest = difference.low if difference.value > 0 else difference.high
+    reach = abs(difference.value - nearest)
+    if reach == 0:
+        return 0.0
+    error = reach / _student(difference.units)
+    return float(2 * stdtr(difference.units - 1, -abs(difference.value) / error))

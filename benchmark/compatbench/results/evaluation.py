@@ -10,8 +10,10 @@ from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from compatbench.backbone import Backbone, load_backbone
@@ -34,6 +36,7 @@ from compatbench.method.convert import AUTO, import_module
 from compatbench.method.hub import local_file
 from compatbench.method.registry import builtin_transfers, find_transfer
 from compatbench.method.transfer import Transfer
+from compatbench.results.differences import OLD, ZERO_SHOT
 from compatbench.results.measures import Answers, score
 
 SMALL = 20_000_000  # parameters of a model that one thread serves best
@@ -97,6 +100,20 @@ class Evaluation:
             return None
         answers = replace(self.target, source=self.source.predictions)
         return 100 * float(score(answers)[flips] or 0) / self.images
+
+    def right_images(self) -> dict[str, NDArray[np.bool_]]:
+        """Return the images that each classifier gets right, ``[images]``.
+
+        They are the module on the old model (``OLD``), zero-shot on the new one (``ZERO_SHOT``),
+        and the module on the new one, under the name of the transfer.
+        """
+        right = {}
+        if self.source is not None:
+            right[OLD] = self.source.right(self.source.predictions)
+        if self.target is not None:
+            right[ZERO_SHOT] = self.target.right(self.target.zero_shot)
+            right[self.transfer] = self.target.right(self.target.predictions)
+        return right
 
     @property
     def images(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 from compatbench.data.cards import COPIED, SuiteCard, backbone_cards, select_names, suite_cards
@@ -11,14 +10,15 @@ from compatbench.engine.request import Names
 from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.advice import Advice
-from compatbench.extras.advice.cases import evaluated_case, read_cases
+from compatbench.extras.advice.measurements import measure_evaluations, read_measurements
 from compatbench.extras.advice.targets import backbones_here, describe_target
 from compatbench.method import Module
 from compatbench.method.hub import local_file
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.results.evaluation import evaluate
 from compatbench.results.expected import upgrade_pairs
-from compatbench.runs import results
+from compatbench.results.public_results import Results
+from compatbench.tables.suite_page import read_suite_page
 
 
 def advise(
@@ -33,7 +33,7 @@ def advise(
     out: str | Path = ".",
     device: str = "auto",
 ) -> Advice:
-    """Whether to keep, port or retrain modules in an upgrade, with expected accuracies.
+    """Advise whether to keep, port or retrain modules in an upgrade, with expected accuracies.
 
     Without ``module`` nothing is computed but what ``run`` has left in ``results/``.
 
@@ -51,7 +51,7 @@ def advise(
         out: the folder of ``results/``.
 
     Returns:
-        The verdicts: ``frame`` and ``ways`` have the figures, ``str()`` says it in words.
+        The verdicts: ``frame`` and ``options`` have the figures, ``str()`` says it in words.
 
     Raises:
         CompatbenchError: no results, an unknown name, or an upgrade that the suite does not have.
@@ -79,21 +79,23 @@ def advise(
         known = list(dict.fromkeys(target for _, target in pairs))
         kept = select_names(targets, known, f"target of suite '{card.name}'")
         pairs = [pair for pair in pairs if pair[1] in kept]
-    of_suite = results(card, out)
-    infos = [method.info for method in of_suite.suite.all]
-    learning = sorted({info.name for info in infos if info.learns})
+    page = read_suite_page(card, Path(out))
+    of_suite = Results(page.tidy, page.expected)
+    learning = sorted(info.name for info in of_suite.suite.infos if info.learns)
     of = f"of suite '{card.name}'"
     if not learning:
         raise CompatbenchError(f"advice is about methods that learn; the results {of} have none")
     chosen = select_names(methods, learning, f"method with modules in the results {of}")
     if tasks != "all":
-        measured = of_suite.expected.measured_tasks
-        of_suite = of_suite.restrict(select_names(tasks, measured, f"task {of}"))
+        every = of_suite.expected.measured_tasks
+        of_suite = of_suite.restrict(select_names(tasks, every, f"task {of}"))
     if shots is not None:
         of_suite = of_suite.restrict(shots=[shots])
-    cases = (read_cases(of_suite.suite, of_suite.expected, pair, chosen) for pair in pairs)
+    measured = [
+        read_measurements(of_suite.suite, of_suite.expected, pair, chosen) for pair in pairs
+    ]
     compared = {target: describe_target(target) for _, target in pairs} if targets else {}
-    return Advice(tuple(chain.from_iterable(cases)), compared)
+    return Advice(tuple(measured), compared)
 
 
 def _advise_module(
@@ -121,9 +123,13 @@ def _advise_module(
             "it: give the suite of yours, --suite, or new models, --target"
         )
     card = builtin_methods().get(fitted.method).card
-    ways, cases = [COPIED, *(["words"] if find_transfer("words").serves(card) else [])], []
+    transfers = [COPIED]
+    if find_transfer("words").serves(card):
+        transfers.append("words")
+    measured = []
     for target in known:
         how = {"methods": file, "device": device}
-        cases.append(evaluated_case([evaluate(address, target, transfer=w, **how) for w in ways]))
+        evaluations = [evaluate(address, target, transfer=name, **how) for name in transfers]
+        measured.append(measure_evaluations(evaluations))
     compared = {target: describe_target(target, device) for target in known} if targets else {}
-    return Advice(tuple(cases), compared)
+    return Advice(tuple(measured), compared)

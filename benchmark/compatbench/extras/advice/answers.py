@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
+import pandas as pd
 
 from compatbench.data.cards import COPIED
-from compatbench.extras.advice.price import anew_curves, count_labels, show_labels, worth_interval
+from compatbench.extras.advice.measurements import option_name
+from compatbench.extras.advice.price import (
+    count_labels,
+    retrained_curves,
+    retrained_modules,
+    show_labels,
+    worth_interval,
+)
 from compatbench.extras.advice.price_pages import has_prices
 from compatbench.messages import count
-from compatbench.results.choice_of_ways import choose_checked, units_to_decide
+from compatbench.results.choice import Decision, choose_option, decide
+from compatbench.results.differences import ZERO_SHOT, compare_tasks
 from compatbench.results.estimate import FEWEST_UNITS, Interval, estimate
 from compatbench.results.expected import Upgrade
-from compatbench.results.method_results import remembered
-from compatbench.results.standing import dataset_means
-from compatbench.results.ways import MeasuredWay, list_ways
+from compatbench.results.options import cost_table, labels_of, list_options
+from compatbench.results.upgrade_rows import pair_rows, task_means
 from compatbench.tables.numbers import NOTHING, bounds, percent, signed
 from compatbench.tables.pages.sections import Section
 from compatbench.tables.suite_page import MARKS, SuitePage
 from compatbench.tables.table import Table, TableCell, number, plain_table, sentence, text
 
-_STAY = "the old model"  # the way that makes no upgrade
+_STAY = "the old model"  # the option that makes no upgrade
 _FREE = frozenset({"words", "source weights"})  # whoever has the module can have these
-_Tried = MeasuredWay | None  # None for zero-shot
+_MOST_TIED = 3  # options that a row names
 _Cells = tuple[TableCell, ...]
 
 
@@ -38,45 +45,71 @@ class Held(NamedTuple):
     access: frozenset[str]
     labels: int = 0
 
-    def allows(self, way: MeasuredWay) -> bool:
-        return self.access >= way.needs and self.labels >= way.cost[0]
+    def allows(self, options: pd.DataFrame) -> pd.Series:
+        """Return True for every option that needs no more than this."""
+        allowed = options["needs"].map(self.access.issuperset).astype(bool)
+        return allowed & (options["labels"] <= self.labels)
 
-    def is_used_by(self, way: MeasuredWay) -> bool:
-        """Whether a way needs what this has more than others; without any it has no row."""
+    def is_used_by(self, options: pd.DataFrame) -> pd.Series:
+        """Return True for every option that needs what this has more than others.
+
+        What no option uses has no row in the table.
+        """
         special = self.access - _FREE or self.access
-        return not special or bool(special & way.needs)
+        used = options["needs"].map(lambda needs: not special or bool(special & needs))
+        return used.astype(bool)
 
 
-class _Pool(NamedTuple):
-    """All ways that were measured on the same tasks."""
+@dataclass(frozen=True, eq=False)
+class _Pool:
+    """All options that were measured on the same tasks.
 
-    prices: SuitePage  # of their pages the one with modules trained anew, if one has them
-    candidates: list[MeasuredWay]
+    Attributes:
+        prices: of their pages the one with retrained modules, if one has them.
+        options: a row for each option; see ``list_options``.
+        accuracy: on the target in percent, ``[options, tasks]``.
+        gain: over its zero-shot in points, ``[options, tasks]``.
+    """
+
+    prices: SuitePage
+    options: pd.DataFrame
+    accuracy: pd.DataFrame
+    gain: pd.DataFrame
 
     @property
     def tasks(self) -> int:
+        """Return how many tasks there are."""
         return len(self.prices.expected.tasks)
 
     @property
     def weight(self) -> tuple[bool, bool, int]:
+        """Return how much it can decide: enough tasks for a verdict, then prices, then tasks."""
         return self.tasks >= FEWEST_UNITS, has_prices(self.prices), self.tasks
 
 
+class _Answer(NamedTuple):
+    """A row of the table: the option of it, what it is, and who gets it."""
+
+    option: pd.Series | None  # None for zero-shot
+    cells: _Cells
+    held: list[Held]
+
+
 def answer_table(page: SuitePage) -> Table:
-    """A row for each upgrade and each answer, with all that an owner may have to get it."""
+    """Return a row for each upgrade and each answer, with all that an owner may have to get it."""
     header = ["New model", "You have", "Try first, on your own images", "Accuracy", "Zero-shot"]
     header += ["Beats zero-shot?", "Worth in labels", "Tasks"]
     rows = []
     for upgrade in page.expected.upgrades:
         title = page.backbone_title(upgrade[1])
-        for cells, (_, held) in _by_answer(page, upgrade).items():
-            rows.append([text(title), text(_either(held)), *cells])
+        for answer in _list_answers(page, upgrade):
+            rows.append([text(title), text(_either(answer.held)), *answer.cells])
             title = ""
     return plain_table(header, rows, left=(0, 1, 2, 5))
 
 
 def describe_kinds(page: SuitePage) -> list[TableCell]:
-    """What the table's untouched modules gain on all targets of a kind, a text for each.
+    """Return what the table's untouched modules gain on all targets of a kind, a text for each.
 
     The interval is over targets, of which a replication of the suite has six or more, that of the
     table among them.
@@ -89,146 +122,213 @@ def describe_kinds(page: SuitePage) -> list[TableCell]:
             for title, upgrades in replication.groups.items()
             if upgrade in upgrades and len(upgrades) >= FEWEST_UNITS
         ]
-        answers = _by_answer(page, upgrade).values() if kinds else ()
-        untouched = [way for way, _ in answers if way is not None and way.name == COPIED]
-        for (replication, title, upgrades), way in product(kinds, untouched):
-            gains = [
-                other.gain.value
-                for each in upgrades
-                for other in list_ways(replication.results, replication.expected, each)
-                if (other.info.name, other.name) == (way.info.name, COPIED)
-            ]
-            if len(gains) == len(upgrades) and (over := estimate(gains)) is not None:
+        answers = _list_answers(page, upgrade) if kinds else []
+        untouched = [answer.option for answer in answers if answer.option is not None]
+        untouched = [option for option in untouched if option["action"] == COPIED]
+        for (replication, title, upgrades), option in product(kinds, untouched):
+            gains = _gains_on(replication, upgrades, option["method"])
+            over = estimate(gains)
+            if len(gains) == len(upgrades) and over is not None:
                 gain = f": {signed(over.value)} points over zero-shot ({bounds(over, signed)}), "
                 gain += f"mean of {over.units} targets ("
-                texts.append(sentence(_describe(way), gain, text(title), ")"))
+                texts.append(sentence(*_describe([option]), gain, text(title), ")"))
     return texts
 
 
-@remembered
-def _by_answer(page: SuitePage, upgrade: Upgrade) -> dict[_Cells, tuple[_Tried, list[Held]]]:
-    """The way of each answer, and who gets it; the answers by the first who does."""
-    pools, by_answer = _pool_ways(page, upgrade), dict[_Cells, tuple[_Tried, list[Held]]]()
-    for held in _what_is_held([each for pool in pools for each in pool.candidates]):
-        served = [
-            pool
-            for pool in pools
-            if any(held.allows(each) and held.is_used_by(each) for each in pool.candidates)
-        ]
+def _gains_on(page: SuitePage, upgrades: Sequence[Upgrade], method: str) -> list[float]:
+    """Return the mean gains of a method's untouched modules on the upgrades that have them."""
+    gains: list[float] = []
+    if method not in page.tidy.methods:
+        return gains
+    for upgrade in upgrades:
+        results = page.tidy.restrict([method], [COPIED])
+        _, _, gain = list_options(results, page.expected, upgrade)
+        gains += gain.mean(axis="columns").tolist()
+    return gains
+
+
+def _list_answers(page: SuitePage, upgrade: Upgrade) -> list[_Answer]:
+    """Return the answers in the order of the first who gets each."""
+    pools = _pool_options(page, upgrade)
+    by_cells: dict[_Cells, _Answer] = {}
+    labels = [pool.options["labels"] for pool in pools]
+    for held in _what_is_held(pd.concat(labels)):
+        served = []
+        for pool in pools:
+            if (held.allows(pool.options) & held.is_used_by(pool.options)).any():
+                served.append(pool)
         if served:
             # The tasks that allow a verdict, then those with prices, then the most, then the first.
             pool = max(served, key=lambda pool: pool.weight)
-            allowed = [each for each in pool.candidates if held.allows(each)]
-            way, cells = _answer(pool, upgrade, allowed)
-            by_answer.setdefault(cells, (way, []))[1].append(held)
-    return by_answer
+            option, cells = _answer(pool, upgrade, held)
+            by_cells.setdefault(cells, _Answer(option, cells, [])).held.append(held)
+    return list(by_cells.values())
 
 
 def _either(held: Sequence[Held]) -> str:
-    """``a list of words, unlabelled images, or 1 or 4 labels per class``."""
+    """Return ``a list of words, unlabelled images, or 2 or 8 labels per class``."""
     titles = [each.title for each in held if not each.labels]
-    if labels := [each.labels for each in held if each.labels]:
+    labels = [each.labels for each in held if each.labels]
+    if labels:
         *fewer, most = labels
         titles.append(" or ".join([*map(str, fewer), f"{count(most, 'label')} per class"]))
     *others, last = titles
-    return f"{', '.join(others)}{',' * (len(others) > 1)} or {last}" if others else last
+    if not others:
+        return last
+    comma = "," if len(others) > 1 else ""
+    return f"{', '.join(others)}{comma} or {last}"
 
 
-def _pool_ways(page: SuitePage, upgrade: Upgrade) -> list[_Pool]:
-    """The ways that a suite and its sections with prices measured, by the tasks of each."""
+def _pool_options(page: SuitePage, upgrade: Upgrade) -> list[_Pool]:
+    """Return the options that a suite and its sections with prices measured, by their tasks."""
     by_tasks: dict[tuple[str, ...], list[SuitePage]] = {}
     for source in (page, *page.sections):
         if source is page or (has_prices(source) and upgrade in source.expected.upgrades):
             by_tasks.setdefault(tuple(source.expected.tasks), []).append(source)
     pools = []
     for pages in by_tasks.values():
-        first = dict[tuple[str, str], MeasuredWay]()
-        for source in pages:
-            for each in _list_ways(source, upgrade):
-                first.setdefault((each.info.name, each.name), each)
-        pools.append(_Pool(max(pages, key=has_prices), [*first.values()]))
+        parts = [_measure_options(source, upgrade) for source in pages]
+        options, accuracy, gain = (pd.concat(frames) for frames in zip(*parts, strict=True))
+        first = ~options.index.duplicated()
+        priced = max(pages, key=has_prices)
+        pools.append(_Pool(priced, options[first], accuracy[first], gain[first]))
     return pools
 
 
-def _what_is_held(candidates: Sequence[MeasuredWay]) -> Iterator[Held]:
-    """From nothing to labels; of the numbers of labels every other one."""
+def _what_is_held(labels: pd.Series) -> Iterator[Held]:
+    """Yield from nothing to labels; of the numbers of labels every other one."""
     yield Held("nothing but the module", frozenset())
     yield Held("a list of words", _FREE)
     yield Held("unlabelled images", _FREE | {"unlabelled"})
     yield Held("the old model kept", _FREE | {"old model"})
-    for most in sorted({each.cost[0] for each in candidates} - {0})[::2]:
+    for most in sorted({*labels} - {0})[::2]:
         yield Held("", _FREE | {"labels"}, most)
 
 
-def _list_ways(page: SuitePage, upgrade: Upgrade) -> Iterator[MeasuredWay]:
-    """Every way that was measured, and to stay with the old model."""
-    for way in list_ways(page.results, page.expected, upgrade):
-        yield way
-        source = dataset_means(way.standing, "source")
-        if way.standing.results.transfer == COPIED and source is not None:
-            figures, needs = np.array([*source.values()]), frozenset({"old model"})
-            gains = figures - (way.figures - way.by_task)
-            if (gain := estimate(gains)) is not None:
-                old = {"name": _STAY, "gain": gain, "cost": (0, False, 0, False), "needs": needs}
-                yield replace(way, **old, figures=figures, by_task=gains)
+def _measure_options(
+    page: SuitePage, upgrade: Upgrade
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Return every option that was measured, and staying with the old model.
+
+    The frames are those of ``list_options`` by ``option_name``; ``action`` is the transfer, or
+    ``_STAY``.
+    """
+    options, accuracy, gain = list_options(page.tidy, page.expected, upgrade)
+    rows = pair_rows(page.tidy, page.expected, upgrade, max(page.expected.shots))
+    sources = task_means(rows, "source")
+    options = options.assign(action=options["transfer"], old="", refused=False)
+    copied = options["transfer"] == COPIED
+    stay = options[copied & options.index.isin(sources.index)]
+    free = {"labels": 0, "old_model": False, "access_count": 0, "moved": False}
+    needs = [frozenset({"old model"})] * len(stay)
+    stay = stay.assign(action=_STAY, needs=needs, **free)
+    old_accuracy = sources.loc[stay.index]
+    old_gain = old_accuracy - (accuracy - gain).loc[stay.index]
+    options = pd.concat([options, stay])
+    names = [option_name(*pair) for pair in zip(options["method"], options["action"], strict=True)]
+    frames = options, pd.concat([accuracy, old_accuracy]), pd.concat([gain, old_gain])
+    return tuple(frame.set_axis(names) for frame in frames)
 
 
-def _answer(
-    pool: _Pool, upgrade: Upgrade, candidates: Sequence[MeasuredWay]
-) -> tuple[_Tried, _Cells]:
-    """What to try, its accuracy and zero-shot's, whether it is better, and what it is worth."""
-    choice = choose_checked(candidates, [each.by_task for each in candidates])
-    chosen = choice.way
-    what, beats, tasks = _describe(chosen), "yes", str(pool.tasks)
-    zero_shot = percent(float((chosen.figures - chosen.by_task).mean()))
-    if choice.harmful:
-        figures = zero_shot, zero_shot, "no", NOTHING, tasks
-        return None, (text("zero-shot"), *map(number, figures))
-    if not choice.shown:
-        # No way can be told from zero-shot, so the caveat stands before what is likely.
-        what = sentence("cannot tell; " + ("" if chosen.gain.value > 0 else "zero-shot, or "), what)
-        beats = f"not shown{_tasks_needed(choice.held_out)}"
-    worth = _show_worth(pool.prices, upgrade, chosen)
-    accuracy = percent(float(chosen.figures.mean()))
-    return chosen, (what, *map(number, (accuracy, zero_shot, beats, worth, tasks)))
+def _answer(pool: _Pool, upgrade: Upgrade, held: Held) -> tuple[pd.Series | None, _Cells]:
+    """Return what to try, its accuracy and zero-shot's, if it is better, and what it is worth."""
+    options = pool.options[held.allows(pool.options)]
+    accuracy = pool.accuracy.loc[options.index]
+    gain = pool.gain.loc[options.index]
+    costs = cost_table(options)
+    choice = choose_option(accuracy, accuracy - gain, costs)
+    zeros = pd.DataFrame(0.0, index=[ZERO_SHOT], columns=gain.columns)
+    decision = decide(options, compare_tasks(pd.concat([gain, zeros])), choice)
+    chosen = options.loc[choice.option or choice.likely]
+    what = _describe_tied(options.loc[list(choice.tied) or [choice.likely]])
+    zero_shot = percent(float((accuracy - gain).loc[chosen.name].mean()))
+    tasks = str(pool.tasks)
+    if decision.verdict in ("zero-shot", "retrain or zero-shot"):
+        cells = zero_shot, zero_shot, "no", NOTHING, tasks
+        return None, (text("zero-shot"), *map(number, cells))
+    beats = "yes"
+    if decision.verdict == "cannot tell":
+        # No option can be told from zero-shot, so the caveat stands before what is likely.
+        instead = "" if gain.loc[chosen.name].mean() > 0 else "zero-shot, or "
+        what = sentence(f"cannot tell; {instead}", what)
+        beats = f"not shown{_tasks_needed(choice.held_out, decision)}"
+    worth = _show_worth(pool, upgrade, chosen)
+    shown = percent(float(accuracy.loc[chosen.name].mean()))
+    return chosen, (what, *map(number, (shown, zero_shot, beats, worth, tasks)))
 
 
-def _show_worth(page: SuitePage, upgrade: Upgrade, way: MeasuredWay) -> str:
-    """In labels per class of the best method trained anew; nothing of training anew itself."""
-    anew = count_labels(page.results.transfers)
-    if way.name in anew.values():
+def _show_worth(pool: _Pool, upgrade: Upgrade, option: pd.Series) -> str:
+    """Return the labels per class of the best retrained method; nothing of a retrained one."""
+    page = pool.prices
+    transfers = count_labels(page.tidy.transfers)
+    if option["action"] in transfers.values():
         return NOTHING
-    zero = [*(way.figures - way.by_task)]
-    methods, curves = anew_curves(page.results, page.expected, upgrade, zero)
+    accuracy = pool.accuracy.loc[option.name].to_numpy()
+    zero_shot = accuracy - pool.gain.loc[option.name].to_numpy()
+    retrained = retrained_modules(page.tidy, page.expected, upgrade)
+    methods, curves = retrained_curves(retrained, zero_shot)
     if not methods:
         return NOTHING
-    return show_labels(worth_interval(way.figures, curves, [0, *anew]).value, max(anew))
+    labels = [0, *retrained]
+    return show_labels(worth_interval(accuracy, curves, labels).value, max(labels))
 
 
-def _tasks_needed(gain: Interval | None) -> str:
-    """How many would decide, by the measured spread of a gain."""
-    if gain is None or not gain.bounded:
+def _tasks_needed(held_out: Interval | None, decision: Decision) -> str:
+    """Return how many tasks would decide, by the measured spread of a gain."""
+    if held_out is None or not held_out.bounded:
         return f" (takes {FEWEST_UNITS} tasks or more)"
-    enough = units_to_decide(gain, gain.units)
-    return f" (takes about {enough:.0f} tasks)" if gain.value > 0 and enough <= 100 else ""
+    needed = decision.needed
+    if held_out.value <= 0 or needed is None or needed > 100:
+        return ""
+    return f" (takes about {needed:.0f} tasks)"
 
 
-def _describe(way: MeasuredWay) -> TableCell:
-    title = text(way.info.title, way.info.paper).bold()
-    if way.name == _STAY:
-        return sentence("stay with the old model: ", title)
-    if way.name == COPIED:
-        return sentence(title, ", untouched, with the words" if way.needs else ", untouched")
-    if way.name.startswith("retrained+"):
-        return sentence(title, f", trained anew with {count(way.cost[0], 'label')}")
-    return sentence(title, f", moved by *{way.name}*")
+def _describe_tied(tied: pd.DataFrame) -> TableCell:
+    """Return the options that cost the same and are not significantly worse, three at most."""
+    named = [option for _, option in tied.head(_MOST_TIED).iterrows()]
+    parts = _describe(named)
+    if len(tied) > _MOST_TIED:
+        parts.append(f"; and {len(tied) - _MOST_TIED} more")
+    return sentence(*parts)
+
+
+def _describe(options: Sequence[pd.Series]) -> list[str | TableCell]:
+    """Return the titles of options with what is done to their modules: ``CoOp or VPT, untouched``.
+
+    Options of one kind that follow each other are joined.
+    """
+    parts: list[str | TableCell] = []
+    for place, option in enumerate(options):
+        after = options[place + 1] if place + 1 < len(options) else None
+        before = options[place - 1] if place else None
+        prefix, suffix = _describe_action(option)
+        if before is not None:
+            parts.append(" or " if _describe_action(before) == (prefix, suffix) else "; or ")
+        if before is None or _describe_action(before) != (prefix, suffix):
+            parts.append(prefix)
+        parts.append(text(option["title"], option["paper"]).bold())
+        if after is None or _describe_action(after) != (prefix, suffix):
+            parts.append(suffix)
+    return [part for part in parts if part]
+
+
+def _describe_action(option: pd.Series) -> tuple[str, str]:
+    """Return the words before and after the title of an option."""
+    name = option["action"]
+    if name == _STAY:
+        return "stay with the old model: ", ""
+    if name == COPIED:
+        return "", ", untouched, with the words" if option["needs"] else ", untouched"
+    if name.startswith("retrained+"):
+        return "", f", retrained with {count(labels_of(name), 'label')} per class"
+    return "", f", moved by *{name}*"
 
 
 ANSWERS = Section(
     "first",
     10,
     "What to try first: {}",
-    lambda page: bool(page.results.all),
+    lambda page: bool(page.tidy.methods),
     str(Path(__file__).parent / "answers.md.jinja"),
     {
         "answer_table": answer_table,

@@ -1,55 +1,50 @@
-"""The price of an upgrade: how many labels per class bringing an old module along is worth."""
+"""The price of an upgrade: how many labels per class it is worth to bring an old module along."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from compatbench.data.cards import COPIED
 from compatbench.messages import count
-from compatbench.results.estimate import Array, Interval, estimate, interval_columns, mean
+from compatbench.results.estimate import Array, Interval, estimate, mean
 from compatbench.results.expected import Expected, Upgrade
-from compatbench.results.method_results import SuiteResults, remembered
-from compatbench.results.standing import (
-    Standing,
-    compute_standing,
-    dataset_means,
-    mean_of_all,
-    measure_interval,
-)
-from compatbench.results.ways import UNKNOWN, access_of, needs_of
+from compatbench.results.options import UNKNOWN, access_of, labels_of
+from compatbench.results.ranking import rank_methods
+from compatbench.results.suite_results import SuiteResults
+from compatbench.results.upgrade_rows import pair_rows, task_means
 from compatbench.tables.numbers import NOTHING, with_interval
+from compatbench.tables.table import records
 
-_RETRAINED = re.compile(r"retrained\+(\d+)")
-
-
-@dataclass(frozen=True)
-class Price:
-    """What a transfer of one method's modules gives on one upgrade.
-
-    A figure is None where a cell that it needs is missing, failed or not transferable.
-    """
-
-    transfer: str
-    target: Interval | None  # accuracy there, mean over datasets, in percent
-    gain: Interval | None  # over the target's zero-shot, in points
-    seconds: float | None  # of bringing a module along and classifying a test set, in mean
-    # In labels per class with which the best method is trained anew, whichever that is; infinite
-    # if more than were measured.
-    worth: Interval | None = None
-    worth_same: float | None = None  # the same, if its own method alone is trained anew
-    share: float | None = None  # of the datasets, on which it is worth any label, 0 to 1
+_RETRAINED = re.compile(r"retrained\+\d+")
+PRICES = [
+    "method",
+    "option",
+    "needs",
+    "target",
+    "target_low",
+    "target_high",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "seconds",
+    "worth",
+    "worth_low",
+    "worth_high",
+    "worth_same",
+    "share",
+]
 
 
 def break_even(accuracy: ArrayLike, curve: ArrayLike, labels: Sequence[int]) -> Any:
-    """The least number of labels per class at which retraining is as accurate, ``[...]``.
+    """Return the least number of labels per class at which retraining is as accurate, ``[...]``.
 
     ``curve`` is the accuracy of retraining with ``labels``, the first of which is 0: zero-shot;
     ``[..., labels]`` for accuracies ``[...]``. A number that does worse than a smaller one is not
@@ -62,7 +57,8 @@ def break_even(accuracy: ArrayLike, curve: ArrayLike, labels: Sequence[int]) -> 
     after = reached.argmax(axis=-1)[..., None]
     before = np.maximum(after - 1, 0)
     places = np.log2(1 + np.asarray(labels, dtype=float))
-    low, high = (np.take_along_axis(best, place, axis=-1) for place in (before, after))
+    low = np.take_along_axis(best, before, axis=-1)
+    high = np.take_along_axis(best, after, axis=-1)
     share = np.divide(asked - low, high - low, out=np.zeros(after.shape), where=high > low)
     worth = 2 ** (places[before] + share * (places[after] - places[before])) - 1
     worth = np.where(after == 0, 0.0, worth)[..., 0]
@@ -70,7 +66,7 @@ def break_even(accuracy: ArrayLike, curve: ArrayLike, labels: Sequence[int]) -> 
 
 
 def worth_interval(accuracy: ArrayLike, curves: ArrayLike, labels: Sequence[int]) -> Interval:
-    """``break_even`` of means over datasets, with an interval from a bootstrap over datasets.
+    """Return ``break_even`` of means over datasets, with a bootstrap interval over datasets.
 
     All are drawn together: ``accuracy`` is ``[datasets]``, ``curves`` ``[methods, datasets,
     labels]``. With each number of labels that method counts whose mean is the highest. A bound is
@@ -78,101 +74,128 @@ def worth_interval(accuracy: ArrayLike, curves: ArrayLike, labels: Sequence[int]
     """
     table = np.asarray(curves, dtype=float)
 
-    def worth(way: Array, places: Array) -> Array:
+    def worth(option: Array, places: Array) -> Array:
         means = table[:, places.astype(int)].mean(axis=-2)
-        return break_even(mean(way), means.max(axis=0), labels)
+        return break_even(mean(option), means.max(axis=0), labels)
 
-    figures = {"way": accuracy, "place": np.arange(table.shape[1])}
+    figures = {"option": accuracy, "place": np.arange(table.shape[1])}
     interval = estimate(figures, statistic=worth, percentile="inverted_cdf")
     assert interval is not None, "an accuracy is missing"
     return interval
 
 
 def count_labels(transfers: Sequence[str]) -> dict[int, str]:
-    """The transfers that train anew, by their number of labels per class, in order."""
-    numbers = {int(match[1]): name for name in transfers if (match := _RETRAINED.fullmatch(name))}
+    """Return the transfers that retrain, by their labels per class, in order (``labels_of``)."""
+    numbers = {}
+    for name in transfers:
+        if _RETRAINED.fullmatch(name):
+            numbers[labels_of(name)] = name
     return dict(sorted(numbers.items()))
 
 
-@remembered
-def train_anew(
+@lru_cache(maxsize=64)
+def retrained_modules(
     results: SuiteResults, expected: Expected, upgrade: Upgrade
-) -> dict[int, dict[str, Standing]]:
-    """By labels per class and method, the standings of modules that were trained on the target.
+) -> dict[int, pd.DataFrame]:
+    """Return the accuracies of modules that were trained on the target, by labels per class.
 
-    Of the methods alone that were trained with every number of labels.
+    Only methods count that were trained with every number of labels, and that are not refused.
+
+    Returns:
+        Accuracies in percent, ``[methods, tasks]``, the methods in one order.
     """
-    by_labels: dict[int, dict[str, Standing]] = {}
-    for labels, name in count_labels(results.transfers).items():
-        standings = (
-            compute_standing(method, expected, upgrade, max(expected.shots))
-            for method in results.of(name).values()
-            if not method.info.refused
-        )
-        by_labels[labels] = {s.info.name: s for s in standings if dataset_means(s, "target")}
-    everywhere = set.intersection(*map(set, by_labels.values())) if by_labels else set()
-    return {
-        labels: {name: standing for name, standing in known.items() if name in everywhere}
-        for labels, known in by_labels.items()
-    }
+    labels = count_labels(results.transfers)
+    if not labels:
+        return {}
+    rows = pair_rows(results, expected, upgrade, max(expected.shots))
+    refused = {info.name for info in results.infos if info.refused}
+    rows = rows[rows["transfer"].isin(set(labels.values())) & ~rows["method"].isin(refused)]
+    accuracies = task_means(rows, "target")
+    modules = rows.drop_duplicates("module").set_index("module").loc[accuracies.index]
+    by_labels = {}
+    for number, transfer in labels.items():
+        of_transfer = modules[modules["transfer"] == transfer]["method"]
+        by_labels[number] = accuracies.loc[of_transfer.index].set_axis(of_transfer.to_numpy())
+    everywhere = [
+        name
+        for name in next(iter(by_labels.values())).index
+        if all(name in known.index for known in by_labels.values())
+    ]
+    return {number: known.loc[everywhere] for number, known in by_labels.items()}
 
 
-def anew_curves(
-    results: SuiteResults, expected: Expected, upgrade: Upgrade, zero: Sequence[float]
+def retrained_curves(
+    retrained: dict[int, pd.DataFrame], zero_shot: ArrayLike
 ) -> tuple[list[str], Array]:
-    """The methods that were trained anew, and their accuracies ``[methods, datasets, labels]``.
+    """Return the retrained methods, and their accuracies ``[methods, datasets, labels]``.
 
-    ``zero``, zero-shot's accuracy by dataset, stands first: it is what is had without labels.
+    Args:
+        retrained: of ``retrained_modules``.
+        zero_shot: its accuracies, ``[datasets]``. They come first: they need no labels.
     """
-    trained = train_anew(results, expected, upgrade)
-    names = [*next(iter(trained.values()), ())]
+    names = [str(name) for name in next(iter(retrained.values()), pd.DataFrame()).index]
     curves = []
     for name in names:
-        means = (dataset_means(known[name], "target") or {} for known in trained.values())
-        curves.append(np.column_stack([zero, *([*each.values()] for each in means)]))
+        of_method = [known.loc[name].to_numpy() for known in retrained.values()]
+        curves.append(np.column_stack([np.asarray(zero_shot), *of_method]))
     return names, np.array(curves)
 
 
-@remembered
-def price_ways(
-    results: SuiteResults, expected: Expected, method: str, upgrade: Upgrade
-) -> list[Price]:
-    """Every way that was measured of a method's modules, at the most shots.
+@lru_cache(maxsize=64)
+def price_options(results: SuiteResults, expected: Expected, upgrade: Upgrade) -> pd.DataFrame:
+    """Return what the options of all methods that learn need, take and are worth.
 
-    What each is worth is measured by modules trained anew on the target; of training anew itself
-    it is not said.
+    A number is NaN where a cell that it needs is missing, failed or not transferable. Retrained
+    modules are the measure, so they have no worth themselves.
+
+    Returns:
+        A row for each method and transfer, at the most shots: ``method``, ``option``, ``needs``;
+        ``target``, the accuracy in percent, and ``gain`` over zero-shot, with bounds over
+        datasets; ``seconds`` to bring a module along and classify a test set; ``worth`` in labels
+        per class of the best retrained method, infinite if more than were measured;
+        ``worth_same``, the same if its own method alone is retrained; ``share``, of the datasets
+        on which it is worth any.
     """
-    standings = {
-        name: compute_standing(methods[method], expected, upgrade, max(expected.shots))
-        for name in results.transfers
-        if method in (methods := results.of(name))
-    }
-    accuracies = {name: dataset_means(each, "target") for name, each in standings.items()}
-    gains = (dataset_means(each, "gain") for each in standings.values())
-    both = zip(accuracies.values(), gains, strict=True)
-    zero = next(([t[task] - g[task] for task in t] for t, g in both if t and g), None)
-    anew, prices = count_labels(results.transfers), list[Price]()
-    names, curves = anew_curves(results, expected, upgrade, zero) if zero else ([], np.empty(0))
-    for name, standing in standings.items():
-        target, gain = (measure_interval(standing, measure) for measure in ("target", "gain"))
-        seconds = mean_of_all(standing.column("target", "evaluate_seconds").ravel().tolist())
-        price, accuracy = Price(name, target, gain, seconds), accuracies[name]
-        if names and accuracy is not None and name not in anew.values():
-            by_task, labels, same = [*accuracy.values()], [0, *anew], None
-            if method in names:
-                curve = curves[names.index(method)].mean(axis=0)
-                same = float(break_even(np.mean(by_task), curve, labels))
-            share = float(np.mean(np.array(by_task) > zero))
+    shots = max(expected.shots)
+    ranking = rank_methods(results, expected, (upgrade,), shots)
+    ranking = ranking[ranking["learns"]]
+    rows = pair_rows(results, expected, upgrade, shots)
+    accuracies = task_means(rows, "target")
+    zero_shot = rows.groupby("test_set")["target_zero_shot"].first()
+    zero_shot = zero_shot.reindex(list(expected.tasks)).to_numpy()
+    retrained = retrained_modules(results, expected, upgrade)
+    labels = [0, *retrained]
+    names, curves = retrained_curves(retrained, zero_shot)
+    measures = {*count_labels(results.transfers).values()}
+    prices = []
+    columns = ["module", "method", "ranked_with", "target", "target_low", "target_high"]
+    columns += ["gain", "gain_low", "gain_high", "evaluate_seconds"]
+    for row in ranking[columns].to_dict("records"):
+        price = {name: row[name] for name in columns[3:9]}
+        price["method"] = row["method"]
+        price["option"] = row["ranked_with"]
+        price["needs"] = describe_access(row["ranked_with"])
+        price["seconds"] = row["evaluate_seconds"]
+        measured = row["module"] in accuracies.index
+        if names and measured and row["ranked_with"] not in measures:
+            by_task = accuracies.loc[row["module"]].to_numpy()
             worth = worth_interval(by_task, curves, labels)
-            price = replace(price, worth=worth, worth_same=same, share=share)
+            price["worth"] = worth.value
+            if worth.low > -math.inf:
+                price["worth_low"] = worth.low
+                price["worth_high"] = worth.high
+            if row["method"] in names:
+                curve = curves[names.index(row["method"])].mean(axis=0)
+                price["worth_same"] = float(break_even(by_task.mean(), curve, labels))
+            price["share"] = float(np.mean(by_task > zero_shot))
         prices.append(price)
-    return prices
+    return pd.DataFrame(prices, columns=PRICES)
 
 
 def describe_access(transfer: str) -> str:
-    """``words, 4 labels per class``, or ``nothing``."""
+    """Return the needs in words: ``words, 8 labels per class``, or ``nothing``."""
     words = {
-        "labels": f"{count(needs_of(transfer).shots, 'label')} per class",
+        "labels": f"{count(labels_of(transfer), 'label')} per class",
         "old model": "the old model",
         "unlabelled": "unlabelled images",
         UNKNOWN: NOTHING,
@@ -181,35 +204,22 @@ def describe_access(transfer: str) -> str:
 
 
 def show_labels(labels: float, most: int) -> str:
-    """Labels per class: ``3.4``, or ``> 16`` where more would be needed than there are."""
+    """Return labels per class: ``3.4``, or ``> 20`` where more than were measured are needed."""
     return f"> {most}" if math.isinf(labels) else f"{labels:.1f}"
 
 
-def describe_prices(prices: Sequence[Price]) -> Iterator[dict[str, Any]]:
-    """What each way needs, takes and is worth, as rows of ``Advice.prices``."""
-    for price in prices:
-        yield {
-            "way": price.transfer,
-            "needs": describe_access(price.transfer),
-            "seconds": price.seconds,
-            **interval_columns("worth", price.worth),
-            "worth_same": price.worth_same,
-            "share": price.share,
-        }
-
-
-def format_prices(prices: Sequence[Price]) -> list[str]:
-    """The same as lines of a table, of 79 columns at most; nothing if no worth is known."""
-    if all(price.worth is None for price in prices):
+def format_prices(prices: pd.DataFrame) -> list[str]:
+    """Return the lines of a table of prices, 79 columns at most; none if no worth is known."""
+    if prices["worth"].isna().all():
         return []
-    show = partial(show_labels, most=max(count_labels([price.transfer for price in prices])))
-    rows = [("way", "needs", "time", "worth in labels per class")]
-    for row in describe_prices(prices):
+    show = partial(show_labels, most=max(count_labels(list(prices["option"])), default=0))
+    lines = [("option", "needs", "time", "worth in labels per class")]
+    for row in records(prices):
         time = NOTHING if row["seconds"] is None else f"{row['seconds']:,.1f} s"
-        name = "untouched" if row["way"] == COPIED else row["way"]
-        rows.append((name, row["needs"], time, with_interval(row, "worth", show)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        name = "untouched" if row["option"] == COPIED else row["option"]
+        lines.append((name, row["needs"], time, with_interval(row, "worth", show)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
-        f"{way:{widths[0]}}  {needs:{widths[1]}}  {time:>{widths[2]}}  {worth}"
-        for way, needs, time, worth in rows
+        f"{name:{widths[0]}}  {needs:{widths[1]}}  {time:>{widths[2]}}  {worth}"
+        for name, needs, time, worth in lines
     ]

@@ -1,4 +1,4 @@
-"""What pages say and draw of the price of an upgrade, by transfer."""
+"""The price of an upgrade by transfer, as pages show and draw it."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ import altair as alt
 
 from compatbench.data.cards import COPIED
 from compatbench.extras.advice.price import (
-    Price,
     count_labels,
     describe_access,
-    price_ways,
+    price_options,
     show_labels,
 )
-from compatbench.results.estimate import interval_columns
 from compatbench.results.expected import Upgrade
-from compatbench.results.method_results import MethodInfo
-from compatbench.results.ranks import exact
-from compatbench.results.ways import UNKNOWN, access_of, needs_of
+from compatbench.results.options import UNKNOWN, access_of, labels_of
+from compatbench.results.stored_method import MethodInfo
 from compatbench.tables.figures.charts import FigureData, panels
 from compatbench.tables.figures.colours import BLUE, INK, ORANGE, PURPLE, SKY
 from compatbench.tables.figures.figure_kinds import FigureKind
 from compatbench.tables.figures.values import dodge_labels, panel_row, two_digits
-from compatbench.tables.numbers import NOTHING, bounds, duration, interval_text, percent, signed
+from compatbench.tables.numbers import NOTHING, duration, interval_text, percent, signed
 from compatbench.tables.pages.sections import Section
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import (
@@ -42,7 +39,7 @@ from compatbench.tables.table import (
 )
 
 _FOLDER = Path(__file__).parent
-# What one has, and what a way may need then; each has what the one before it has.
+# What one has, and what an option may need then; each has what the one before it has.
 _LEVELS: dict[str, set[str]] = {
     "nothing": set(),
     "words": {"words"},
@@ -54,70 +51,74 @@ _LABEL = 0.09  # the height of a line's name, as a share of the axis
 
 
 def has_prices(page: SuitePage) -> bool:
-    """Whether modules were trained anew on the target, by which ways can be measured."""
-    return bool(count_labels(page.results.transfers) and learning_methods(page))
+    """Return True if modules were retrained on the target, by which options can be measured."""
+    return bool(count_labels(page.tidy.transfers) and learning_methods(page))
 
 
 def learning_methods(page: SuitePage) -> list[MethodInfo]:
     """Return the methods whose modules have something to bring along."""
-    infos = [method.info for method in page.results.methods.values()]
-    return [info for info in infos if info.learns]
+    return [info for info in page.tidy.infos if info.learns]
 
 
 def price_table(page: SuitePage, upgrade: Upgrade, method: str) -> Table:
-    """Every transfer of a method's modules; by access, then by accuracy."""
-    header = ["Way", "Access", "Target", "95 %", "Gain", "Time", "Worth", "95 % of worth"]
-    rows, show = [], partial(_labels, page)
-    for price in _sorted(page, upgrade, method):
-        worth = interval_columns("worth", price.worth)
-        figures = (
-            *(percent(exact(price.target)), bounds(price.target), signed(exact(price.gain))),
-            *(duration(price.seconds), show(worth["worth"]), interval_text(worth, "worth", show)),
-            show(price.worth_same),
-            NOTHING if price.share is None else f"{round(100 * price.share)} %",
-        )
-        way = code(price.transfer), text(describe_access(price.transfer))
-        rows.append([*way, *map(number, figures)])
+    """Return every transfer of a method's modules; by access, then by accuracy."""
+    header = ["Option", "Access", "Target", "95 %", "Gain", "Time", "Worth", "95 % of worth"]
+    rows = []
+    show = partial(_labels, page)
+    for price in _sort_prices(page, upgrade, method):
+        shown = [
+            percent(price["target"]),
+            interval_text(price, "target", percent),
+            signed(price["gain"]),
+            duration(price["seconds"]),
+            show(price["worth"]),
+            interval_text(price, "worth", show),
+            show(price["worth_same"]),
+            NOTHING if price["share"] is None else f"{round(100 * price['share'])} %",
+        ]
+        rows.append([code(price["option"]), text(price["needs"]), *map(number, shown)])
     return plain_table([*header, "Same method", "Datasets"], rows, left=(0, 1))
 
 
 def worth_table(page: SuitePage, upgrade: Upgrade) -> Table:
-    """What each way is worth for each method, in labels per class."""
-    by_way: dict[str, dict[str, Any]] = {}
+    """Return what each option is worth for each method, in labels per class."""
+    by_option: dict[str, dict[str, Any]] = {}
     for info in learning_methods(page):
-        for price in _sorted(page, upgrade, info.name):
-            worth = price.worth and price.worth.value
-            by_way.setdefault(price.transfer, {})[info.name] = number(_labels(page, worth), worth)
+        for price in _sort_prices(page, upgrade, info.name):
+            cells = by_option.setdefault(price["option"], {})
+            cells[info.name] = number(_labels(page, price["worth"]), price["worth"])
     columns = [
-        Column("way", "Way", left=True),
+        Column("option", "Option", left=True),
         Column("access", "Access", left=True),
         *(Column(info.name, info.title, paper=info.paper) for info in learning_methods(page)),
     ]
-    records = (
-        {"way": code(way), "access": text(describe_access(way)), **by_way[way]}
-        for way in sorted(by_way, key=_by_access)
-        if any(cell.value is not None for cell in by_way[way].values())
-    )
-    return make_table(columns, records)
+    lines = []
+    for option in sorted(by_option, key=_by_access):
+        cells = by_option[option]
+        if any(cell.value is not None for cell in cells.values()):
+            lines.append({"option": code(option), "access": text(describe_access(option)), **cells})
+    return make_table(columns, lines)
 
 
 def _labels(page: SuitePage, labels: float | None) -> str:
-    """Labels per class: ``0``, ``3.4``, or ``> 16`` where more would be needed than there are."""
+    """Return labels per class: ``0``, ``3.4``, or ``> 20`` where more would be needed."""
     if not labels:
         return NOTHING if labels is None else "0"
-    return show_labels(labels, max(count_labels(page.results.transfers)))
+    return show_labels(labels, max(count_labels(page.tidy.transfers)))
 
 
-def _sorted(page: SuitePage, upgrade: Upgrade, method: str) -> list[Price]:
-    prices = price_ways(page.results, page.expected, method, upgrade)
-    prices = sorted(prices, key=lambda price: -(price.target.value if price.target else -1))
-    return sorted(prices, key=lambda price: _by_access(price.transfer)[:2])
+def _sort_prices(page: SuitePage, upgrade: Upgrade, method: str) -> list[dict[str, Any]]:
+    """Return the prices of a method's options as records; by access, then by accuracy."""
+    prices = price_options(page.tidy, page.expected, upgrade)
+    of_method = records(prices[prices["method"] == method])
+    of_method.sort(key=lambda price: -1 if price["target"] is None else -price["target"])
+    return sorted(of_method, key=lambda price: _by_access(price["option"])[:2])
 
 
 def _by_access(transfer: str) -> tuple[list[str], int, str]:
-    """Ways of equal access stand together, those without any first; more labels later."""
+    """Return a key: options of equal access together, those without any first; labels later."""
     needs = [each for each in access_of(transfer) if each != UNKNOWN]
-    return needs, needs_of(transfer).shots, transfer
+    return needs, labels_of(transfer), transfer
 
 
 PRICE = Section(
@@ -138,21 +139,23 @@ def price_figures(page: SuitePage) -> Iterator[tuple[str, FigureData]]:
 
 
 def price_values(page: SuitePage, upgrade: Upgrade) -> FigureData:
-    """Return accuracy by labels of methods trained anew, and of the best option by access.
+    """Return accuracy by labels of retrained methods, and of the best option by access.
 
     The curve begins with zero-shot, which has no labels.
     """
-    anew = count_labels(page.results.transfers)
-    labels = [0, *anew]
+    retrained = count_labels(page.tidy.transfers)
+    labels = [0, *retrained]
     places = [round(math.log2(1 + count), 4) for count in labels]
     rows = []
+    every = price_options(page.tidy, page.expected, upgrade)
+    every = every[every["target"].notna()]
     for info in learning_methods(page):
-        prices = price_ways(page.results, page.expected, info.name, upgrade)
-        means = {price.transfer: price.target.value for price in prices if price.target}
-        if not anew or not means.keys() >= {*anew.values()}:
+        known = every[every["method"] == info.name].set_index("option")
+        means = known["target"].to_dict()
+        if not retrained or not means.keys() >= set(retrained.values()):
             continue
-        zero_shot = next(p.target.value - p.gain.value for p in prices if p.target and p.gain)
-        curve = [zero_shot, *(means[transfer] for transfer in anew.values())]
+        zero_shot = (known["target"] - known["gain"]).iloc[0]
+        curve = [zero_shot, *(means[transfer] for transfer in retrained.values())]
         lines: dict[str, Any] = {_CURVE: (places, [two_digits(value) for value in curve])}
         highest = -math.inf
         for access, allowed in _LEVELS.items():

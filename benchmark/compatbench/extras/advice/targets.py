@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,20 +16,21 @@ from compatbench.backbone.load.backbone_names import model_config
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.data.cards import COPIED, BackboneCard, backbone_cards
 from compatbench.errors import CompatbenchError
-from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case
-from compatbench.extras.advice.verdicts import act, judge
-from compatbench.results.choice_of_ways import Way, choose_checked, choose_way
-from compatbench.results.estimate import interval_columns
-from compatbench.results.ways import cost_of
+from compatbench.extras.advice.measurements import Measurements, compare_upgrades, option_name
+from compatbench.results.choice import Decision, choose_by_gain, choose_option, decide, judge_effect
+from compatbench.results.differences import OLD, ZERO_SHOT
+from compatbench.results.estimate import Interval, interval_columns
+from compatbench.results.options import cost_of, cost_table
 from compatbench.tables.numbers import with_interval
 from compatbench.tables.table import Table, plain_table
 
-TIMED_IMAGES, TIMES = 16, 5
+TIMED_IMAGES = 16
+TIMES = 5
 Facts = Mapping[str, Any]
 
 
 def backbones_here(source: str) -> list[str]:
-    """The backbones, other than the source, whose weights are on this machine."""
+    """Return the backbones, other than the source, whose weights are on this machine."""
 
     def is_here(name: str) -> bool:
         try:
@@ -42,7 +43,7 @@ def backbones_here(source: str) -> list[str]:
 
 
 def describe_target(name: str, device: str | None = None) -> dict[str, Any]:
-    """What a new model costs: its size in parameters, width, and licence.
+    """Return what a new model costs: its size in parameters, width, and licence.
 
     With a device the model is loaded, and ``tokens``, the longest text, and ``image_seconds``, to
     encode an image there, are known, too.
@@ -71,7 +72,7 @@ def _describe_architecture(card: BackboneCard) -> dict[str, int | None]:
 
 
 def _time_image(backbone: Backbone) -> float:
-    """Seconds to encode one image of a batch, the fastest of five times."""
+    """Return the seconds to encode one image of a batch, the fastest of five times."""
     images = torch.zeros(TIMED_IMAGES, 3, *backbone.image_sides, device=backbone.device)
     taken = []
     for _ in range(TIMES):
@@ -81,72 +82,113 @@ def _time_image(backbone: Backbone) -> float:
     return round(min(taken), 4)
 
 
-def compare_targets(cases: Sequence[Case], facts: Mapping[str, Facts]) -> list[dict[str, Any]]:
-    """A row for each target, first the one to take, if that can be told; then by accuracy.
+@dataclass(frozen=True)
+class _Judged:
+    """The verdict on one target."""
 
-    It is chosen as a way is: of the models on which the chosen way is more accurate than the
-    module on the old model by a whole interval, the one whose way is cheapest and that is not
-    clearly worse than the best.
+    measured: Measurements
+    method: str  # of which the verdict is
+    transfer: str  # empty for zero-shot
+    decision: Decision
+
+    @property
+    def taken(self) -> str:
+        """Return what is used on the new model."""
+        return self.decision.option or ZERO_SHOT
+
+
+def compare_targets(
+    every: Sequence[Measurements], facts: Mapping[str, Facts]
+) -> list[dict[str, Any]]:
+    """Return a row for each target, first the one to take, if one is chosen; then by accuracy.
+
+    It is chosen as an option is: of the models on which the option to take is significantly more
+    accurate than the module on the old model, the one whose option is cheapest and that is not
+    significantly worse than the best.
     """
-    rows, ways, judged = list[dict[str, Any]](), list[Way](), list[Case]()
-    for target in sorted({case.upgrade[1] for case in cases}):
-        of_target = [case for case in cases if case.upgrade[1] == target]
-        case, verdict, transfer = _judge_target(of_target)
-        taken = transfer or ZERO_SHOT
-        way, over_old = OLD if verdict == "stay" else taken, case.estimate(taken, OLD)
-        untouched = [each.estimate(COPIED, ZERO_SHOT) for each in of_target]
-        row = {
-            "target": target,
-            "chosen": False,
-            "verdict": verdict,
-            "method": case.method,
-            "transfer": transfer,
-            "survives": sum(gain is not None and gain.sign == 1 for gain in untouched),
-            "methods": len(of_target),
-            **interval_columns("expected", case.estimate(way)),
-            **interval_columns("gain", case.estimate(way, ZERO_SHOT)),
-            **interval_columns("over_old", over_old),
-            **facts[target],
-        }
-        rows.append(row)
-        judged.append(case)
-        if verdict not in ("unknown", "stay") and over_old:
-            cost = *cost_of(transfer or COPIED)[:2], row["parameters"] or 0
-            ways.append(Way(target, over_old, cost, case.accuracy[taken]))
-    if chosen := choose_way(ways, judged[0].difference):
-        next(row for row in rows if row["target"] == chosen.name)["chosen"] = True
+    judged = {}
+    for measured in sorted(every, key=lambda each: each.upgrade[1]):
+        judged[measured.upgrade[1]] = _judge_target(measured)
+    chosen = _choose_target(judged, facts)
+    rows = []
+    for target, of_target in judged.items():
+        measured = of_target.measured
+        decision = of_target.decision
+        expected = of_target.taken
+        if decision.verdict == "stay":
+            expected = option_name(of_target.method, OLD)
+        gains = [
+            measured.difference(option_name(method, COPIED), ZERO_SHOT)
+            for method in measured.methods
+        ]
+        rows.append(
+            {
+                "target": target,
+                "chosen": target == chosen,
+                "verdict": decision.verdict,
+                "method": of_target.method,
+                "transfer": of_target.transfer,
+                "survives": sum(judge_effect(gain) == "gains" for gain in gains),
+                "methods": len(measured.methods),
+                **interval_columns("expected", measured.difference(expected, None)),
+                **interval_columns("gain", _gain(measured, expected)),
+                **interval_columns("over_old", decision.over_old),
+                **facts[target],
+            }
+        )
     # Where accuracy is not known it counts as less than none.
     return sorted(rows, key=lambda row: (not row["chosen"], -(row["expected"] or -1.0)))
 
 
-def _judge_target(cases: Sequence[Case]) -> tuple[Case, str, str]:
-    """The verdict on one target, of which case, and through what; empty for zero-shot.
+def _gain(measured: Measurements, option: str) -> Interval | None:
+    return None if option == ZERO_SHOT else measured.difference(option, ZERO_SHOT)
 
-    It is a module's own, or that of the best way of several methods.
-    """
-    if len(cases) == 1:
-        row = judge(cases[0])
-        return cases[0], row["verdict"], row["transfer"]
-    ways = [
-        (case, Way(name, gain, cost_of(name), case.accuracy[name]))
-        for case in cases
-        for name in case.ways
-        if (gain := case.estimate(name, ZERO_SHOT)) is not None
-    ]
-    if not ways:
-        return cases[0], "unknown", ""
-    by_task = [way.figures.mean(axis=0) - case.accuracy[ZERO_SHOT][0] for case, way in ways]
-    likely, shown, *_ = choose_checked([way for _, way in ways], by_task, cases[0].difference)
-    case = next(case for case, way in ways if way is likely)
-    over_old = case.estimate(likely.name, OLD)
-    verdict = act(likely.name) if shown else "cannot tell"
-    if shown and over_old is not None and over_old.sign == -1:
-        verdict = "stay"
-    return case, verdict, likely.name
+
+def _choose_target(judged: Mapping[str, _Judged], facts: Mapping[str, Facts]) -> str:
+    """Return the target to take; empty if none is shown to be better than the old model."""
+    gains = {}
+    costs = {}
+    for target, of_target in judged.items():
+        over_old = of_target.decision.over_old
+        if of_target.decision.verdict in ("unknown", "stay") or over_old is None:
+            continue
+        gains[target] = over_old
+        labels, old_model, *_ = cost_of(of_target.transfer or COPIED)
+        costs[target] = (labels, old_model, facts[target]["parameters"] or 0)
+
+    def difference(target: str, minus: str | None) -> Interval | None:
+        assert minus is not None
+        return compare_upgrades(
+            judged[target].measured,
+            judged[target].taken,
+            judged[minus].measured,
+            judged[minus].taken,
+        )
+
+    return choose_by_gain(gains, costs, difference).option
+
+
+def _judge_target(measured: Measurements) -> _Judged:
+    """Return the verdict on one target: a module's own, or that of the best of several methods."""
+    options = measured.options
+    choice = None
+    if len(measured.methods) > 1:
+        scores = measured.scores.reindex(options.index).dropna()
+        if len(scores):
+            costs = cost_table(options)
+            zero_shot = measured.scores.loc[ZERO_SHOT]
+            choice = choose_option(scores, zero_shot, costs)
+    decision = decide(options, measured.difference, choice)
+    option = decision.option or decision.choice.likely or options.index[0]
+    method = str(options.loc[option, "method"])
+    transfer = ""
+    if decision.option:
+        transfer = str(options.loc[decision.option, "transfer"])
+    return _Judged(measured, method, transfer, decision)
 
 
 def target_table(rows: Sequence[Facts]) -> Table:
-    """A line for each target; columns of which nothing is known are left out."""
+    """Return a line for each target; columns of which nothing is known are left out."""
     columns: dict[str, list[str]] = {
         "new model": [row["target"] for row in rows],
         "do": [_do(row) for row in rows],
@@ -167,7 +209,7 @@ def target_table(rows: Sequence[Facts]) -> Table:
 
 
 def _do(row: Facts) -> str:
-    """The verdict with its way, and in a suite with its method."""
+    """Return the verdict with its transfer, and in a suite with its method."""
     done = row["verdict"]
     if done in ("port", "retrain"):
         done = f"{done}, {row['transfer']}"
@@ -179,10 +221,10 @@ def _show(value: float | None, form: str, scale: float = 1) -> str:
 
 
 def say_which(rows: Sequence[Facts]) -> str:
-    """Which target to take, in a sentence."""
+    """Return which target to take, in a sentence."""
     if rows[0]["chosen"]:
         return (
             f"Take {rows[0]['target']}: of the models on which the module is more accurate than on "
-            "the old one, the cheapest that is not clearly worse than the best."
+            "the old one, the cheapest that is not significantly worse than the best."
         )
-    return "Which new model to take cannot be told: on none is more accuracy shown than on the old."
+    return "We cannot tell which new model to take: none is shown to be better than the old one."

@@ -1,0 +1,322 @@
+"""What was measured of modules on one upgrade, ready to be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from compatbench.data.cards import COPIED
+from compatbench.extras.advice.price import PRICES, count_labels, price_options, retrained_modules
+from compatbench.messages import one_line
+from compatbench.results.differences import (
+    OLD,
+    ZERO_SHOT,
+    Difference,
+    compare_images,
+    compare_tasks,
+    estimate_accuracy,
+    estimate_paired,
+    estimate_unpaired,
+)
+from compatbench.results.estimate import FEWEST_UNITS, Array, Interval
+from compatbench.results.evaluation import Evaluation
+from compatbench.results.expected import Expected, Upgrade
+from compatbench.results.options import COST, cost_of
+from compatbench.results.suite_results import SuiteResults
+from compatbench.results.upgrade_rows import NOT_TRANSFERABLE, mean_of_complete, pair_rows
+
+# Counts of images in the rows of an upgrade: those on both models, and those that one of two
+# classifiers alone gets right.
+_COUNTS = {
+    "total": "target_total",
+    "correct": "target_correct",
+    "zero_shot": "target_zero_shot_correct",
+    "only_module": "target_only_module",
+    "only_zeroshot": "target_only_zeroshot",
+    "negative_flips": "target_negative_flips",
+    "positive_flips": "target_positive_flips",
+    "old": "source_correct",
+    "old_total": "source_total",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Counts of images, ``[seeds, tasks]``; NaN where one is missing.
+
+    Attributes:
+        total: of the test sets.
+        correct: those that are classified correctly.
+        gained: images that the option alone gets right, by what it is compared with.
+        lost: images that the other alone gets right.
+    """
+
+    total: Array
+    correct: Array
+    gained: Mapping[str, Array] = field(default_factory=dict)
+    lost: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Measurements:
+    """What was measured of the modules of one or more methods on one upgrade.
+
+    Attributes:
+        upgrade: source and target.
+        shots: of the modules; None if it is not known, of a module that was imported.
+        tasks: their names.
+        seeds: how many.
+        images: of the test sets, in all.
+        options: a row for each method and transfer, by ``option_name``: ``method``, ``transfer``,
+            ``old``, the name of the module on the old model; ``refused``, the ``reason`` of that,
+            and the columns of ``COST``.
+        scores: accuracies in percent of the options, ``ZERO_SHOT`` and the old model, ``[options,
+            units]``; NaN if one is missing. Units are tasks; or images, if ``by_image`` is True.
+        prices: what options cost and are worth in labels; see ``price_options``.
+        retrained: mean accuracies of the methods that were retrained with every number of labels,
+            by labels per class and option.
+        counts: of images, where fewer tasks than a verdict takes were measured and the answers to
+            single images are not known.
+    """
+
+    upgrade: Upgrade
+    shots: int | None
+    tasks: tuple[str, ...]
+    seeds: int
+    images: int
+    options: pd.DataFrame
+    scores: pd.DataFrame
+    prices: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PRICES))
+    retrained: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    by_image: bool = False
+    counts: Mapping[str, Counts] | None = None
+
+    @property
+    def methods(self) -> list[str]:
+        """Return the methods that have options, in order."""
+        return list(self._by_method)
+
+    @property
+    def units(self) -> tuple[int, str]:
+        """Return how many units the intervals are over, and what they are."""
+        if len(self.tasks) >= FEWEST_UNITS:
+            return len(self.tasks), "task"
+        return self.images, "test image"
+
+    def difference(self, option: str, minus: str | None = None) -> Interval | None:
+        """Return an option's accuracy, or how much better it is than another."""
+        return compare_upgrades(self, option, self, minus)
+
+    @cached_property
+    def compare(self) -> Difference:
+        """Return the function that compares the rows of ``scores``."""
+        return compare_images(self.scores) if self.by_image else compare_tasks(self.scores)
+
+    def options_of(self, method: str) -> pd.DataFrame:
+        """Return the options of one method."""
+        return self._by_method[method]
+
+    @cached_property
+    def _by_method(self) -> dict[str, pd.DataFrame]:
+        return {str(name): part for name, part in self.options.groupby("method", sort=False)}
+
+
+def option_name(method: str, transfer: str) -> str:
+    """Return the name of an option, or of a method's modules on the old model."""
+    return f"{method} {transfer}"
+
+
+def read_measurements(
+    results: SuiteResults, expected: Expected, upgrade: Upgrade, methods: Sequence[str]
+) -> Measurements:
+    """Return what was measured of some methods on one upgrade, at the most shots."""
+    shots = max(expected.shots)
+    labels = count_labels(results.transfers)
+    rows = _name_options(pair_rows(results, expected, upgrade, shots))
+    if expected.retrained:
+        rows = pd.concat([rows, _retrained_rows(results, expected, upgrade, shots)])
+    retrained: dict[int, dict[str, float]] = {}
+    for count, of_count in retrained_modules(results, expected, upgrade).items():
+        names = {method: option_name(method, labels[count]) for method in of_count.index}
+        retrained[count] = of_count.mean(axis="columns").rename(index=names).to_dict()
+    prices = pd.DataFrame(columns=PRICES)
+    if retrained:
+        prices = price_options(results, expected, upgrade)
+        prices = prices[prices["method"].isin(set(methods))]
+    images = rows.groupby("test_set")["target_total"].first().sum()
+    options = _describe_options(rows[rows["method"].isin(set(methods))])
+    order = {name: place for place, name in enumerate(methods)}
+    options = options.iloc[np.argsort(options["method"].map(order), kind="stable")]
+    counts = None
+    if len(expected.tasks) < FEWEST_UNITS:
+        counts = _count_images(rows, expected.tasks)
+    return Measurements(
+        upgrade=upgrade,
+        shots=shots,
+        tasks=expected.tasks,
+        seeds=len(expected.seeds),
+        images=int(images),
+        options=options,
+        scores=_average_tasks(rows, expected.tasks),
+        prices=prices,
+        retrained={count: means for count, means in retrained.items() if means},
+        counts=counts,
+    )
+
+
+def _name_options(rows: pd.DataFrame) -> pd.DataFrame:
+    names = [option_name(*pair) for pair in zip(rows["method"], rows["transfer"], strict=True)]
+    return rows.assign(option=names)
+
+
+def _retrained_rows(
+    results: SuiteResults, expected: Expected, upgrade: Upgrade, shots: int
+) -> pd.DataFrame:
+    """Return the rows of modules that the suite fits on the target, which are retrained ones."""
+    rows = pair_rows(results, expected, (upgrade[1], upgrade[1]), shots)
+    rows = rows[rows["transfer"] == COPIED].assign(transfer=f"retrained+{shots}")
+    return _name_options(rows)
+
+
+def _describe_options(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return ``Measurements.options``."""
+    refused = rows[rows["target_status"] == NOT_TRANSFERABLE].drop_duplicates("option")
+    reasons = dict(zip(refused["option"], refused["target_reason"], strict=True))
+    described = {}
+    options = rows.drop_duplicates("option")[["option", "method", "transfer"]]
+    for name, method, transfer in options.itertuples(index=False):
+        described[name] = describe_option(method, transfer, reasons.get(name))
+    return options_frame(described)
+
+
+def describe_option(method: str, transfer: str, reason: str | None) -> dict[str, object]:
+    """Return a row of ``Measurements.options``.
+
+    Args:
+        method: its name.
+        transfer: how its modules reach the target.
+        reason: why they cannot be attached; None if they can.
+    """
+    about: dict[str, object] = {"method": method, "transfer": transfer}
+    about["old"] = option_name(method, OLD)
+    about["refused"] = reason is not None
+    about["reason"] = one_line(reason or "")
+    return about | dict(zip(COST, cost_of(transfer), strict=True))
+
+
+def options_frame(described: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
+    """Return ``Measurements.options`` from its rows by name."""
+    columns = ["method", "transfer", "old", "refused", "reason", *COST]
+    return pd.DataFrame.from_dict(described, "index", columns=columns)
+
+
+def _average_tasks(rows: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
+    """Return ``Measurements.scores`` over tasks."""
+    means = mean_of_complete(rows, ["option", "test_set"], ["source", "target"])
+    sources = means["source"].unstack("test_set")[list(tasks)]
+    targets = means["target"].unstack("test_set")[list(tasks)]
+    methods = rows.drop_duplicates("option").set_index("option")["method"]
+    # The module on the old model does not depend on the transfer. Its first complete row counts.
+    sources = sources.reindex(methods.index).dropna()
+    of_method = methods.loc[sources.index]
+    sources = sources[~of_method.duplicated()]
+    sources.index = [option_name(methods[option], OLD) for option in sources.index]
+    zero_shot = rows.groupby("test_set")["target_zero_shot"].first().reindex(list(tasks))
+    return pd.concat([zero_shot.rename(ZERO_SHOT).to_frame().T, targets, sources])
+
+
+def _count_images(rows: pd.DataFrame, tasks: Sequence[str]) -> dict[str, Counts]:
+    """Return the counts of every option, of zero-shot, and of each method on the old model."""
+    places = rows.set_index(["option", "seed", "test_set"])
+    tables = {}
+    for name, column in _COUNTS.items():
+        tables[name] = places[column].unstack("test_set")[list(tasks)]
+    known = rows.groupby("test_set")[["target_total", "target_zero_shot_correct"]].first()
+    known = known.reindex(list(tasks))
+    total, zero_shot = known.to_numpy(dtype=float).T
+    counts = {ZERO_SHOT: Counts(total[None], zero_shot[None])}
+    for option, of_option in rows.groupby("option", sort=False):
+        table = {name: tables[name].loc[option].to_numpy(dtype=float) for name in tables}
+        old = option_name(of_option["method"].iloc[0], OLD)
+        counts[str(option)] = Counts(
+            table["total"],
+            table["correct"],
+            gained={ZERO_SHOT: table["only_module"], old: table["positive_flips"]},
+            lost={ZERO_SHOT: table["only_zeroshot"], old: table["negative_flips"]},
+        )
+        # The old model does not depend on the transfer. Its first complete row counts.
+        if old not in counts or np.isnan(counts[old].correct).any():
+            counts[old] = Counts(table["old_total"], table["old"])
+    return counts
+
+
+def compare_upgrades(
+    first: Measurements, option: str, second: Measurements, minus: str | None
+) -> Interval | None:
+    """Return how much better an option of one upgrade is than one of another, or of the same.
+
+    Both were measured on the same tasks. Without ``minus`` it is the accuracy of the option.
+    """
+    if first.counts is not None and second.counts is not None:
+        if option not in first.counts:
+            return None
+        if minus is None:
+            return estimate_accuracy(first.counts[option].correct, first.counts[option].total)
+        if minus not in second.counts:
+            return None
+        if first is second:
+            return _compare_counts(first.counts, option, minus)
+        return _compare_unpaired(first.counts[option], second.counts[minus])
+    if first is second or minus is None:
+        return first.compare(option, minus)
+    if option not in first.scores.index or minus not in second.scores.index:
+        return None
+    both = pd.DataFrame({"option": first.scores.loc[option], "minus": second.scores.loc[minus]}).T
+    compare = compare_images(both) if first.by_image else compare_tasks(both)
+    return compare("option", "minus")
+
+
+def _compare_counts(counts: Mapping[str, Counts], option: str, minus: str) -> Interval | None:
+    """Compare two options by their counts of images, paired where the counts allow it."""
+    first = counts[option]
+    second = counts[minus]
+    if minus in first.gained:
+        gained = first.gained[minus]
+        lost = first.lost[minus]
+        # A row may lack these counts; others may be of another run of the old module.
+        if np.array_equal(gained - lost, first.correct - second.correct + np.zeros_like(gained)):
+            return estimate_paired(gained, lost, first.total)
+    return _compare_unpaired(first, second)
+
+
+def _compare_unpaired(first: Counts, second: Counts) -> Interval | None:
+    return estimate_unpaired(first.correct, second.correct, first.total)
+
+
+def measure_evaluations(evaluations: Sequence[Evaluation]) -> Measurements:
+    """Return what was measured of one module by several transfers on one backbone."""
+    first = evaluations[0]
+    method = first.fitted.method
+    scores = {}
+    described = {}
+    for evaluation in evaluations:
+        name = option_name(method, evaluation.transfer)
+        refused = None if evaluation.target else evaluation.reason
+        described[name] = describe_option(method, evaluation.transfer, refused)
+        for scored, right in evaluation.right_images().items():
+            known = {ZERO_SHOT: ZERO_SHOT, OLD: option_name(method, OLD)}
+            scores[known.get(scored, name)] = 100 * right.astype(float)
+    return Measurements(
+        upgrade=(first.fitted.source, first.backbone),
+        shots=first.fitted.shots,
+        tasks=(first.test_set,),
+        seeds=1,
+        images=first.images,
+        options=options_frame(described),
+        scores=pd.DataFrame.from_dict(scores, "index"),
+        by_image=True,
+    )

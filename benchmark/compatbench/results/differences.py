@@ -1,0 +1,200 @@
+"""How much better one option is than another, with an interval, from what was measured of both.
+
+Of six tasks or more, the interval is over tasks: Student's t of the paired differences. Fewer tasks
+are not a sample, and the interval is over images, and over seeds if there are several. Two
+classifiers that answered the same images are compared image by image: the images that only one of
+them classifies correctly decide. Below 25 such images the interval also contains the exact one
+(McNemar's test).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from compatbench.results.estimate import LEVEL, Array, Interval, estimate
+
+OLD = "old model"
+ZERO_SHOT = "zero-shot"
+# With fewer disagreements between two classifiers, the exact interval counts.
+FEW_DISAGREEMENTS = 25
+# From an option, and another that is subtracted, to an interval; None if a measurement is missing.
+# Without the other it is the option's own accuracy.
+Difference = Callable[[str, str | None], Interval | None]
+
+
+def compare_tasks(scores: pd.DataFrame) -> Difference:
+    """Return the function that compares options by their accuracies on tasks.
+
+    Args:
+        scores: in percent, ``[options, tasks]``; NaN where one is missing.
+    """
+    by_option = _split_rows(scores)
+
+    def difference(option: str, minus: str | None = None) -> Interval | None:
+        if option not in by_option or (minus is not None and minus not in by_option):
+            return None
+        values = by_option[option]
+        if minus is not None:
+            values = values - by_option[minus]
+        return estimate(values)
+
+    return difference
+
+
+def compare_images(scores: pd.DataFrame) -> Difference:
+    """Return the function that compares options by their answers to the images of one task.
+
+    Args:
+        scores: 100 where an image is classified correctly and else 0, ``[options, images]``.
+    """
+    by_option = _split_rows(scores)
+
+    def difference(option: str, minus: str | None = None) -> Interval | None:
+        if option not in by_option or (minus is not None and minus not in by_option):
+            return None
+        right = by_option[option] / 100
+        total = [[len(right)]]
+        if minus is None:
+            return estimate_accuracy([[right.sum()]], total)
+        others = by_option[minus] / 100
+        gained = np.clip(right - others, 0, None).sum()
+        lost = np.clip(others - right, 0, None).sum()
+        return estimate_paired([[gained]], [[lost]], total)
+
+    return difference
+
+
+def _split_rows(scores: pd.DataFrame) -> dict[str, Array]:
+    rows = scores.to_numpy(dtype=float)
+    return {str(name): row for name, row in zip(scores.index, rows, strict=True)}
+
+
+def estimate_accuracy(correct: ArrayLike, total: ArrayLike) -> Interval | None:
+    """Return the mean accuracy over a few tasks with an interval over images and seeds.
+
+    The variance of a task is p(1 − p) / n after one right and one wrong image more (Agresti and
+    Caffo, 2000), so that 20 right answers of 20 do not have an interval of length 0.
+
+    Args:
+        correct: images that are classified correctly, ``[seeds, tasks]``.
+        total: images of the test sets, likewise.
+    """
+    images = np.asarray(total, dtype=float)
+    shares = np.asarray(correct, dtype=float) / images
+    interval = _over_images(shares, _binomial_variance(shares, images), images)
+    return _clip(interval, 0, 100)
+
+
+def estimate_paired(gained: ArrayLike, lost: ArrayLike, total: ArrayLike) -> Interval | None:
+    """Return the difference between two classifiers that answered the same images of a few tasks.
+
+    The variance of a task is that of the difference per image, −1, 0 or 1, after one image more
+    that only the one and one that only the other classifies correctly, each counted by half
+    (Agresti and Min, 2005). With few disagreements that is too narrow, so the interval is
+    extended to the exact one (McNemar's test).
+
+    Args:
+        gained: images that the first one alone classifies correctly, ``[seeds, tasks]``.
+        lost: images that the second one alone classifies correctly, likewise.
+        total: images of the test sets, likewise.
+    """
+    better = np.asarray(gained, dtype=float)
+    worse = np.asarray(lost, dtype=float)
+    images = np.asarray(total, dtype=float)
+    shares = (better - worse) / images
+    more_images = images + 2
+    squares = (better + worse + 1) / more_images
+    means = (better - worse) / more_images
+    interval = _over_images(shares, (squares - means**2) / more_images, images)
+    disagreements = float((better + worse).mean(axis=0).sum())
+    if interval is None or disagreements == 0 or disagreements >= FEW_DISAGREEMENTS:
+        return _clip(interval, -100, 100)
+    low, high = _exact_shares(float(better.mean(axis=0).sum()), disagreements)
+    points = 100 * float(((better + worse) / images).mean())
+    extended = Interval(
+        interval.value,
+        min(interval.low, points * (2 * low - 1)),
+        max(interval.high, points * (2 * high - 1)),
+        interval.units,
+    )
+    return _clip(extended, -100, 100)
+
+
+def estimate_unpaired(correct: ArrayLike, others: ArrayLike, total: ArrayLike) -> Interval | None:
+    """Return the difference between two classifiers of which only the counts are known.
+
+    Their answers are taken to be independent. Answers to the same images agree more than that, so
+    the interval is too wide rather than too narrow.
+
+    Args:
+        correct: images that the first one classifies correctly, ``[seeds, tasks]``.
+        others: images that the second one classifies correctly, likewise.
+        total: images of the test sets, likewise.
+    """
+    images = np.asarray(total, dtype=float)
+    first = np.asarray(correct, dtype=float) / images
+    second = np.asarray(others, dtype=float) / images
+    variance = _binomial_variance(first, images) + _binomial_variance(second, images)
+    return _clip(_over_images(first - second, variance, images), -100, 100)
+
+
+def _binomial_variance(shares: Array, images: Array) -> Array:
+    """Return p(1 − p) / n by task, with p the mean over seeds; see ``estimate_accuracy``."""
+    mean_shares = shares.mean(axis=0)
+    sizes = images.mean(axis=0)
+    adjusted = (mean_shares * sizes + 1) / (sizes + 2)
+    return (adjusted * (1 - adjusted) / (sizes + 2))[None]
+
+
+def _over_images(shares: Array, variance: Array, images: Array) -> Interval | None:
+    """Return the mean over tasks and seeds, in percent, and an interval over images and seeds.
+
+    Args:
+        shares: 0 to 1, or their differences, ``[seeds, tasks]``.
+        variance: of each by the drawn images, likewise.
+        images: of the test sets, likewise.
+    """
+    from scipy.special import stdtrit
+
+    if shares.size == 0 or np.isnan(shares).any():
+        return None
+    seeds, tasks = shares.shape
+    units = float(images.mean(axis=0).sum())
+    probability = (1 + LEVEL / 100) / 2
+    if units < 2:
+        return Interval(100 * float(shares.mean()), units=units)
+    error = math.sqrt(float(variance.mean(axis=0).sum())) / tasks
+    reach = float(stdtrit(units - 1, probability)) * error
+    if seeds > 1:
+        error_of_seeds = float(shares.mean(axis=1).std(ddof=1)) / math.sqrt(seeds)
+        reach = math.hypot(reach, float(stdtrit(seeds - 1, probability)) * error_of_seeds)
+    value = 100 * float(shares.mean())
+    return Interval(value, value - 100 * reach, value + 100 * reach, units)
+
+
+def _exact_shares(gained: float, disagreements: float) -> tuple[float, float]:
+    """Return Clopper and Pearson's interval of the share of disagreements that are gained."""
+    from scipy.special import betaincinv
+
+    outside = (1 - LEVEL / 100) / 2
+    lost = disagreements - gained
+    low = 0.0
+    high = 1.0
+    if gained > 0:
+        low = float(betaincinv(gained, lost + 1, outside))
+    if lost > 0:
+        high = float(betaincinv(gained + 1, lost, 1 - outside))
+    return low, high
+
+
+def _clip(interval: Interval | None, least: float, most: float) -> Interval | None:
+    if interval is None or not interval.bounded:
+        return interval
+    low = max(interval.low, least)
+    high = min(interval.high, most)
+    return Interval(interval.value, low, high, interval.units)
