@@ -78,15 +78,15 @@ def test_commands_and_notebook_of_my_upgrade_page_work(
     assert records() == before != {}
     advice = cb.advise("photos-upgrade", "taskres", out="photos-trial")
     assert str(advice).splitlines()[1] in images
-    assert {"old model", "zero-shot", "copied", "words", "retrained+1"} <= {*advice.ways["way"]}
+    assert {"old model", "zero-shot", "copied", "words", "retrained+1"} <= {*advice.options["option"]}
     by_seed = cb.results("photos-upgrade", "photos-trial").frame.query(
         "method == 'taskres' and transfer == 'copied' and backbone == 'mini-eva-clip'"
     )
-    copied = advice.ways.set_index("way").loc["copied"]
+    copied = advice.options.set_index("option").loc["copied"]
     assert copied["accuracy"] == pytest.approx(by_seed["accuracy"].mean(), abs=1e-9)
     # One module of that run, measured again.
     file = cb.modules("taskres", "photos-trial").set_index("seed").loc[2, "file"]
-    one = cb.advise("photos-upgrade", module=file).ways.set_index("way")
+    one = cb.advise("photos-upgrade", module=file).options.set_index("option")
     assert [one.index[-1], one["accuracy"].isna().any()] == ["words", False]
     seed = by_seed.set_index("seed")["accuracy"]
     assert one.loc["copied", "accuracy"] == pytest.approx(seed[2], abs=1e-9)

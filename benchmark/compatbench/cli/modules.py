@@ -300,7 +300,8 @@ def port(
 
 def _print_evaluation(evaluation: "Evaluation") -> None:
     from compatbench.data.cards.shots import count_shots
-    from compatbench.tables.numbers import percent, signed
+    from compatbench.results.estimate import interval_columns
+    from compatbench.tables.numbers import percent, signed, with_interval
 
     fitted, source, target = evaluation.fitted, evaluation.source, evaluation.target
     through = "" if evaluation.transfer == "copied" else f", through {evaluation.transfer}"
@@ -324,12 +325,14 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
     if target is None:
         say(f"[yellow]not transferable[/]: {escape(evaluation.reason)}")
         return
+    backbone = escape(evaluation.backbone)
     verdict = {
-        "helps": f"[green]still helps[/]: {signed(target.gain)} over zero-shot",
-        "no help": f"is [yellow]no better than zero-shot[/] on {escape(evaluation.backbone)}",
-        "harms": f"is [yellow]worse than zero-shot[/] on {escape(evaluation.backbone)}",
+        "gains": f"[green]still gains[/] over zero-shot on {backbone}",
+        "loses": f"[red]loses[/] against zero-shot on {backbone}",
+        "cannot tell": f"[yellow]cannot be told[/] from zero-shot on {backbone}",
     }[evaluation.verdict]
-    say(f"The module {verdict}.")
+    gain = with_interval(interval_columns("gain", evaluation.effect), "gain")
+    say(f"The module {verdict}: {gain} points.")
     if source is None:
         say(f"{escape(fitted.source)} is not here, so flips and H are not known.")
     else:

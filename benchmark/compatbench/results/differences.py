@@ -85,8 +85,8 @@ def estimate_accuracy(correct: ArrayLike, total: ArrayLike) -> Interval | None:
         total: images of the test sets, likewise.
     """
     images = np.asarray(total, dtype=float)
-    shares = np.asarray(correct, dtype=float) / images
-    interval = _over_images(shares, _binomial_variance(shares, images), images)
+    accuracies = 100 * np.asarray(correct, dtype=float) / images
+    interval = _over_images(accuracies, _binomial_variance(accuracies, images), images)
     return _clip(interval, 0, 100)
 
 
@@ -106,11 +106,11 @@ def estimate_paired(gained: ArrayLike, lost: ArrayLike, total: ArrayLike) -> Int
     better = np.asarray(gained, dtype=float)
     worse = np.asarray(lost, dtype=float)
     images = np.asarray(total, dtype=float)
-    shares = (better - worse) / images
+    differences = 100 * (better - worse) / images
     more_images = images + 2
     squares = (better + worse + 1) / more_images
     means = (better - worse) / more_images
-    interval = _over_images(shares, (squares - means**2) / more_images, images)
+    interval = _over_images(differences, (squares - means**2) / more_images, images)
     disagreements = float((better + worse).mean(axis=0).sum())
     if interval is None or disagreements == 0 or disagreements >= FEW_DISAGREEMENTS:
         return _clip(interval, -100, 100)
@@ -137,44 +137,44 @@ def estimate_unpaired(correct: ArrayLike, others: ArrayLike, total: ArrayLike) -
         total: images of the test sets, likewise.
     """
     images = np.asarray(total, dtype=float)
-    first = np.asarray(correct, dtype=float) / images
-    second = np.asarray(others, dtype=float) / images
+    first = 100 * np.asarray(correct, dtype=float) / images
+    second = 100 * np.asarray(others, dtype=float) / images
     variance = _binomial_variance(first, images) + _binomial_variance(second, images)
     return _clip(_over_images(first - second, variance, images), -100, 100)
 
 
-def _binomial_variance(shares: Array, images: Array) -> Array:
+def _binomial_variance(accuracies: Array, images: Array) -> Array:
     """Return p(1 − p) / n by task, with p the mean over seeds; see ``estimate_accuracy``."""
-    mean_shares = shares.mean(axis=0)
+    shares = accuracies.mean(axis=0) / 100
     sizes = images.mean(axis=0)
-    adjusted = (mean_shares * sizes + 1) / (sizes + 2)
+    adjusted = (shares * sizes + 1) / (sizes + 2)
     return (adjusted * (1 - adjusted) / (sizes + 2))[None]
 
 
-def _over_images(shares: Array, variance: Array, images: Array) -> Interval | None:
-    """Return the mean over tasks and seeds, in percent, and an interval over images and seeds.
+def _over_images(figures: Array, variance: Array, images: Array) -> Interval | None:
+    """Return the mean over tasks and seeds with an interval over images and seeds.
 
     Args:
-        shares: 0 to 1, or their differences, ``[seeds, tasks]``.
-        variance: of each by the drawn images, likewise.
+        figures: accuracies in percent, or their differences, ``[seeds, tasks]``.
+        variance: of shares from 0 to 1 by the drawn images, likewise.
         images: of the test sets, likewise.
     """
     from scipy.special import stdtrit
 
-    if shares.size == 0 or np.isnan(shares).any():
+    if figures.size == 0 or np.isnan(figures).any():
         return None
-    seeds, tasks = shares.shape
+    seeds, tasks = figures.shape
+    value = float(figures.mean())
     units = float(images.mean(axis=0).sum())
-    probability = (1 + LEVEL / 100) / 2
     if units < 2:
-        return Interval(100 * float(shares.mean()), units=units)
-    error = math.sqrt(float(variance.mean(axis=0).sum())) / tasks
+        return Interval(value, units=units)
+    probability = (1 + LEVEL / 100) / 2
+    error = 100 * math.sqrt(float(variance.mean(axis=0).sum())) / tasks
     reach = float(stdtrit(units - 1, probability)) * error
     if seeds > 1:
-        error_of_seeds = float(shares.mean(axis=1).std(ddof=1)) / math.sqrt(seeds)
+        error_of_seeds = float(figures.mean(axis=1).std(ddof=1)) / math.sqrt(seeds)
         reach = math.hypot(reach, float(stdtrit(seeds - 1, probability)) * error_of_seeds)
-    value = 100 * float(shares.mean())
-    return Interval(value, value - 100 * reach, value + 100 * reach, units)
+    return Interval(value, value - reach, value + reach, units)
 
 
 def _exact_shares(gained: float, disagreements: float) -> tuple[float, float]:

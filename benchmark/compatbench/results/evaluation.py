@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -36,7 +36,9 @@ from compatbench.method.convert import AUTO, import_module
 from compatbench.method.hub import local_file
 from compatbench.method.registry import builtin_transfers, find_transfer
 from compatbench.method.transfer import Transfer
-from compatbench.results.differences import OLD, ZERO_SHOT
+from compatbench.results.choice import judge_effect
+from compatbench.results.differences import OLD, ZERO_SHOT, compare_images
+from compatbench.results.estimate import Interval, interval_columns
 from compatbench.results.measures import Answers, score
 
 SMALL = 20_000_000  # parameters of a model that one thread serves best
@@ -121,13 +123,25 @@ class Evaluation:
         answers = self.source or self.target
         return 0 if answers is None else len(answers.targets)
 
+    @cached_property
+    def effect(self) -> Interval | None:
+        """Return the gain over zero-shot on the target with its 95 % interval over images.
+
+        Both classifiers answered the same images, so they are compared image by image.
+        """
+        if self.target is None:
+            return None
+        scores = pd.DataFrame.from_dict(self.right_images(), "index")
+        return compare_images(100 * scores.astype(float))(self.transfer, ZERO_SHOT)
+
     @property
     def verdict(self) -> str:
-        """``helps``, ``no help``, ``harms`` or ``not transferable``, by the gain on the target."""
-        if self.target is None:
-            return "not transferable"
-        gain = self.target.gain
-        return "helps" if gain > 0 else "no help" if gain == 0 else "harms"
+        """Return ``gains``, ``loses``, ``cannot tell`` or ``not transferable``.
+
+        The module gains or loses if the whole interval of its gain on the target lies on that side
+        of 0.
+        """
+        return "not transferable" if self.target is None else judge_effect(self.effect)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values; accuracies, gains and flips in percent of the images."""
@@ -145,6 +159,7 @@ class Evaluation:
             "precision": self.precision,
             "status": "ok" if self.target else "not transferable",
             "verdict": self.verdict,
+            **interval_columns("gain", self.effect),
             "reason": self.reason,
             "source": _describe(fitted.source, self.source),
             "target": _describe(self.backbone, self.target),

@@ -1,4 +1,4 @@
-"""The first table of the leaderboard, and the rule by which a way is chosen."""
+"""The first table of the leaderboard: what you have, what to try, what to expect."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
-import pytest
-from synthetic_results import (
+from made_results import (
     COOP,
     PROBE,
     TWO_BY_TWO,
@@ -20,85 +18,29 @@ from synthetic_results import (
     on_tasks,
 )
 
-from compatbench.extras.advice.answers import answer_table, describe_kinds
-from compatbench.results.choice_of_ways import (
-    Way,
-    choose_way,
-    first_better,
-    gains_of_choosing,
-    units_to_decide,
-)
-from compatbench.results.estimate import Interval, estimate
-from compatbench.tables.pages.leaderboard import render_leaderboard
+from compatbench.extras.advice.answers import ANSWERS, answer_table, describe_kinds
+from compatbench.results.estimate import estimate
 from compatbench.tables.suite_page import SuitePage
 
 SIX = replace(TWO_BY_TWO, tasks=tuple("abcdef"))
-STEPS = np.array([0, 1, 2, 3, 4, 5])
-
-
-def make_way(name: str, gain: float, cost: int, spread: float = 0.2) -> Way:
-    figures = gain + spread * (STEPS - 2.5)
-    return Way(name, estimate(figures), (cost,), figures)  # type: ignore[arg-type]
-
-
-def choose(*ways: Way) -> str | None:
-    chosen = choose_way(ways)
-    return chosen and chosen.name
-
-
-def test_the_cheapest_that_is_not_clearly_worse_than_the_best_is_taken() -> None:
-    free, wide = make_way("free", 3, 0), make_way("wide", 3, 0, spread=8)
-    assert choose(wide, make_way("loss", -3, 0)) is None
-    assert choose(free, make_way("labels", 3, 4)) == "free"
-    assert choose(free, make_way("labels", 9, 4)) == "labels"
-    assert choose(make_way("few", 9, 1), make_way("labels", 9, 4), free) == "few"
-    assert choose(wide, make_way("labels", 9, 4)) == "labels"  # what is not shown is not taken
-    assert choose(free, make_way("better", 3.1, 0, spread=1)) == "better"  # for the same cost
-    # What gains no more than a way that is clearly worse is worse, however wide its interval.
-    assert choose(make_way("labels", 5, 4), make_way("noisy", 2.9, 0, spread=1.4)) == "noisy"
-    assert choose(make_way("labels", 5, 4), make_way("noisy", 2.9, 0, spread=1.4), free) == "labels"
-
-
-def test_the_least_number_of_labels_is_of_the_most_accurate_method() -> None:
-    way = np.full(6, 50.0)
-    anew = {1: {"x": way - 9, "y": way + 9 * (STEPS - 2)}, 4: {"x": way + STEPS, "y": way - 5}}
-    labels, name, gain = first_better(way, anew)  # type: ignore[misc]
-    assert (labels, name) == (4, "x")
-    assert gain.low > 0
-    assert first_better(way + 9, anew) is None
-
-
-def test_choosing_is_judged_on_the_task_left_out() -> None:
-    gains = np.random.default_rng(1).normal(size=(30, 7))
-    expected = [
-        gains[max(range(30), key=lambda way: np.delete(gains[way], task).mean()), task]
-        for task in range(7)
-    ]
-    assert gains_of_choosing(gains).tolist() == pytest.approx(expected)
-
-
-def test_how_many_units_would_decide() -> None:
-    assert units_to_decide(Interval(2, -2, 6, 10), 10) == 40
-    assert units_to_decide(Interval(2, 1, 3, 7), 7) == 6
-    assert units_to_decide(Interval(0, -1, 1, 7), 7) == np.inf
-    assert units_to_decide(Interval(1, units=1), 1) == np.inf
 
 
 def read_rows(page: SuitePage) -> dict[str, list[str]]:
-    """The cells of a row by each thing that an owner may have to get it."""
+    """Return the cells of a row by each thing that an owner may have to get it."""
     cells = [[cell.text for cell in row] for row in answer_table(page).rows]
     assert cells[0][0] == "New model"
     return {held: row[2:] for row in cells for held in re.split(",? or |, ", row[1])}
 
 
-def make_ways(ways: Mapping[str, Sequence[int]], **changes: object) -> SuitePage:
-    methods = [by_transfer(name, on_tasks("coop", values)) for name, values in ways.items()]
+def make_options(options: Mapping[str, Sequence[int]], **changes: object) -> SuitePage:
+    """Return the page of one method, with accuracies by transfer and task; zero-shot is 60."""
+    methods = [by_transfer(name, on_tasks("coop", values)) for name, values in options.items()]
     return make_page(*methods, expected=SIX, **changes)  # type: ignore[arg-type]
 
 
 def test_a_row_for_what_an_owner_has() -> None:
     """Zero-shot is 60 on every task; the old model's accuracy is the target's."""
-    page = make_ways(
+    page = make_options(
         {
             "copied": [70, 71, 72, 73, 74, 75],
             "words": [71, 70, 73, 74, 73, 76],
@@ -108,32 +50,31 @@ def test_a_row_for_what_an_owner_has() -> None:
         }
     )
     rows = read_rows(page)
-    assert rows["nothing but the module"] == ["coop, untouched", "73.5", "60.0", "yes", "1.4", "6"]
+    assert rows["nothing but the module"] == ["coop, untouched", "73.5", "60.0", "yes", "2.7", "6"]
     assert rows["a list of words"][0] == "coop, untouched"  # words are not clearly better
     assert rows["unlabelled images"][0] == "coop, moved by *distilled*"
     assert rows["the old model kept"][0] == "coop, untouched"  # as good as it is on the old
-    # With one label training anew is no better than the module untouched, which is free.
-    assert rows["1 label per class"][0] == "coop, untouched"
-    assert "2 labels per class" not in rows  # every other number
-    free = "nothing but the module, a list of words, the old model kept, or 1 label per class"
+    # retrained+1 has two labels, and is no better than the module untouched, which is free.
+    assert rows["2 labels per class"][0] == "coop, untouched"
+    assert "4 labels per class" not in rows  # every other number
+    free = "nothing but the module, a list of words, the old model kept, or 2 labels per class"
     assert [row[1].text for row in answer_table(page).rows] == [free, "unlabelled images"]
     cells = {(task, seed): (80, 70 + seed) for task in SIX.tasks for seed in (1, 2)}
     loses = make_page(make_method(COOP, make_pairs(cells)), expected=SIX)
     stay = ["stay with the old model: CoOp", "80.0", "60.0", "yes", "–", "6"]
     assert read_rows(loses)["the old model kept"] == stay
-    text = render_leaderboard([page])
-    assert text.index("## What to try first: Tiny suite") < text.index("## How to read it")
+    assert "untouched | 73.5 | 60.0 | yes" in ANSWERS.render(page)
 
 
 def test_what_cannot_be_told_says_so_before_what_is_likely() -> None:
-    wide = make_ways({"copied": [40, 90, 55, 80, 62, 70]})
+    wide = make_options({"copied": [40, 90, 55, 80, 62, 70]})
     [tried, *_, beats, worth, _] = read_rows(wide)["nothing but the module"]
     assert tried == "cannot tell; coop, untouched"
     assert beats.startswith("not shown (takes about ")
     assert worth == "–"
-    worse = read_rows(make_ways({"copied": [40, 42, 41, 44, 40, 43]}))["nothing but the module"]
+    worse = read_rows(make_options({"copied": [40, 42, 41, 44, 40, 43]}))["nothing but the module"]
     assert worse == ["zero-shot", "60.0", "60.0", "no", "–", "6"]
-    undecided = read_rows(make_ways({"copied": [10, 90, 55, 60, 62, 70]}))
+    undecided = read_rows(make_options({"copied": [10, 90, 55, 60, 62, 70]}))
     assert undecided["nothing but the module"][0] == "cannot tell; zero-shot, or coop, untouched"
     few = make_page(on_tasks("coop", [90, 91]), expected=replace(TWO_BY_TWO, tasks=("a", "b")))
     assert "yes" not in str(read_rows(few))
@@ -149,16 +90,16 @@ def test_a_row_is_of_the_suite_that_can_decide() -> None:
         ),
         expected=replace(TWO_BY_TWO, tasks=("a", "b")),
     )
-    page = make_ways({"copied": [70, 71, 72, 73, 74, 75]}, sections=(few,))
+    page = make_options({"copied": [70, 71, 72, 73, 74, 75]}, sections=(few,))
     rows = read_rows(page)
     free, unlabelled = (rows[name] for name in ("nothing but the module", "unlabelled images"))
     assert (free[-1], unlabelled[-1]) == ("6", "2")
     assert COOP.name in free[0]
 
 
-def test_ways_on_the_same_tasks_are_compared_whichever_page_has_them() -> None:
+def test_options_on_the_same_tasks_are_compared_whichever_page_has_them() -> None:
     """The best module is in the suite, the labels that it is worth are measured in a section."""
-    prices = make_ways(
+    prices = make_options(
         {
             "copied": [61, 63, 60, 62, 61, 64],
             "distilled": [65, 66, 64, 67, 65, 66],
@@ -170,10 +111,32 @@ def test_ways_on_the_same_tasks_are_compared_whichever_page_has_them() -> None:
     probe = by_transfer("copied", on_tasks("linear_probe", [72, 74, 72, 73, 74, 73], PROBE))
     page = make_page(probe, expected=SIX, sections=(prices,))
     rows = read_rows(page)
-    untouched = ["linear_probe, untouched", "74.0", "60.0", "yes", "2.0", "6"]
+    untouched = ["linear_probe, untouched", "74.0", "60.0", "yes", "4.0", "6"]
     assert rows["nothing but the module"] == rows["unlabelled images"] == untouched
-    anew = ["coop, trained anew with 4 labels", "84.0", "60.0", "yes", "–", "6"]
-    assert rows["4 labels per class"] == anew
+    retrained = ["coop, retrained with 8 labels per class", "84.0", "60.0", "yes", "–", "6"]
+    assert rows["8 labels per class"] == retrained
+
+
+def test_options_of_equal_cost_are_listed_unless_they_are_significantly_worse() -> None:
+    base = [70, 71, 72, 73, 74, 75]
+    names = ("first", "second", "third", "fourth", "fifth")
+    equal = [on_tasks(name, [value + step for value in base]) for step, name in enumerate(names)]
+    noisy = [on_tasks("first", [73, 70, 75, 72, 77, 74]), on_tasks("second", base)]
+    worse = on_tasks("worse", [61, 62, 63, 64, 65, 66])
+    free = "nothing but the module"
+    assert (
+        read_rows(make_page(*noisy, worse, expected=SIX))[free][0] == "first or second, untouched"
+    )
+    # Every step of one point is significant, because it is the same on all tasks.
+    assert read_rows(make_page(*equal, expected=SIX))[free][0] == "fifth, untouched"
+    swings = [(0, 2, 0, 2, 0, 2), (2, 0, 2, 0, 2, 0), (0, 0, 2, 2, 0, 0), (2, 2, 0, 0, 2, 2)]
+    same = []
+    for name, swing in zip(names, swings, strict=False):
+        values = [value + more for value, more in zip(base, swing, strict=True)]
+        same.append(on_tasks(name, values))
+    named = read_rows(make_page(*same, expected=SIX))[free][0]
+    assert named.endswith(", untouched; and 1 more")
+    assert named.count(" or ") == 2
 
 
 def test_the_interval_of_a_kind_is_over_its_targets() -> None:
@@ -200,5 +163,5 @@ def test_the_interval_of_a_kind_is_over_its_targets() -> None:
         f"coop, untouched: +16.0 points over zero-shot (+{over.low:.1f} to +{over.high:.1f}), "
         "mean of 6 targets (Text tower inherited)"
     )
-    assert told.partition("untouched")[2] in render_leaderboard([page_of(6)])
+    assert told.partition("untouched")[2] in ANSWERS.render(page_of(6))
     assert describe_kinds(page_of(5)) == []

@@ -6,13 +6,18 @@ import math
 
 import numpy as np
 import pytest
+from made_results import TWO_BY_TWO, UPGRADE, coop_by_way, make_page
 from scipy.stats import norm, t
-from synthetic_results import TWO_BY_TWO, UPGRADE, coop_by_way, make_page, render_sections
 
-from compatbench.extras.advice.price import break_even, price_ways, worth_interval
-from compatbench.extras.advice.price_pages import price_table, price_values
+from compatbench.extras.advice.price import break_even, price_options, worth_interval
+from compatbench.extras.advice.price_pages import (
+    PRICE,
+    price_chart,
+    price_figures,
+    price_table,
+    price_values,
+)
 from compatbench.results.estimate import Interval, draw_resamples
-from compatbench.tables.figures.figure_list import plan_figures
 from compatbench.tables.markdown import render_table
 
 LABELS = (0, 1, 2, 4, 8, 16)
@@ -57,36 +62,39 @@ def test_the_interval_is_a_bootstrap_over_datasets_as_wide_as_student_s() -> Non
     assert not worth_interval([52.0], flat[None, :1], LABELS).bounded
 
 
-def test_a_page_says_what_each_way_needs_and_is_worth() -> None:
-    ways = {"copied": 62, "warm+2": 70, "retrained+1": 58, "retrained+2": 64}
-    page = make_page(*(coop_by_way(name, target) for name, target in ways.items()))
-    prices = {one.transfer: one for one in price_ways(page.results, TWO_BY_TWO, "coop", UPGRADE)}
-    assert prices["copied"].worth == Interval(*[pytest.approx(1.449, abs=1e-3)] * 3, units=2)
-    assert prices["copied"].share == 1
-    assert prices["warm+2"].worth == Interval(math.inf, math.inf, math.inf, units=2)
-    assert prices["retrained+1"].worth is None
+def test_a_page_says_what_each_option_needs_and_is_worth() -> None:
+    options = {"copied": 62, "warm+2": 70, "retrained+1": 58, "retrained+2": 64}
+    page = make_page(*(coop_by_way(name, target) for name, target in options.items()))
+    prices = price_options(page.tidy, TWO_BY_TWO, UPGRADE).set_index("option")
+    # retrained+1 has 2 labels per class and 58 %, retrained+2 has 4 and 64 %.
+    expected = 2 ** ((math.log2(3) + math.log2(5)) / 2) - 1
+    worth = prices.loc["copied", ["worth", "worth_low", "worth_high"]]
+    assert worth.tolist() == [pytest.approx(expected)] * 3
+    assert prices.loc["copied", "share"] == 1
+    assert prices.loc["warm+2", ["worth", "worth_low", "worth_high"]].tolist() == [math.inf] * 3
+    assert np.isnan(prices.loc["retrained+1", "worth"])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in
             render_table(price_table(page, UPGRADE, "coop")).splitlines()]  # fmt: skip
     # Fewer labels first; of equal access the most accurate first.
     order = ["copied", "retrained+1", "warm+2", "retrained+2"]
     assert [row[0].strip("`") for row in rows[2:]] == order
-    assert [row[1] for row in rows[2:4]] == ["nothing", "1 label per class"]
-    assert [row[6] for row in rows[2:]] == ["1.4", "–", "> 2", "–"]
-    assert [row[8] for row in rows[2:]] == ["1.4", "–", "> 2", "–"]
-    assert "## The price of an upgrade" in render_sections(page)
+    assert [row[1] for row in rows[2:4]] == ["nothing", "2 labels per class"]
+    assert [row[6] for row in rows[2:]] == ["2.9", "–", "> 4", "–"]
+    assert [row[8] for row in rows[2:]] == ["2.9", "–", "> 4", "–"]
+    assert "Worth in labels per class" in PRICE.render(page)
 
 
-def test_the_picture_has_the_curve_and_the_best_way_of_each_access() -> None:
-    ways = {"copied": 62, "words": 63, "words+raw": 61, "warm+2": 70, "retrained+1": 58}
-    page = make_page(*(coop_by_way(name, target) for name, target in ways.items()))
+def test_the_picture_has_the_curve_and_the_best_option_of_each_access() -> None:
+    options = {"copied": 62, "words": 63, "words+raw": 61, "warm+2": 70, "retrained+1": 58}
+    page = make_page(*(coop_by_way(name, target) for name, target in options.items()))
     [panel], signals = price_values(page, UPGRADE)
-    assert signals["names"] == ["0", "1"]
+    assert signals["names"] == ["0", "2"]
     lines = dict(zip(panel["line"], panel["accuracy"], strict=True))
     assert lines == {
         "retrained": [60, 58], "with nothing": [62, 62], "with words": [63, 63],
     }  # fmt: skip
-    [planned] = [one for one in plan_figures([page]) if one.kind == "price"]
-    assert planned.name == "tiny-price-1"
-    svg = planned.render().decode()
-    assert "with words" in svg
-    assert "retrained" in svg
+    [(title, data)] = price_figures(page)
+    assert title == "Old model → New model"
+    drawn = price_chart(data).to_json()
+    assert "with words" in drawn
+    assert "retrained" in drawn

@@ -1,4 +1,4 @@
-"""What the owner of a module is told to do, and how sure it is; of several new models, too."""
+"""The advice to the owner of a module, and how sure it is; of several new models, too."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import norm, t, ttest_1samp
-from synthetic_results import (
+import torch
+from made_results import (
     CELLS,
     COOP,
     TWO_BY_TWO,
@@ -24,14 +24,29 @@ from synthetic_results import (
     on_tasks,
     refuse,
 )
+from scipy.stats import ttest_1samp
 
+from compatbench.engine.single_module import Fitted
 from compatbench.extras.advice.advice import Advice
-from compatbench.extras.advice.cases import OLD, ZERO_SHOT, Case, estimate_mean, read_cases
+from compatbench.extras.advice.measurements import (
+    Counts,
+    Measurements,
+    describe_option,
+    measure_evaluations,
+    option_name,
+    options_frame,
+    read_measurements,
+)
 from compatbench.extras.advice.price import break_even
 from compatbench.extras.advice.targets import describe_target
 from compatbench.extras.advice.verdicts import judge
+from compatbench.method.predictions import Predictions
+from compatbench.results.differences import OLD, ZERO_SHOT
+from compatbench.results.estimate import Array
+from compatbench.results.evaluation import Evaluation
 from compatbench.results.expected import Expected
-from compatbench.results.method_results import MethodResults
+from compatbench.results.measures import Answers
+from compatbench.results.stored_method import StoredMethod
 
 SMALL, LARGE = (
     {"parameters": n, "width": 8, "tokens": None, "image_seconds": None, "licence": "MIT"}
@@ -39,19 +54,37 @@ SMALL, LARGE = (
 )
 
 
-def case(target: str, method: str = "taskres", images: int = 4000, **ways: float) -> Case:
-    """A module with 50 % on the old model, and these accuracies on a new one with 60 %."""
-    accuracy = {OLD: 50.0, ZERO_SHOT: 60.0} | ways
-    rows = {name: np.array([[value]]) for name, value in accuracy.items()}
-    return Case(method, ("old", target), 4, ("cats",), np.array([float(images)]), rows, {})
+def measure(
+    target: str, method: str = "taskres", images: int = 4000, **options: float
+) -> Measurements:
+    """Return a module with 50 % on the old model, and these accuracies on one with 60 %."""
+    names = {OLD: option_name(method, OLD), ZERO_SHOT: ZERO_SHOT}
+    accuracies = {OLD: 50.0, ZERO_SHOT: 60.0} | options
+    total = np.array([[float(images)]])
+    counts = {}
+    for name, accuracy in accuracies.items():
+        correct = np.array([[accuracy * images / 100]])
+        counts[names.get(name, option_name(method, name))] = Counts(total, correct)
+    described = {option_name(method, name): describe_option(method, name, None) for name in options}
+    scores = {name: [100 * count.correct[0, 0] / images] for name, count in counts.items()}
+    return Measurements(
+        upgrade=("old", target),
+        shots=4,
+        tasks=("cats",),
+        seeds=1,
+        images=images,
+        options=options_frame(described),
+        scores=pd.DataFrame.from_dict(scores, "index"),
+        counts=counts,
+    )
 
 
-def advise(*methods: MethodResults, expected: Expected = TWO_BY_TWO) -> Advice:
-    return Advice(tuple(read_cases(make_suite(*methods), expected, UPGRADE, ["coop"])))
+def advise(*methods: StoredMethod, expected: Expected = TWO_BY_TWO) -> Advice:
+    return Advice((read_measurements(make_suite(*methods), expected, UPGRADE, ["coop"]),))
 
 
 @pytest.mark.parametrize(
-    ("ways", "verdict", "transfer"),
+    ("options", "verdict", "transfer"),
     [
         ({"copied": 70, "words": 75}, "keep", "copied"),  # not clearly worse
         ({"copied": 70, "words": 90}, "port", "words"),
@@ -68,11 +101,11 @@ def advise(*methods: MethodResults, expected: Expected = TWO_BY_TWO) -> Advice:
         ({"words": 90}, "unknown", ""),
     ],
 )
-def test_the_rule(ways: dict[str, int], verdict: str, transfer: str) -> None:
-    found = advise(*(coop_by_way(name, target) for name, target in ways.items()))
+def test_the_rule(options: dict[str, int], verdict: str, transfer: str) -> None:
+    found = advise(*(coop_by_way(name, target) for name, target in options.items()))
     [row] = found.frame.to_dict("records")
     assert (row["verdict"], row["transfer"]) == (verdict, transfer)
-    assert row["expected"] == pytest.approx(ways.get(transfer, 60))
+    assert row["expected"] == pytest.approx(options.get(transfer, 60))
     assert (row["tasks"], row["seeds"], row["images"]) == (2, 2, 200)
     assert str(found).splitlines()[1].startswith("coop: ")
     assert max(map(len, str(found).splitlines())) < 80
@@ -86,18 +119,18 @@ def test_a_module_that_takes_words_when_it_is_attached_is_untouched() -> None:
 
 
 def test_thirty_images_cannot_tell_and_it_is_said_how_many_would() -> None:
-    few = case("new", "coop", 30, copied=66.7)
-    row = judge(few)
+    few = measure("new", "coop", 30, copied=66.7)
+    row = judge(few, "coop")
     assert (row["verdict"], row["transfer"]) == ("cannot tell", "copied")
-    gain = few.estimate("copied", ZERO_SHOT)
+    gain = few.difference("coop copied", ZERO_SHOT)
     # With so many images of the same spread the interval ends at 0.
     reach = (gain.high - gain.low) / 2 * math.sqrt(30 / row["needed"])
     assert reach == pytest.approx(gain.value, rel=0.01)
     said = str(Advice((few,)))
     assert f"cannot tell, about {round(row['needed'], -1):.0f} test images would decide" in said
     assert "meanwhile keep it untouched" in " ".join(said.split())
-    many = replace(few, images=np.array([3000.0]))
-    assert judge(many)["verdict"] == "keep"
+    many = measure("new", "coop", 3000, copied=66.7)
+    assert judge(many, "coop")["verdict"] == "keep"
 
 
 def test_an_upgrade_that_loses_says_to_stay() -> None:
@@ -112,40 +145,40 @@ def test_an_upgrade_that_loses_says_to_stay() -> None:
     unclear = advise(flat(COOP, 72, 70))
     assert unclear.frame["verdict"].tolist() == ["keep"]
     said = " ".join(str(unclear).split())
-    assert "the upgrade loses against the module on the old model (-2.0 (" in said
-    assert "staying is a way." in said
-    assert "the upgrade loses" not in str(advise(flat(COOP, 70, 72)))
+    assert "The module on the old model is more accurate on average (-2.0 (" in said
+    assert "staying is an option." in said
+    assert "on the old model is" not in str(advise(flat(COOP, 70, 72)))
 
 
 def test_a_module_is_worth_labels_and_a_refusal_has_its_reason() -> None:
-    ways = {"retrained+1": 58, "retrained+2": 64}
-    more = [coop_by_way(name, target) for name, target in ways.items()]
+    retrained = {"retrained+1": 58, "retrained+2": 64}
+    more = [coop_by_way(name, target) for name, target in retrained.items()]
     found = advise(coop_by_way("copied", 62), *more)
-    assert found.frame["worth"].tolist() == [pytest.approx(1.449, abs=1e-3)]
+    assert found.frame["worth"].tolist() == [pytest.approx(2.873, abs=1e-3)]
     assert found.frame["worth_same"].tolist() == found.frame["worth"].tolist()
-    prices = found.prices.set_index("way")
-    assert prices["needs"].tolist() == ["nothing", "1 label per class", "2 labels per class"]
+    prices = found.prices.set_index("option")
+    assert prices["needs"].tolist() == ["nothing", "2 labels per class", "4 labels per class"]
     assert prices["worth"].isna().tolist() == [False, True, True]
     lines = str(found).splitlines()
-    [place] = [i for i, line in enumerate(lines) if line.split()[:2] == ["way", "needs"]]
+    [place] = [i for i, line in enumerate(lines) if line.split()[:2] == ["option", "needs"]]
     untouched = lines[place + 1]
     assert untouched.split()[:2] == ["untouched", "nothing"]
-    assert untouched.split()[-1] == "1.4"
+    assert untouched.split()[-1] == "2.9"
     assert max(map(len, str(found).splitlines())) < 80
     said = " ".join(str(found).split())
-    assert "worth 1.4 labels per class of the best method trained anew, and 1.4 of the same" in said
-    assert "No method trained anew with up to 2 labels is shown to be better." in said
+    assert "worth 2.9 labels per class of the best retrained method, and 2.9 of the same" in said
+    assert "No method retrained with up to 4 labels per class is significantly better." in said
     refused = advise(refuse(flat(COOP, 50, 62), "512 is not 768"), *more)
     assert refused.frame["verdict"].tolist() == ["cannot tell"]
     assert "512 is not 768" in str(refused)
-    ways = refused.ways.set_index("way")
-    assert ways.loc["retrained+2", ["accuracy", "gain"]].tolist() == [64, 4]
-    assert np.isnan(ways.loc["copied", "accuracy"])
+    options = refused.options.set_index("option")
+    assert options.loc["retrained+2", ["accuracy", "gain"]].tolist() == [64, 4]
+    assert np.isnan(options.loc["copied", "accuracy"])
     missing = make_method(COOP, make_pairs(dict.fromkeys(CELLS[:3], (50, 62))))
     assert advise(missing).frame["verdict"].tolist() == ["unknown"]
 
 
-def test_the_best_method_trained_anew_is_the_measure_and_the_least_number_is_named() -> None:
+def test_the_best_retrained_method_is_the_measure_and_the_least_number_is_named() -> None:
     probe = replace(COOP, name="probe", title="Probe")
     others = [
         by_transfer(f"retrained+{k}", flat(probe, 50, target)) for k, target in ((1, 69), (2, 90))
@@ -153,66 +186,111 @@ def test_the_best_method_trained_anew_is_the_measure_and_the_least_number_is_nam
     own = [coop_by_way(f"retrained+{k}", target) for k, target in ((1, 58), (2, 73))]
     [row] = advise(coop_by_way("copied", 72), *own, *others).frame.to_dict("records")
     assert row["verdict"] == "keep"
-    best = break_even(72, (60, 69, 90), (0, 1, 2))
+    best = break_even(72, (60, 69, 90), (0, 2, 4))
     assert (row["worth"], row["worth_same"]) == (
         pytest.approx(best),
-        pytest.approx(break_even(72, (60, 58, 73), (0, 1, 2))),
+        pytest.approx(break_even(72, (60, 58, 73), (0, 2, 4))),
     )
     assert row["worth"] < row["worth_same"]
-    # With one label neither is better; with two CoOp is not, and the probe is.
-    assert (row["better_labels"], row["better_method"]) == (2, "probe")
+    # With two labels neither is better; with four CoOp is not, and the probe is.
+    assert (row["better_labels"], row["better_method"]) == (4, "probe")
 
 
-def test_an_interval_is_over_images_and_seeds_or_over_tasks() -> None:
-    """As the formula is written: Agresti and Caffo's variance, and Student's t."""
-    images, way = np.array([40.0, 160.0]), np.array([[50.0, 70.0], [60.0, 65.0], [55.0, 75.0]])
-    minus = np.array([[45.0, 60.0]])
-    variance = 0.0
-    for task, n in enumerate(images):
-        for p in (way[:, task].mean() / 100, minus[0, task] / 100):
-            adjusted = (p * n + 1) / (n + 2)
-            variance += 100**2 * adjusted * (1 - adjusted) / (n + 2) / 2**2
-    seeds = [(a + b) / 2 for a, b in way - minus]
-    spread = np.std(seeds, ddof=1) / math.sqrt(3)
-    half = math.sqrt((norm.ppf(0.975) * math.sqrt(variance)) ** 2 + (t.ppf(0.975, 2) * spread) ** 2)
-    found = estimate_mean(images, way, minus)
-    expected = [np.mean(seeds), np.mean(seeds) - half, np.mean(seeds) + half]
-    assert [found.value, found.low, found.high] == pytest.approx(expected, abs=1e-9)
-    # All of few images right: the interval still says that the next may be wrong.
-    whole = estimate_mean(np.array([20.0]), np.array([[100.0]]))
-    assert (whole.value, whole.high) == (100, 100)
-    assert 85 < whole.low < 95
-    assert estimate_mean(images, np.array([[50.0, np.nan]])) is None
+def evaluation_of(module: Array, zero_shot: Array) -> Evaluation:
+    """Return an evaluation of CoOp, with 1 where the module or zero-shot is right, ``[images]``."""
+    labels = np.zeros(len(module), dtype=np.int64)
+    answers = []
+    for right in (module, zero_shot):
+        classes = torch.as_tensor(1 - right, dtype=torch.int32)
+        answers.append(Predictions(classes, torch.ones(len(right))))
+    target = Answers(answers[0], None, answers[1], labels)
+    source = Answers(answers[0], None, answers[1], labels)
+    fitted = Fitted(method="coop", config={}, task="cats", source="old", shots=4, seed=1)
+    return Evaluation(fitted, "new", "cats", source, target)
+
+
+@pytest.mark.parametrize(
+    ("only_module", "only_zero_shot", "effect", "verdict"),
+    [
+        (3, 5, "cannot tell", "cannot tell"),
+        (0, 10, "loses", "retrain or zero-shot"),
+        (10, 0, "gains", "keep"),
+    ],
+)
+def test_evaluate_and_advise_agree_on_the_same_images(
+    only_module: int, only_zero_shot: int, effect: str, verdict: str
+) -> None:
+    zero_shot = np.arange(30) < 12 + only_zero_shot
+    module = (np.arange(30) < 12) | (np.arange(30) >= 30 - only_module)
+    evaluation = evaluation_of(module.astype(int), zero_shot.astype(int))
+    advice = Advice((measure_evaluations([evaluation]),))
+    [row] = advice.frame.to_dict("records")
+    assert (evaluation.verdict, row["verdict"]) == (effect, verdict)
+    assert evaluation.effect is not None
+    copied = advice.options.set_index("option").loc["copied"]
+    interval = (evaluation.effect.value, evaluation.effect.low, evaluation.effect.high)
+    assert tuple(copied[["gain", "gain_low", "gain_high"]]) == interval
+    # The counts of a row say the same as the images themselves.
+    measured = measure("new", "coop", 30, copied=100 * module.mean())
+    assert measured.counts is not None
+    options = dict(measured.counts)
+    correct = np.array([[float(module.sum())]])
+    gained = {ZERO_SHOT: np.array([[float(only_module)]])}
+    lost = {ZERO_SHOT: np.array([[float(only_zero_shot)]])}
+    options["coop copied"] = Counts(np.array([[30.0]]), correct, gained, lost)
+    options[ZERO_SHOT] = Counts(np.array([[30.0]]), np.array([[float(zero_shot.sum())]]))
+    by_counts = replace(measured, counts=options).difference("coop copied", ZERO_SHOT)
+    assert by_counts is not None
+    assert (by_counts.value, by_counts.low, by_counts.high) == pytest.approx(interval)
+
+
+def test_rows_that_count_the_images_of_one_classifier_alone_have_narrower_intervals() -> None:
+    """All 10 images that the module gains are among the 40 that zero-shot gets wrong."""
+    without = coop_by_way("copied", 70)
+    on_target = without.rows["backbone"] == "new"
+    pairs = {"only_module": 12, "only_zeroshot": 2}
+    rows = without.rows.assign(
+        **{name: without.rows[name].mask(on_target, number) for name, number in pairs.items()}
+    )
+    gains = []
+    for method in (without, replace(without, rows=rows)):
+        [row] = advise(method).frame.to_dict("records")
+        assert row["gain"] == pytest.approx(10)
+        gains.append(row["gain_high"] - row["gain_low"])
+    assert gains[1] < 0.6 * gains[0]
+
+
+def test_an_interval_is_over_tasks_from_six_tasks_on() -> None:
     tasks = ("a", "b", "c", "d", "e", "f")
     many = replace(TWO_BY_TWO, tasks=tasks)
     told = advise(on_tasks("coop", [70, 72, 75, 80, 90, 76]), expected=many)
-    assert "Student's t over tasks" in str(told)
+    assert "intervals are over tasks (Student's t)" in " ".join(str(told).split())
     [low, high] = told.frame[["expected_low", "expected_high"]].to_numpy()[0]
     theirs = ttest_1samp([71, 73, 76, 81, 91, 77], 0).confidence_interval()
     assert (low, high) == (pytest.approx(theirs.low), pytest.approx(theirs.high))
 
 
-def compare(*cases: Case, **facts: Mapping[str, object]) -> pd.DataFrame:
-    return Advice(cases, {each.upgrade[1]: SMALL for each in cases} | facts).targets
+def compare(*measured: Measurements, **facts: Mapping[str, object]) -> pd.DataFrame:
+    return Advice(measured, {each.upgrade[1]: SMALL for each in measured} | facts).targets
 
 
 def test_the_smallest_of_the_models_that_gain_is_taken() -> None:
-    near = compare(case("a", copied=80.0), case("b", copied=79.5), a=LARGE)
-    assert [*near["target"]] == ["b", "a"]  # not clearly worse than a, and smaller
+    near = compare(measure("a", copied=80.0), measure("b", copied=79.5), a=LARGE)
+    assert [*near["target"]] == ["b", "a"]  # not significantly worse than a, and smaller
     assert [*near["chosen"]] == [True, False]
-    far = compare(case("a", copied=80.0), case("b", copied=70.0), a=LARGE)
+    far = compare(measure("a", copied=80.0), measure("b", copied=70.0), a=LARGE)
     assert [*far["target"]] == ["a", "b"]
     assert far["over_old"].tolist() == [30.0, 20.0]
-    said = str(Advice((case("a", copied=80.0),), {"a": SMALL}))
+    said = str(Advice((measure("a", copied=80.0),), {"a": SMALL}))
     assert said.startswith("Take a: of the models on which the module is more accurate than on")
 
 
 def test_no_model_is_taken_where_none_is_better_than_the_old_one() -> None:
-    few = compare(case("a", images=40, copied=62.0), case("b", images=40, copied=55.0))
+    few = compare(measure("a", images=40, copied=62.0), measure("b", images=40, copied=55.0))
     assert not few["chosen"].any()
     assert [*few["verdict"]] == ["cannot tell", "cannot tell"]
-    # Zero-shot of the new model, where no way of the module gains.
-    lost = compare(case("a", copied=20.0))
+    # Zero-shot of the new model, where no option of the module gains.
+    lost = compare(measure("a", copied=20.0))
     assert (lost["verdict"][0], lost["expected"][0]) == ("retrain or zero-shot", 60.0)
     assert lost["over_old"][0] == 10.0
 
@@ -220,13 +298,23 @@ def test_no_model_is_taken_where_none_is_better_than_the_old_one() -> None:
 def test_of_several_methods_the_best_is_named_and_survivors_are_counted() -> None:
     tasks = np.arange(8.0)
 
-    def on_tasks(method: str, gain: float) -> Case:
-        zero_shot = 50 + tasks[None]
-        rows = {OLD: zero_shot - 5, ZERO_SHOT: zero_shot, "copied": zero_shot + gain + tasks / 9}
-        names = tuple(f"task-{n:.0f}" for n in tasks)
-        return Case(method, ("old", "a"), 4, names, np.full(8, 100.0), rows, {})
-
-    [row] = compare(on_tasks("coop", -6), on_tasks("taskres", 4)).to_dict("records")
+    scores = {ZERO_SHOT: 50 + tasks}
+    described = {}
+    for method, gain in (("coop", -6), ("taskres", 4)):
+        scores[option_name(method, OLD)] = 45 + tasks
+        name = option_name(method, "copied")
+        scores[name] = 50 + tasks + gain + tasks / 9
+        described[name] = describe_option(method, "copied", None)
+    measured = Measurements(
+        upgrade=("old", "a"),
+        shots=4,
+        tasks=tuple(f"task-{n:.0f}" for n in tasks),
+        seeds=1,
+        images=800,
+        options=options_frame(described),
+        scores=pd.DataFrame.from_dict(scores, "index"),
+    )
+    [row] = compare(measured).to_dict("records")
     assert (row["method"], row["verdict"]) == ("taskres", "keep")
     assert (row["survives"], row["methods"]) == (1, 2)
     assert row["over_old"] == pytest.approx(9 + tasks.mean() / 9)

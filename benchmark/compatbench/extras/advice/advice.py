@@ -146,7 +146,7 @@ def _remarks(measured: Measurements, method: str, row: Mapping[str, Any]) -> Ite
         )
     elif row["verdict"] != "unknown" and row["over_old"] is not None and row["over_old"] < 0:
         yield (
-            f"With this the upgrade loses against the module on the old model "
+            f"The module on the old model is more accurate on average "
             f"({with_interval(row, 'over_old', signed)}), but not significantly: staying is an "
             "option."
         )

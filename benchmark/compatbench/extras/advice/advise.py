@@ -17,8 +17,7 @@ from compatbench.method.hub import local_file
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.results.evaluation import evaluate
 from compatbench.results.expected import upgrade_pairs
-from compatbench.results.public_results import Results
-from compatbench.tables.suite_page import read_suite_page
+from compatbench.runs import results
 
 
 def advise(
@@ -79,8 +78,7 @@ def advise(
         known = list(dict.fromkeys(target for _, target in pairs))
         kept = select_names(targets, known, f"target of suite '{card.name}'")
         pairs = [pair for pair in pairs if pair[1] in kept]
-    page = read_suite_page(card, Path(out))
-    of_suite = Results(page.tidy, page.expected)
+    of_suite = results(card, out)
     learning = sorted(info.name for info in of_suite.suite.infos if info.learns)
     of = f"of suite '{card.name}'"
     if not learning:

@@ -148,11 +148,15 @@ def _gains_on(page: SuitePage, upgrades: Sequence[Upgrade], method: str) -> list
 
 
 def _list_answers(page: SuitePage, upgrade: Upgrade) -> list[_Answer]:
-    """Return the answers in the order of the first who gets each."""
+    """Return the answers in the order of the first who gets each.
+
+    Whoever has more may have more options that are tied with the same one. A row lists those of
+    the first, who has the least.
+    """
     pools = _pool_options(page, upgrade)
-    by_cells: dict[_Cells, _Answer] = {}
-    labels = [pool.options["labels"] for pool in pools]
-    for held in _what_is_held(pd.concat(labels)):
+    answers: dict[tuple[str, ...], _Answer] = {}
+    labels = pd.concat([pool.options["labels"] for pool in pools])
+    for held in _what_is_held(labels):
         served = []
         for pool in pools:
             if (held.allows(pool.options) & held.is_used_by(pool.options)).any():
@@ -161,8 +165,10 @@ def _list_answers(page: SuitePage, upgrade: Upgrade) -> list[_Answer]:
             # The tasks that allow a verdict, then those with prices, then the most, then the first.
             pool = max(served, key=lambda pool: pool.weight)
             option, cells = _answer(pool, upgrade, held)
-            by_cells.setdefault(cells, _Answer(option, cells, [])).held.append(held)
-    return list(by_cells.values())
+            name = "" if option is None else str(option.name)
+            key = (name, *(cell.text for cell in cells[1:]))
+            answers.setdefault(key, _Answer(option, cells, [])).held.append(held)
+    return list(answers.values())
 
 
 def _either(held: Sequence[Held]) -> str:
