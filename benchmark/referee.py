@@ -20,7 +20,8 @@ from scipy import stats
 
 UPGRADES = (("mini-clip", "mini-eva-clip"), ("mini-clip", "mini-eva-clip-anew"))
 SHOTS = "16"
-LABELS = (1, 2, 4, 8, 16)
+# Labels per class of retrained+1, +2, ...: up to 4 more choose the settings, and they count.
+LABELS = (2, 4, 8, 12, 20)
 FREE = {"words", "source weights"}  # whoever has the module can have these
 # What an owner has beside these, and labels per class; first nothing but the module.
 HELD = (
@@ -28,9 +29,9 @@ HELD = (
     (set(), 0),
     ({"unlabelled"}, 0),
     ({"old model"}, 0),
-    ({"labels"}, 1),
-    ({"labels"}, 4),
-    ({"labels"}, 16),
+    ({"labels"}, 2),
+    ({"labels"}, 8),
+    ({"labels"}, 20),
 )
 REPORTED = {"target accuracy": 3.57, "H": 2.68}
 
@@ -278,7 +279,8 @@ def list_options(root: Path, mini: Suite, price: Suite, upgrade: tuple[str, str]
             tables = {name: t.mean(axis=1) for name, t in suite.measure(module, upgrade).items()}
             name, _, setting = transfer.partition("+")
             needs = needs_of[name]
-            labels = int(setting.split("+")[-1]) if "labels" in needs else 0
+            shots = int(setting.split("+")[-1]) if "labels" in needs else 0
+            labels = shots + min(shots, 4)
             cost = (labels, "old model" in needs, len(needs), transfer != "copied")
             option = {
                 "title": suite.cards[module[0]]["title"],
@@ -313,15 +315,18 @@ def choose(options: list[dict]) -> dict | None:
     gaining = [i for i in range(len(options)) if interval(gains[i])[1] > 0]
     if not gaining or interval(np.array(left_out))[1] <= 0:
         return None
-    worse = worse_than_best(np.array([options[i]["accuracy"] for i in gaining])) < 0.05
-    bad = [i for i, is_worse in zip(gaining, worse, strict=True) if is_worse]
-    good = []
-    for i in set(gaining) - set(bad):
-        # An option that gains no more than a worse one, and costs no less, is worse, too.
-        beaten = [j for j in bad if options[j]["cost"] <= options[i]["cost"]]
-        if not any(gains[j].mean() >= gains[i].mean() for j in beaten):
-            good.append(i)
-    return options[min(good, key=lambda i: (*options[i]["cost"], -gains[i].mean()))]
+    by_cost: dict[tuple, int] = {}
+    for i in sorted(gaining, key=lambda i: -gains[i].mean()):
+        by_cost.setdefault(options[i]["cost"], i)  # the best of each cost is compared
+    compared = [by_cost[cost] for cost in sorted(by_cost)]
+    worse = worse_than_best(np.array([options[i]["accuracy"] for i in compared])) < 0.05
+    most = -np.inf
+    for i, is_worse in zip(compared, worse, strict=True):
+        # An option that gains no more than a cheaper one that is worse, is worse, too.
+        if not is_worse and gains[i].mean() > most:
+            return options[i]
+        most = max(most, gains[i].mean())
+    raise AssertionError("the best option is not worse than itself")
 
 
 def check_answers(root: Path, mini: Suite, price: Suite, found: list[str]) -> None:
@@ -335,7 +340,8 @@ def check_answers(root: Path, mini: Suite, price: Suite, found: list[str]) -> No
         for method, transfer in price.cells:
             if transfer.startswith("retrained+"):
                 accuracy = price.measure((method, transfer), upgrade)["target"].mean()
-                curves.setdefault(method, {})[int(transfer.split("+")[1])] = accuracy
+                shots = int(transfer.split("+")[1])
+                curves.setdefault(method, {})[shots + min(shots, 4)] = accuracy
         curve = [max(each[k] for each in curves.values()) for k in LABELS]
         expected = set()
         for extra, labels in HELD:

@@ -78,7 +78,9 @@ def test_commands_and_notebook_of_my_upgrade_page_work(
     assert records() == before != {}
     advice = cb.advise("photos-upgrade", "taskres", out="photos-trial")
     assert str(advice).splitlines()[1] in images
-    assert {"old model", "zero-shot", "copied", "words", "retrained+1"} <= {*advice.options["option"]}
+    assert {"old model", "zero-shot", "copied", "words", "retrained+1"} <= {
+        *advice.options["option"]
+    }
     by_seed = cb.results("photos-upgrade", "photos-trial").frame.query(
         "method == 'taskres' and transfer == 'copied' and backbone == 'mini-eva-clip'"
     )

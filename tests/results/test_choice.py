@@ -16,9 +16,9 @@ from compatbench.results.choice import (
     judge_effect,
     units_to_decide,
 )
+from compatbench.results.costs import COST, cost_of, labels_of
 from compatbench.results.differences import ZERO_SHOT, compare_tasks
 from compatbench.results.estimate import Interval, estimate, p_value
-from compatbench.results.options import COST, cost_of, labels_of
 
 STEPS = np.array([0, 1, 2, 3, 4, 5])
 

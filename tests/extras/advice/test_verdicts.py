@@ -33,7 +33,6 @@ from compatbench.extras.advice.measurements import (
     Measurements,
     describe_option,
     measure_evaluations,
-    option_name,
     options_frame,
     read_measurements,
 )
@@ -46,6 +45,7 @@ from compatbench.results.estimate import Array
 from compatbench.results.evaluation import Evaluation
 from compatbench.results.expected import Expected
 from compatbench.results.measures import Answers
+from compatbench.results.options import option_name
 from compatbench.results.stored_method import StoredMethod
 
 SMALL, LARGE = (

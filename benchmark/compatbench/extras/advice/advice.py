@@ -18,9 +18,9 @@ from compatbench.extras.advice.targets import Facts, compare_targets, say_which,
 from compatbench.extras.advice.verdicts import VERDICTS, describe_options, describe_prices, judge
 from compatbench.messages import count
 from compatbench.results.choice import act
+from compatbench.results.costs import access_of
 from compatbench.results.differences import ZERO_SHOT
 from compatbench.results.estimate import FEWEST_UNITS
-from compatbench.results.options import access_of
 from compatbench.tables.numbers import with_interval
 from compatbench.tables.table import Table
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import pandas as pd
 
 from compatbench.data.cards import COPIED
-from compatbench.extras.advice.measurements import option_name
 from compatbench.extras.advice.price import (
     count_labels,
     retrained_curves,
@@ -22,10 +21,11 @@ from compatbench.extras.advice.price import (
 from compatbench.extras.advice.price_pages import has_prices
 from compatbench.messages import count
 from compatbench.results.choice import Decision, choose_option, decide
+from compatbench.results.costs import cost_table, labels_of
 from compatbench.results.differences import ZERO_SHOT, compare_tasks
 from compatbench.results.estimate import FEWEST_UNITS, Interval, estimate
 from compatbench.results.expected import Upgrade
-from compatbench.results.options import cost_table, labels_of, list_options
+from compatbench.results.options import list_options, option_name
 from compatbench.results.upgrade_rows import pair_rows, task_means
 from compatbench.tables.numbers import NOTHING, bounds, percent, signed
 from compatbench.tables.pages.sections import Section

@@ -12,6 +12,7 @@ import pandas as pd
 from compatbench.data.cards import COPIED
 from compatbench.extras.advice.price import PRICES, count_labels, price_options, retrained_modules
 from compatbench.messages import one_line
+from compatbench.results.costs import COST, cost_of
 from compatbench.results.differences import (
     OLD,
     ZERO_SHOT,
@@ -25,7 +26,7 @@ from compatbench.results.differences import (
 from compatbench.results.estimate import FEWEST_UNITS, Array, Interval
 from compatbench.results.evaluation import Evaluation
 from compatbench.results.expected import Expected, Upgrade
-from compatbench.results.options import COST, cost_of
+from compatbench.results.options import option_name
 from compatbench.results.suite_results import SuiteResults
 from compatbench.results.upgrade_rows import NOT_TRANSFERABLE, mean_of_complete, pair_rows
 
@@ -123,11 +124,6 @@ class Measurements:
     @cached_property
     def _by_method(self) -> dict[str, pd.DataFrame]:
         return {str(name): part for name, part in self.options.groupby("method", sort=False)}
-
-
-def option_name(method: str, transfer: str) -> str:
-    """Return the name of an option, or of a method's modules on the old model."""
-    return f"{method} {transfer}"
 
 
 def read_measurements(

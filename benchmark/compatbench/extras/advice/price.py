@@ -14,9 +14,9 @@ from numpy.typing import ArrayLike
 
 from compatbench.data.cards import COPIED
 from compatbench.messages import count
+from compatbench.results.costs import UNKNOWN, access_of, labels_of
 from compatbench.results.estimate import Array, Interval, estimate, mean
 from compatbench.results.expected import Expected, Upgrade
-from compatbench.results.options import UNKNOWN, access_of, labels_of
 from compatbench.results.ranking import rank_methods
 from compatbench.results.suite_results import SuiteResults
 from compatbench.results.upgrade_rows import pair_rows, task_means

@@ -17,8 +17,8 @@ from compatbench.extras.advice.price import (
     price_options,
     show_labels,
 )
+from compatbench.results.costs import UNKNOWN, access_of, labels_of
 from compatbench.results.expected import Upgrade
-from compatbench.results.options import UNKNOWN, access_of, labels_of
 from compatbench.results.stored_method import MethodInfo
 from compatbench.tables.figures.charts import FigureData, panels
 from compatbench.tables.figures.colours import BLUE, INK, ORANGE, PURPLE, SKY

@@ -16,11 +16,12 @@ from compatbench.backbone.load.backbone_names import model_config
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.data.cards import COPIED, BackboneCard, backbone_cards
 from compatbench.errors import CompatbenchError
-from compatbench.extras.advice.measurements import Measurements, compare_upgrades, option_name
+from compatbench.extras.advice.measurements import Measurements, compare_upgrades
 from compatbench.results.choice import Decision, choose_by_gain, choose_option, decide, judge_effect
+from compatbench.results.costs import cost_of, cost_table
 from compatbench.results.differences import OLD, ZERO_SHOT
 from compatbench.results.estimate import Interval, interval_columns
-from compatbench.results.options import cost_of, cost_table
+from compatbench.results.options import option_name
 from compatbench.tables.numbers import with_interval
 from compatbench.tables.table import Table, plain_table
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from compatbench.extras.advice.measurements import Measurements, option_name
+from compatbench.extras.advice.measurements import Measurements
 from compatbench.results.choice import act, decide, first_better
+from compatbench.results.costs import access_of
 from compatbench.results.differences import OLD, ZERO_SHOT
 from compatbench.results.estimate import interval_columns
-from compatbench.results.options import access_of
+from compatbench.results.options import option_name
 from compatbench.tables.table import records
 
 VERDICTS = {

@@ -12,8 +12,8 @@ from markdown_it import MarkdownIt
 from compatbench.data.cards.shots import count_shots, show_shots
 from compatbench.engine.flat_settings import flat_settings
 from compatbench.messages import one_line
+from compatbench.results.costs import access_of
 from compatbench.results.expected import Upgrade
-from compatbench.results.options import access_of
 from compatbench.tables.figures.figure_list import (
     PlannedFigure,
     figures_of_suite,
