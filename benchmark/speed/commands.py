@@ -34,8 +34,8 @@ from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method.predictions import Predictions
 from compatbench.results.collect import collect_results
-from compatbench.results.method_results import MethodInfo
 from compatbench.results.result_files import ResultFiles, write_results
+from compatbench.results.stored_method import MethodInfo
 from compatbench.tables.pages.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
 
