@@ -145,11 +145,11 @@ def _run(
     tempfile.tempdir = None
     for stream, path in enumerate(said, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), stream)
-    sys.stdout = _open_stream(1)
-    sys.stderr = _open_stream(2)
     fork = multiprocessing.get_context("fork")  # its workers are then in its process group
     multiprocessing.get_context = lambda method=None: fork  # type: ignore[assignment]
     before()
+    sys.stdout = _open_stream(1)  # after ``before``, which may replace the streams by a terminal
+    sys.stderr = _open_stream(2)
     sys.argv = ["compatbench", *words]
     from compatbench.cli import main
 
