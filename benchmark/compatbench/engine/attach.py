@@ -20,7 +20,13 @@ from compatbench.data.draws import draw_first
 from compatbench.data.images.source import Sample
 from compatbench.data.task import Task
 from compatbench.engine.cell import NOT_APPLICABLE
-from compatbench.engine.predict import predict_module, prompt_diversity, run_classifier
+from compatbench.engine.predict import (
+    draw_order,
+    order_seed,
+    predict_module,
+    prompt_diversity,
+    run_classifier,
+)
 from compatbench.engine.task_images import TaskImages
 from compatbench.errors import NotTransferable
 from compatbench.method import Classifier, FewShotData, Method, Module
@@ -67,7 +73,14 @@ class Carried:
         features = images.read(source, samples, split=split)
         normalised = F.normalize(features, dim=-1)  # type: ignore[arg-type]
         zero_shot = source.logit_scale * normalised @ source.zero_shot(self.labels).T
-        return OldAnswers(run_classifier(self._on_source, inputs, self.stream), zero_shot)
+        together = self.stream is not None
+        if self.stream is not None:
+            order = draw_order(len(inputs), self.stream)
+        elif split is None:
+            order = draw_order(len(inputs), order_seed(test_set))
+        else:
+            order = torch.arange(len(inputs))  # training images come in a drawn order
+        return OldAnswers(run_classifier(self._on_source, inputs, order, together), zero_shot)
 
     @fast_products()
     def data(

@@ -2,6 +2,10 @@
 
 Images are classified a batch at a time, sized by what they take and by the memory budget. No
 label is read here; predictions are scored by whoever has the labels.
+
+A test set is often sorted by class, so the place of an image would reveal its label. A classifier
+therefore receives the images in a drawn order, and their predictions are put back into the order of
+the test set.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from compatbench.method.transfer import OldAnswers
 
 MAX_BATCH_BYTES = 2**30  # of a batch, unless the memory budget is less
 PROBE_IMAGES = 8  # classified first, to measure the memory of an image
+SEED_DIGITS = 15  # of a hash, which is then an integer of 60 bits
 
 
 @fast_products()
@@ -64,14 +69,16 @@ def predict_module(
         [inputs] = cache.tokens(_encoder(backbone), test_set, test_images, image_input)
     width = classes or len(test_set.labels)
     parts = []
-    for count, logits in answer_batches(classifier, inputs, stream, old):
+    order = draw_order(len(inputs), order_seed(test_set) if stream is None else stream)
+    for count, logits in answer_batches(classifier, inputs, order, stream is not None, old):
         check_logits(logits, count, width, classifier)
         if not bool(torch.isfinite(logits).all()):
             raise ValueError("logits are not finite")
         parts.append(predict(test_set.select_columns(logits)))
+    places = order.argsort()
     return Predictions(
-        torch.cat([part.classes for part in parts]),
-        torch.cat([part.confidence for part in parts]),
+        torch.cat([part.classes for part in parts])[places],
+        torch.cat([part.confidence for part in parts])[places],
     )
 
 
@@ -89,21 +96,34 @@ def predict_zero_shot(backbone: Backbone, test_set: Task, cache: FeatureCache) -
 
 @fast_products()
 def run_classifier(
-    classifier: Callable[..., Tensor], inputs: Tensor | StoredRows, stream: int | None = None
+    classifier: Callable[..., Tensor],
+    inputs: Tensor | StoredRows,
+    order: Tensor,
+    together: bool = False,
 ) -> Tensor:
-    """Return the logits of all images, ``[images, classes]``; see ``predict_module``."""
-    return torch.cat([logits for _, logits in answer_batches(classifier, inputs, stream)])
+    """Return the logits of all images, ``[images, classes]``, in the order of ``inputs``.
+
+    The arguments are as for ``answer_batches``.
+    """
+    batches = answer_batches(classifier, inputs, order, together)
+    logits = torch.cat([batch for _, batch in batches])
+    return logits[order.argsort().to(logits.device)]
 
 
 def answer_batches(
     classifier: Callable[..., Tensor],
     inputs: Tensor | StoredRows,
-    stream: int | None = None,
+    order: Tensor,
+    together: bool = False,
     old: OldAnswers | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield the number of images of each batch, in order, and their logits ``[images, classes]``.
+    """Yield the number of images of each batch, and their logits ``[n, classes]``, in an order.
 
-    The arguments are as for ``predict_module``. A stream is one call, and so one batch.
+    Args:
+        order: the numbers of the images in the order in which the classifier receives them,
+            ``[images]``.
+        together: give all images in one call, as a method that needs a stream requires.
+        old: the old model's answers for the images, for a classifier that takes them.
     """
 
     def answer(rows: Tensor) -> Tensor:
@@ -114,23 +134,28 @@ def answer_batches(
         return classifier(inputs[rows], old[rows])
 
     images = len(inputs)
-    if stream is not None:
-        order = torch.randperm(images, generator=torch.Generator().manual_seed(stream))
-        yield images, answer(order)[order.argsort()]
-        return
-    if isinstance(inputs, Tensor):
-        size = batch_size(answer, images)
-        if size >= images:
-            yield images, classifier(inputs) if old is None else classifier(inputs, old)
-            return
+    if together:
+        size = images
+    elif isinstance(inputs, Tensor):
+        size = batch_size(lambda count: answer(order[:count]), images)
     else:
         size = BATCH  # rows on disk are read batch by batch
-    for rows in torch.arange(images).split(size):
+    for rows in order.split(max(size, 1)):
         yield len(rows), answer(rows)
 
 
-def batch_size(answer: Callable[[Tensor], Tensor], images: int) -> int:
-    """Return the number of images to give ``answer`` at once.
+def order_seed(test_set: Task) -> int:
+    """Return the seed of the order of a test set's images, from the hash of these images."""
+    return int(test_set.source.fingerprint(test_set.split("test"))[:SEED_DIGITS], 16)
+
+
+def draw_order(images: int, seed: int) -> Tensor:
+    """Return the numbers of images in a random order, ``[images]``."""
+    return torch.randperm(images, generator=torch.Generator().manual_seed(seed))
+
+
+def batch_size(answer: Callable[[int], object], images: int) -> int:
+    """Return the number of images to classify at once; ``answer`` classifies so many of them.
 
     All of them, if they take less than ``MAX_BATCH_BYTES`` and the memory budget; otherwise a power
     of two.
@@ -138,7 +163,7 @@ def batch_size(answer: Callable[[Tensor], Tensor], images: int) -> int:
     if images <= PROBE_IMAGES:
         return images
     room = min(MAX_BATCH_BYTES, current_budget() or MAX_BATCH_BYTES)
-    return fit_batch(lambda count: answer(torch.arange(count)), room, images, PROBE_IMAGES)
+    return fit_batch(answer, room, images, PROBE_IMAGES)
 
 
 def read_features(backbone: Backbone, test_set: Task, cache: FeatureCache) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import venv
 from collections import Counter
 from pathlib import Path
 
@@ -143,3 +146,14 @@ def test_without_a_module_the_checks_that_need_one_are_skipped(outcomes: pd.Data
     statuses = Counter(outcomes.loc["RaisesInFit", "status"])
     assert statuses == {"pass": 2, "fail": 1, "skip": len(METHOD_CHECKS) - 3}
     assert "fix 'fit' first" in outcomes.loc[("RaisesInFit", "place"), "reason"]
+
+
+def test_other_process_starts_where_folder_names_are_not_ascii(tmp_path: Path) -> None:
+    """Python reads the folder of an editable installation in the encoding of the locale."""
+    folder = tmp_path / "Prüf Ordner"
+    venv.create(folder / "venv", symlinks=True)
+    [packages] = (folder / "venv").glob("lib/*/site-packages")
+    (packages / "editable.pth").write_text(f"{folder}\n", encoding="utf-8")
+    environment = os.environ | check_processes.ENVIRONMENT_ELSEWHERE
+    command = [folder / "venv" / "bin" / "python", "-c", ""]
+    subprocess.run(command, env=environment, check=True)
