@@ -150,52 +150,111 @@ def rank(suite: Suite, modules: list, upgrade: tuple[str, str]) -> dict:
     return ranks
 
 
-def check_rankings(root: Path, suite: Suite, found: list[str]) -> None:
-    """Compare every row of the site, and those that leaderboard.md shows of copied modules."""
+def rank_all(suite: Suite, upgrade: tuple[str, str]) -> dict:
+    """Return the module and the rank of each method and track; modules of a track are compared."""
+    ranked = {}
+    for track in {suite.track(module) for module in suite.cells}:
+        modules = [module for module in suite.cells if suite.track(module) == track]
+        words = [track[0]] * (track[0] != "copied") + ["transductive"] * track[1]
+        for module, place in rank(suite, modules, upgrade).items():
+            ranked[module[0], " ".join(words)] = (module, place)
+    return ranked
+
+
+def check_site(root: Path, suite: Suite, found: list[str]) -> None:
+    """Compare every row of the site."""
     text = (root / "results/report/data/mini.js").read_text(encoding="utf-8")
     boards = json.loads(text[text.index("{") : text.rindex("}") + 1])["boards"]
     index = (root / "results/report/index.js").read_text(encoding="utf-8")
     columns = json.loads("[" + between(index, '"columns": [', "\n]") + "]")
     titles = [column["title"] for column in columns]
-    tables = read_tables(root / "leaderboard.md", "\n## Mini\n", "### Known and other")
-    for number, upgrade in enumerate(UPGRADES):
-        [board] = [one for one in boards if tuple(one["upgrade"]) == upgrade]
-        ranks: dict = {}
-        modules: dict = {}
-        for track in {suite.track(one) for one in suite.cells}:
-            ranks |= rank(suite, [one for one in suite.cells if suite.track(one) == track], upgrade)
-        for module in ranks:
-            transfer, sees = suite.track(module)
-            words = [transfer] * (transfer != "copied") + ["transductive"] * sees
-            modules[module[0], " ".join(words)] = module
-        if len(modules) != len(board["rows"]):
-            found.append(
-                f"site, {upgrade[1]}: {len(board['rows'])} rows, {len(modules)} in the results"
-            )
-        copied = {}
+    for upgrade in UPGRADES:
+        [board] = [each for each in boards if tuple(each["upgrade"]) == upgrade]
+        ranked = rank_all(suite, upgrade)
+        if len(ranked) != len(board["rows"]):
+            found.append(f"site: {upgrade[1]}: {len(board['rows'])} rows, not {len(ranked)}")
         for name, _, track, cells, *_ in board["rows"]:
             shown = dict(zip(titles, cells, strict=True))
-            module = modules[name, track]
-            title = shown["Method"]
-            where = f"{title} ({track or 'copied'}) on {upgrade[1]}"
-            expected = show_row(suite, module, upgrade)
-            place = ranks[module]
-            known = [one for one in shown["Rank"][0].split() if one[0].isdigit()] or ["–"]
-            if place != known[0] and not (place == "–" and known == ["–"]):
-                found.append(f"site: {where}: rank {shown['Rank'][0]}, recomputed {place}")
-            for column, value in expected.items():
+            module, place = ranked[name, track]
+            where = f"site: {shown['Method']} ({track or 'copied'}) on {upgrade[1]}"
+            known = [word for word in shown["Rank"][0].split() if word[0].isdigit()] or ["–"]
+            differs(found, f"{where}: Rank", known[0], place)
+            for column, value in show_row(suite, module, upgrade).items():
                 cell = shown.get(column)
                 if isinstance(cell, list) and cell[0][0] in "+-0123456789":
-                    differs(found, f"site: {where}: {column}", cell[0], value)
-            if not track:
-                copied[str(title)] = (place, expected)
-        for row in tables[number]:
-            title = row["Method"].split("]")[0].lstrip("[").removesuffix(" (floor)")
-            place, expected = copied[title]
-            where = f"leaderboard: {title} on {upgrade[1]}"
-            differs(found, f"{where}: Rank", row["Rank"], place)
-            for column in expected.keys() & row.keys():
-                differs(found, f"{where}: {column}", row[column], expected[column])
+                    differs(found, f"{where}: {column}", cell[0], value)
+
+
+def check_rankings(root: Path, suite: Suite, found: list[str]) -> None:
+    """Compare the rankings of leaderboard.md and of the suite's page, and what is said of ties."""
+    for page in ("leaderboard.md", "results/mini/README.md"):
+        tables = read_tables(root / page, "Rank")
+        for upgrade, table in zip(UPGRADES, tables, strict=True):
+            by_title = {}
+            for (name, track), (module, place) in rank_all(suite, upgrade).items():
+                by_title[suite.cards[name]["title"], track] = (module, place)
+            for row in table:
+                *track, place = row["Rank"].split()
+                if not place[0].isdigit():  # the site has these with their track
+                    continue
+                title = plain_title(row["Method"])
+                module, expected_place = by_title[title, " ".join(track)]
+                where = f"{page}: {title} on {upgrade[1]}"
+                differs(found, f"{where}: Rank", place, expected_place)
+                expected = show_row(suite, module, upgrade)
+                for column in expected.keys() & row.keys():
+                    differs(found, f"{where}: {column}", row[column], expected[column])
+    lines = (root / "leaderboard.md").read_text(encoding="utf-8").splitlines()
+    sentences = [line for line in lines if "stays first or tied" in line]
+    for upgrade, sentence in zip(UPGRADES, sentences, strict=True):
+        expected = describe_stability(suite, upgrade)
+        if expected not in sentence:
+            found.append(f"leaderboard.md: ties on {upgrade[1]}: recomputed {expected}")
+
+
+def describe_stability(suite: Suite, upgrade: tuple[str, str]) -> str:
+    """Return in how many rankings with a task left out the first is first or tied, in words."""
+    modules = [one for one in suite.cells if suite.track(one) == ("copied", False)]
+    ranked = [one for one in modules if suite.has_rank(one, upgrade)]
+    h = np.array([suite.measure(one, upgrade)["h"].mean(axis=1) for one in ranked])
+    best = h.mean(axis=1).argmax()
+    kept = 0
+    sizes = []
+    for task in range(h.shape[1]):
+        left = np.delete(h, task, axis=1)
+        order = np.argsort(-left.mean(axis=1), kind="stable")
+        worse = list(worse_than_best(left[order]) < 0.05)
+        sizes.append(worse.index(True) if True in worse else len(left))
+        kept += best in order[: sizes[-1]]
+    many = f"{min(sizes)} to {max(sizes)} methods share the place"
+    return f"stays first or tied in {kept} of {len(sizes)} rankings, and {many}"
+
+
+def check_survival(root: Path, suite: Suite, found: list[str]) -> None:
+    """Compare what leaderboard.md says of each module: its gain, the interval and the verdict."""
+    rows = read_tables(root / "leaderboard.md", "Method")[0]
+    for row in rows:
+        title, *cells = row.values()
+        names = [n for n, card in suite.cards.items() if card["title"] == plain_title(title)]
+        for upgrade, cell in zip(UPGRADES, cells, strict=True):
+            gain = suite.measure((names[0], "copied"), upgrade)["gain"].mean(axis=1)
+            if np.isnan(gain).any():
+                differs(
+                    found, f"leaderboard.md: {title} on {upgrade[1]}", cell, "cannot be attached"
+                )
+                continue
+            effect = interval(gain)
+            verdict = {"supported": "gains", "contradicted": "loses"}
+            expected = verdict.get(judge(*effect[1:]), "cannot tell")
+            numbers = cell.replace("**", "").removeprefix(expected)
+            numbers = numbers.replace("(", "").replace(")", "").replace(" to ", " ").split()
+            agree = len(numbers) == 3 and cell.replace("**", "").startswith(expected)
+            for text, value in zip(numbers, effect, strict=False):
+                digits = len(text.partition(".")[2])
+                agree = agree and abs(float(text) - value) <= 0.5 / 10**digits + 1e-9
+            if not agree:
+                where = f"leaderboard.md: {title} on {upgrade[1]}"
+                found.append(f"{where}: published {cell}, recomputed {expected} {plus(*effect)}")
 
 
 def show_row(suite: Suite, module: tuple[str, str], upgrade: tuple[str, str]) -> dict[str, str]:
@@ -229,11 +288,11 @@ def differs(found: list[str], where: str, published: str, recomputed: str) -> No
         found.append(f"{where}: published {published}, recomputed {recomputed}")
 
 
-def read_tables(path: Path, start: str, end: str) -> list[list[dict[str, str]]]:
-    """Return the Markdown tables of a part of a page, each as rows by the titles of its columns."""
+def read_tables(path: Path, column: str) -> list[list[dict[str, str]]]:
+    """Return the Markdown tables of a page that have a column, as rows by the titles of columns."""
     tables: list[list[dict[str, str]]] = []
     header: list[str] = []
-    for line in [*between(path.read_text(encoding="utf-8"), start, end).splitlines(), ""]:
+    for line in path.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
         cells = [cell.removeprefix("| ").strip() for cell in cells]
         if not line.startswith("|"):
@@ -243,7 +302,15 @@ def read_tables(path: Path, start: str, end: str) -> list[list[dict[str, str]]]:
             tables.append([])
         elif not line.startswith("| -"):
             tables[-1].append(dict(zip(header, cells, strict=True)))
-    return tables
+    return [table for table in tables if table and column in table[0]]
+
+
+def plain_title(cell: str) -> str:
+    """Return the title of a method without its link and its marks."""
+    title = cell.replace("**", "").split("]")[0].lstrip("[")
+    for end in (" (floor)", " (transductive)", " ‡"):
+        title = title.removesuffix(end)
+    return title
 
 
 def break_even(accuracy: float, curve: np.ndarray) -> float:
@@ -331,7 +398,7 @@ def choose(options: list[dict]) -> dict | None:
 
 def check_answers(root: Path, mini: Suite, price: Suite, found: list[str]) -> None:
     """Compare the table of what to try first with the options that the rule chooses."""
-    [rows] = read_tables(root / "leaderboard.md", "\n## What to try first: Mini", "\n## ")
+    [rows] = read_tables(root / "leaderboard.md", "New model")
     starts = [i for i, row in enumerate(rows) if row["New model"]]
     parts = [rows[i:j] for i, j in zip(starts, [*starts[1:], len(rows)], strict=True)]
     for upgrade, part in zip(UPGRADES, parts, strict=True):
@@ -361,8 +428,7 @@ def check_answers(root: Path, mini: Suite, price: Suite, found: list[str]) -> No
             columns = {}
             for start in ("Try first", "Accuracy", "Zero-shot", "Worth"):
                 [columns[start]] = [text for title, text in row.items() if title.startswith(start)]
-            title = columns["Try first"].split("**")[1]
-            columns["Try first"] = title.split("]")[0].lstrip("[").removesuffix(" ‡")
+            columns["Try first"] = plain_title(columns["Try first"].split("**")[1])
             published.add(tuple(columns.values()))
         for answer in sorted(published ^ expected):
             kind = "published" if answer in published else "recomputed"
@@ -393,7 +459,7 @@ def resample(tables: list[np.ndarray], statistic) -> tuple[float, float, float]:
 
 def check_claims(root: Path, suite: Suite, found: list[str]) -> None:
     """Compare the effects and verdicts of docs/analysis.md with the results."""
-    tables = read_tables(root / "docs/analysis.md", "<!-- claims:begin -->", "<!-- claims:end")
+    tables = read_tables(root / "docs/analysis.md", "Claim")
     for upgrade, rows in zip(UPGRADES, tables, strict=True):
         known: dict[str, dict] = {}
         groups: dict[str, list[str]] = {"shallow": [], "deep": []}
@@ -479,7 +545,9 @@ def list_differences(root: Path) -> list[str]:
     found: list[str] = []
     mini = Suite(root, "mini")
     price = Suite(root, "mini-price")
+    check_site(root, mini, found)
     check_rankings(root, mini, found)
+    check_survival(root, mini, found)
     check_answers(root, mini, price, found)
     check_claims(root, mini, found)
     return found

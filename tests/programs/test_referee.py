@@ -9,8 +9,13 @@ import pytest
 import referee
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("leaderboard.md", "docs/analysis.md", "results/report/data/mini.js")
-LINKED = ("tasks", "transfers", "results/mini", "results/mini-price", "results/report/index.js")
+PAGES = (
+    "leaderboard.md",
+    "docs/analysis.md",
+    "results/mini/README.md",
+    "results/report/data/mini.js",
+)
+LINKED = ("tasks", "transfers", "results/mini-price", "results/report/index.js")
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +27,13 @@ def published() -> list[str]:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """Return a folder with a copy of the pages, and with links to the results."""
-    for name in (*PAGES, *LINKED):
+    rows = [f"results/mini/{path.name}" for path in (ROOT / "results" / "mini").glob("*.*")]
+    for name in {*rows, *LINKED} - {*PAGES}:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-    for name in PAGES:
-        shutil.copy(ROOT / name, tmp_path / name)
-    for name in LINKED:
         (tmp_path / name).symlink_to(ROOT / name)
+    for name in PAGES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
 
@@ -40,9 +46,19 @@ def test_the_pages_agree_with_an_independent_recomputation(published: list[str])
 @pytest.mark.parametrize(
     ("page", "line", "old", "new", "where"),
     [
-        ("leaderboard.md", "[GDA][2402.04087] | deep", " 62.3 ± 0.2 ", " 62.4 ± 0.2 ", "GDA"),
-        ("leaderboard.md", "[GDA][2402.04087] | deep", "| 2= |", "| 1= |", "Rank"),
-        ("leaderboard.md", "**[ProKeR][2501.11175]**", " 12.8 |", " 13.8 |", "try first"),
+        ("leaderboard.md", "| [GDA][2402.04087] | deep", " 62.3 ± 0.2 ", " 62.4 ± 0.2 ", "H"),
+        ("leaderboard.md", "| [GDA][2402.04087] | deep", "| 2= |", "| 1= |", "Rank"),
+        ("leaderboard.md", "| [GDA][2402.04087] | ", "+1.4 to", "+1.5 to", "GDA"),
+        ("leaderboard.md", "| [ProKeR][2501.11175] | ", "gains", "cannot tell", "ProKeR"),
+        ("leaderboard.md", "stays first or tied", "in 8 of 8", "in 7 of 8", "ties"),
+        (
+            "leaderboard.md",
+            "[ProKeR][2501.11175]**, untouched",
+            "| 64.5 |",
+            "| 64.6 |",
+            "try first",
+        ),
+        ("results/mini/README.md", "| words 1= | [GDA]", "| +3.1 |", "| +3.2 |", "Gain"),
         ("docs/analysis.md", "ContCoOp has the highest H: against", "-5.5", "-4.5", "claims"),
         ("docs/analysis.md", "| 4 | ContCoOp gains +2.68", "**supported", "**contradicted", "H or"),
         (
@@ -64,7 +80,15 @@ def test_a_broken_number_in_a_page_is_one_line(
     found = [each for each in referee.list_differences(copy) if each not in published]
     assert found
     assert all(where in each for each in found)
-    assert referee.main(copy) == 1
+
+
+@pytest.mark.parametrize(("found", "code"), [([], 0), (["leaderboard.md: H"], 1)])
+def test_a_difference_is_printed_and_gives_exit_code_1(
+    found: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(referee, "list_differences", lambda root: found)
+    assert referee.main(ROOT) == code
+    assert capsys.readouterr().out.splitlines()[-1].endswith("H" if found else "pages.")
 
 
 def test_the_referee_imports_nothing_of_the_project() -> None:
