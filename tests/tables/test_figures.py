@@ -8,7 +8,7 @@ from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
-from made_results import UPGRADE, make_page, with_card, with_more
+from made_results import UPGRADE, make_page, through_words, with_card, with_more
 from made_up_suites import hostile_page, info, long_page, method, small_page, states_page
 
 from compatbench.results.expected import Expected
@@ -57,6 +57,38 @@ def test_of_many_methods_the_best_are_drawn_and_the_heading_says_so() -> None:
     )
     assert {"m59", "floor"} <= {row["title"] for row in figures[0].data.rows}
     assert "out of" not in plan_figures([make_page(*many[:50])])[0].heading
+
+
+def test_scatter_names_the_best_of_each_kind_and_well_known_methods() -> None:
+    methods = [
+        method(info("best"), 70, 70),
+        method(info("coop", "CoOp", "shallow"), 1, 1),  # far beyond the edge
+        method(info("first", depth="shallow"), 55, 55),
+        method(info("other", depth="shallow"), 54, 54),
+        method(info("kgcoop", "KgCoOp", "shallow"), 53, 53),
+        method(info("unknown"), 56, 56),
+        method(info("zeroshot", "Zero-shot", "none"), 40, 60),
+        through_words(method(info("coop", "CoOp", "shallow"), 58, 58)),
+        through_words(method(info("kgcoop", "KgCoOp", "shallow"), 57, 57)),
+    ]
+    rows = find_figure(make_page(*methods), "scatter").data.rows
+    assert {row["title"] for row in rows if row["named"]} == {
+        "best",
+        "first",
+        "CoOp",
+        "KgCoOp",
+        "Zero-shot",
+        "CoOp (words)",
+    }
+
+
+def test_zero_shot_has_no_line_outside_of_the_axes() -> None:
+    methods = [method(info(f"m{i}"), 60 + i, 60) for i in range(12)]
+    page = make_page(*methods, method(info("zeroshot", "Zero-shot", "none"), 35, 55))
+    figure = find_figure(page, "scatter")
+    assert figure.data.params["zero_source"] < figure.data.params["x0"]
+    lines = re.findall(r"<line [^>]*stroke-dasharray[^>]*>", figure.render().decode())
+    assert len(lines) == 1
 
 
 @pytest.mark.slow

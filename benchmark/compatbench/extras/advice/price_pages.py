@@ -202,6 +202,11 @@ PRICE_FIGURE = FigureKind(
     name="price",
     title="Accuracy against labels",
     alt_text="Accuracy on the target against labels per class, and options that need none as lines",
+    caption=(
+        "Each panel is a method: its accuracy on the new model when it is retrained, by labelled "
+        "images per class. Dashed lines are the best options that need no labels, by what they "
+        "need instead."
+    ),
     about=(
         "How accuracy on the new model grows with labelled images per class, and which option of "
         "bringing the old module along is best for what it needs: with nothing but the module, "

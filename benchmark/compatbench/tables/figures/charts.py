@@ -90,8 +90,7 @@ def scatter(data: FigureData) -> alt.LayerChart:
     )
     # A figure of few methods names all of them. Where a name is placed: see ``render``.
     names = (
-        rows.transform_filter(_INSIDE)
-        .transform_calculate(
+        rows.transform_calculate(
             name="datum.named || length(data('rows')) <= 15 ? datum.title : ''",
         )
         .mark_text(fontSize=10.5, color=INK, aria=False)
@@ -131,11 +130,11 @@ def _equal_h(x: alt.X, y: alt.Y) -> tuple[alt.Chart, alt.Chart]:
 
 
 def _zero_shot(param: str, channel: str) -> alt.Chart:
-    """Draw a dotted line at zero-shot's accuracy, where it is known."""
+    """Draw a dotted line at zero-shot's accuracy, where it is known and inside of the axis."""
     return (
         alt.Chart(alt.InlineData(values=[{}]))
         .transform_calculate(at=param)
-        .transform_filter("isValid(datum.at)")
+        .transform_filter(f"isValid(datum.at) && datum.at >= {channel}0 && datum.at <= {channel}1")
         .mark_rule(color=GREY, strokeDash=[1, 3], aria=False)
         .encode(**{channel: "at:Q"})
     )

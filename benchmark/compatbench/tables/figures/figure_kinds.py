@@ -26,6 +26,7 @@ class FigureKind:
         name: in the names of files and of the site's sections, without ``-``.
         title: the heading of its section on the site.
         alt_text: what the figure shows, for readers who cannot see it.
+        caption: sentences below a figure, which say what it shows.
         about: how to read it.
         draw: the function that makes the chart.
         of_suite: the headings and data of a suite's figures, if they are not of one ranking.
@@ -34,6 +35,7 @@ class FigureKind:
     name: str
     title: str
     alt_text: str
+    caption: str
     about: str
     draw: Callable[[FigureData], alt.LayerChart | alt.FacetChart]
     of_suite: Callable[[SuitePage], Iterable[tuple[str, FigureData]]] | None = None
@@ -43,6 +45,11 @@ SCATTER = FigureKind(
     name="scatter",
     title="Source against target",
     alt_text="Accuracy on the source against accuracy on the target, with lines of equal H",
+    caption=(
+        "Each mark is a method: the accuracy of its module before the upgrade (to the right) and "
+        "after it (up). A method below the horizontal dotted line makes the new model worse than "
+        "no module. Names: the best of each kind, and well-known methods."
+    ),
     about=(
         "Each mark is one method: its accuracy before the upgrade, and that of the same module "
         "after it. Shallow modules act at the text encoder's input, deep ones anywhere else. Along "
@@ -57,6 +64,10 @@ MATRIX = FigureKind(
     name="matrix",
     title="Upgrade matrix",
     alt_text="Gain over zero-shot on the target, of every method on every dataset",
+    caption=(
+        "Each number is what the old module adds to the zero-shot accuracy of the new model on a "
+        "dataset, in points. On blue the module helps; on orange it does harm."
+    ),
     about=(
         "What the old module adds to the new model, in points over its zero-shot accuracy: blue "
         "where it helps, orange where it would have been better to drop it. Methods are in the "
@@ -68,6 +79,10 @@ SHOTS = FigureKind(
     name="shots",
     title="More images",
     alt_text="Accuracy on source and target against the number of training images per class",
+    caption=(
+        "Each panel is a method: its accuracy before and after the upgrade, by number of training "
+        "images per class. Dashed lines are zero-shot."
+    ),
     about=(
         "How accuracy grows with the number of training images per class, on the model that the "
         "module was trained for and on the new one."

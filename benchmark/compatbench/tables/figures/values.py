@@ -28,7 +28,22 @@ Row = dict[str, Any]
 Method = Mapping[str, Any]  # a row of a ranking
 
 SIDES = {"source": "source", "target": "target, same module"}
-FOUNDING_PAPER = "arXiv:2412.20895"
+# Methods that most readers know; a scatter names them next to the best of each kind.
+WELL_KNOWN = frozenset(
+    {
+        "clip_adapter",
+        "clip_lora",
+        "cocoop",
+        "contcoop",
+        "coop",
+        "kgcoop",
+        "maple",
+        "proker",
+        "promptsrc",
+        "taskres",
+        "tip_adapter",
+    }
+)
 # A method farther from the median than this many median deviations is a hollow mark at the edge.
 # Otherwise one that lost everything would press all others into a corner.
 _FAR = 6.0
@@ -46,13 +61,10 @@ def scatter_values(ranking: pd.DataFrame) -> FigureData:
     left, right = _axis_range(sources)
     low, high = _axis_range(targets)
     copied = {}
-    inside = []
     for method, source, target in zip(methods, sources, targets, strict=True):
         if not method["track_transfer"]:
             copied[method["method"]] = (source, target)
-        if left <= source <= right and low <= target <= high:
-            inside.append(method)
-    named = named_modules(inside)
+    named = named_modules(methods)
     rows = []
     for method, source, target in zip(methods, sources, targets, strict=True):
         h = round(method["h"], 1)
@@ -93,15 +105,19 @@ def zero_shot_accuracies(methods: Sequence[Method]) -> tuple[float | None, float
 
 
 def named_modules(methods: Sequence[Method]) -> set[int]:
-    """Return the modules of the first and the last method, of the founding paper's, and zero-shot.
+    """Return the modules of the best method of each kind, and copied ones of well-known methods.
 
     Methods are in the order of H.
     """
-    plain = [method for method in methods if not method["track_transfer"]]
-    founding = [method for method in plain if method["paper"] == FOUNDING_PAPER]
-    floor = [method for method in plain if method["kind"] == "floor"]
-    named = [*plain[:1], *founding[:1], *floor[:1], *plain[-1:]]
-    return {method["module"] for method in named}
+    named = set()
+    kinds = set()
+    for method in methods:
+        is_best = method["kind"] not in kinds
+        is_known = method["method"] in WELL_KNOWN and not method["track_transfer"]
+        if is_best or is_known:
+            named.add(method["module"])
+        kinds.add(method["kind"])
+    return named
 
 
 def _axis_range(values: Sequence[float]) -> tuple[float, float]:

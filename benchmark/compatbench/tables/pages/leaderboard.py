@@ -17,7 +17,7 @@ from compatbench.files.kinds import kind_of
 from compatbench.results.gaps import find_disagreements
 from compatbench.results.result_files import FIGURES, PAGE, RESULTS, ResultFiles, check_name
 from compatbench.tables import markdown, survival
-from compatbench.tables.figures.figure_kinds import list_kinds
+from compatbench.tables.figures.figure_kinds import FigureKind, list_kinds
 from compatbench.tables.pages.method_pages import render_method_pages
 from compatbench.tables.pages.report_site import Report, write_site
 from compatbench.tables.pages.sections import TABLES, TOP, list_sections, list_sections_below
@@ -84,15 +84,22 @@ def render_pages(out: Path, pages: Sequence[SuitePage]) -> dict[Path, str]:
     return rendered
 
 
-def find_figures(out: Path) -> dict[str, str]:
-    """Return the figures that have been drawn: the names of files, with what they show."""
+def find_figures(out: Path) -> dict[str, FigureKind]:
+    """Return the figures that have been drawn: the names of files, with their kinds."""
     kinds = list_kinds()
     figures = {}
     for path in (out / RESULTS / FIGURES).glob("*-*-*.svg"):
         kind = kinds.get(path.stem.rsplit("-", 2)[1])
         if kind is not None:
-            figures[path.stem] = kind.alt_text
+            figures[path.stem] = kind
     return figures
+
+
+def write_caption(page: SuitePage, name: str, kind: FigureKind) -> str:
+    """Return the caption of a figure: the upgrade, and what is shown."""
+    number = int(name.rpartition("-")[2])
+    upgrade = page.expected.upgrades[number - 1]
+    return f"{page.path_title(upgrade)}. {kind.caption}"
 
 
 def _why_no_pages(out: Path) -> str:
@@ -123,7 +130,7 @@ def write_pages(out: Path, pages: Sequence[SuitePage], check: bool = False) -> l
 
 
 def render_leaderboard(
-    suites: Sequence[SuitePage], figures: Mapping[str, str] = {}, methods: bool = False
+    suites: Sequence[SuitePage], figures: Mapping[str, FigureKind] = {}, methods: bool = False
 ) -> str:
     """Return the whole of ``leaderboard.md``.
 
@@ -135,11 +142,10 @@ def render_leaderboard(
     return _render("leaderboard.md.jinja", **shown, root="", top=TOP)
 
 
-def render_suite(page: SuitePage, figures: Mapping[str, str] = {}) -> str:
+def render_suite(page: SuitePage, figures: Mapping[str, FigureKind] = {}) -> str:
     """Return ``results/<suite>/README.md``: what a suite is, where its tables are, its pictures."""
-    of_suite = [name for name in sorted(figures) if name.rsplit("-", 2)[0] == page.card.name]
-    shown = {name: figures[name] for name in of_suite}
-    return _render("suite.md.jinja", page=page, shown=shown, root="../../")
+    shown = [name for name in sorted(figures) if name.rsplit("-", 2)[0] == page.card.name]
+    return _render("suite.md.jinja", page=page, shown=shown, figures=figures, root="../../")
 
 
 def _render(name: str, **context: Any) -> str:
@@ -151,6 +157,7 @@ def _render(name: str, **context: Any) -> str:
         sections_below=list_sections_below,
         find_disagreements=find_disagreements,
         marks=MARKS,
+        write_caption=write_caption,
         **context,
     )
     return f"{text}\n\n{markdown.define_links(text)}".strip() + "\n"

@@ -164,6 +164,7 @@ def _describe_index(
         "methods": _describe_methods(pages),
         "capabilities": list_capabilities(pages),
         "specs": _compile_specs(suites),
+        "captions": {kind.name: kind.caption for kind in list_kinds().values()},
         "colours": {"ink": INK, "line": FAINT, "paper": PAPER, **COLOURS},
         "font": FONT,
     }
