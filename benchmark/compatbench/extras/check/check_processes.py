@@ -32,7 +32,8 @@ from compatbench.method.registry import builtin_methods
 
 SECONDS = 600.0  # that one check may take
 SHARE = 8  # methods that are worth another host: to start one takes as long as to check some
-ENVIRONMENT_ELSEWHERE = {"PYTHONHASHSEED": "77", "TZ": "UTC-9", "LC_ALL": "C"}
+# With LC_ALL=C, Python would not start if it is installed in a folder whose name is not ASCII.
+ENVIRONMENT_ELSEWHERE = {"PYTHONHASHSEED": "77", "TZ": "UTC-9", "LC_ALL": "", "LANG": "C"}
 Named = tuple[str, str | None]  # a method's name, and its file if it is not found by its name
 
 
