@@ -51,7 +51,7 @@ EFFECTS = {
     ".ci/run": "what CI runs",
     ".github/ISSUE_TEMPLATE/bug.yml": "text",
     ".github/workflows/ci.yml": "what CI runs",
-    "benchmark/compatbench/results/ranks.py": "how others are ranked",
+    "benchmark/compatbench/results/ranking.py": "how others are ranked",
     "benchmark/pages.py": "what CI runs",
     "docs/conf.py": "what CI runs",
     "docs/trust.md": "text",

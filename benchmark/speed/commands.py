@@ -34,7 +34,7 @@ from compatbench.files.hashes import sha256_json
 from compatbench.files.project_folders import tasks_folder
 from compatbench.method.predictions import Predictions
 from compatbench.results.collect import collect_results
-from compatbench.results.result_files import ResultFiles, write_results
+from compatbench.results.result_files import ResultFiles
 from compatbench.results.stored_method import MethodInfo
 from compatbench.tables.pages.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
@@ -120,7 +120,7 @@ def make_cells(folder: Path, seeds: int, *fields: str) -> Path:
 def make_board(folder: Path, methods: int, seeds: int = 3) -> None:
     """Write results of many methods on 15 tasks, and a folder ``tasks/`` with cards and suite."""
     sys.path.append(str(HERE.parents[1] / "tests"))
-    from synthetic_results import (  # pyright: ignore[reportMissingImports]
+    from made_results import (  # pyright: ignore[reportMissingImports]
         ZEROSHOT,
         make_method,
         make_row,
@@ -135,6 +135,7 @@ def make_board(folder: Path, methods: int, seeds: int = 3) -> None:
         f"shots: [16]\nseeds: {draws}\n"
     )
     flips = {"negative_flips": 1, "positive_flips": 2, "inconsistent_errors": 0}
+    made = []
     for number in range(methods):
         name = f"method{number:03}"
         depth: Any = "deep" if number % 2 else "shallow"
@@ -148,7 +149,8 @@ def make_board(folder: Path, methods: int, seeds: int = 3) -> None:
             about |= {"shots": 16, "ece": 3.25}
             rows.append(make_row(right, backbone="mini-clip", **about))
             rows.append(make_row(right + 1, backbone="mini-eva-clip", **about, **flips))
-        write_results(folder / "results" / "board", make_method(info, rows))
+        made.append(make_method(info, rows))
+    ResultFiles(folder).write("board", made)
 
 
 def measure(*command: str, **variables: str) -> dict[str, float]:

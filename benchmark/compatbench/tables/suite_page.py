@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from compatbench.data.labels import NEEDS
 from compatbench.errors import CompatbenchWarning
 from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.expected import Expected, Upgrade, expect_suite, upgrade_pairs
-from compatbench.results.method_results import MethodResults, split_results
 from compatbench.results.ranking import rank_methods
 from compatbench.results.result_files import ResultFiles, check_name, result_folders
 from compatbench.results.stored_method import StoredMethod
@@ -60,12 +58,6 @@ class SuitePage:
     elsewhere: frozenset[str] = frozenset()  # backbones and test sets that no clone has
     out: Path | None = None  # the folder of results/, where the page was read
     whole: Expected | None = None  # what the suite asks for, if ``expected`` is only a part of it
-    memory: dict[Any, Any] = field(default_factory=dict, init=False)
-
-    # Until all code reads ``tidy``.
-    @cached_property
-    def results(self):
-        return _old_results(self.tidy)
 
     @property
     def most_shots(self) -> int:
@@ -204,25 +196,6 @@ def read_suite_page(
         out=files.out,
         whole=None if seeds == suite.seeds else whole,
     )
-
-
-def _old_results(tidy):
-    methods = []
-    for stored in tidy.methods.values():
-        frame = tidy.frame[tidy.frame["method"] == stored.info.name]
-        kept = stored.rows["transfer"].isin(set(frame["transfer"]))
-        methods.append(
-            MethodResults(
-                stored.info,
-                stored.config,
-                stored.differs,
-                stored.provenance,
-                stored.rows[kept],
-                stored.costs,
-                transfer=None,
-            )
-        )
-    return split_results(tidy.name, methods, tidy.digest)
 
 
 def _mark_titles(results: SuiteResults, suite: SuiteCard, out: Path) -> SuiteResults:
