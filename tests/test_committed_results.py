@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import product
 from pathlib import Path
 
@@ -91,3 +92,12 @@ def test_the_upgrade_is_an_upgrade(page, target: str) -> None:
 def test_zero_shot_is_far_above_chance(page, task: str, backbone: str) -> None:
     chance = 100 / len(task_cards.read(task).classes)
     assert zero_shot(page, task, backbone) >= 5 * chance
+
+
+def test_the_readme_states_the_correlation_with_published_results_as_it_was_computed() -> None:
+    likeness = (REPOSITORY / "docs" / "mini-suite.md").read_text(encoding="utf-8")
+    found = re.search(r"\| (-?[\d.]+) \((-?[\d.]+) to (-?[\d.]+)\) over 10 methods;", likeness)
+    assert found is not None
+    value, low, high = found.groups()
+    readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    assert f"rank correlation {value}, 95 % interval {low} to {high}, [over ten methods]" in readme

@@ -206,9 +206,8 @@ def write(out: Path, suite: SuiteCard, methods: int = 2) -> None:
 def test_readme_answers_first_and_links_to_the_complete_ranking(tmp_path: Path) -> None:
     write(tmp_path, MINE, TOP + 3)
     (tmp_path / "README.md").write_text(f"before\n{BEGIN}old\n{END}after\n")
-    text = render_pages(tmp_path, published_pages(ResultFiles(tmp_path), MINE))[
-        tmp_path / "README.md"
-    ]
+    pages = published_pages(ResultFiles(tmp_path), MINE)
+    text = render_pages(tmp_path, pages)[tmp_path / "README.md"]
     assert text.startswith(f"before\n{BEGIN}")
     assert text.endswith(f"{END}after\n")
     everything = f"The complete ranking of {TOP + 4} methods: [leaderboard.md](leaderboard.md)."
@@ -217,6 +216,24 @@ def test_readme_answers_first_and_links_to_the_complete_ranking(tmp_path: Path) 
     assert "cannot tell; zero-shot, or **[Method 0]" in text
     assert text.index("cannot tell") < text.index(everything)
     assert "[2109.01134]: https://arxiv.org/abs/2109.01134" in text
+    # The suite does not name kinds of upgrades.
+    assert "Does my module survive?" not in text
+
+
+def test_the_readme_of_a_suite_with_kinds_answers_first_whether_modules_survive(
+    tmp_path: Path,
+) -> None:
+    kind = "The new model is kin"
+    suite = MINE.model_copy(update={"groups": {kind: MINE.upgrades}})
+    write(tmp_path, suite)
+    (tmp_path / "README.md").write_text(f"{BEGIN}{END}")
+    pages = published_pages(ResultFiles(tmp_path), suite)
+    texts = render_pages(tmp_path, pages)
+    readme = texts[tmp_path / "README.md"]
+    assert readme.index("cannot be attached if the new model is kin") < readme.index("## Does my")
+    assert readme.index("Does my module survive?") < readme.index("What can I do about it?")
+    leaderboard = texts[tmp_path / "leaderboard.md"]
+    assert leaderboard.index("Does my module survive?") < leaderboard.index("## Ranking")
 
 
 def test_pictures_are_shown_where_they_have_been_drawn(tmp_path: Path) -> None:
