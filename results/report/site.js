@@ -276,7 +276,7 @@ function start(index) {
     const plot = element("div", { class: "plot", role: "region", tabindex: 0, "aria-label": one.heading });
     plot.figure = { ...one, values };
     const readout = element("p", { class: "readout", "aria-hidden": "true" });
-    return element("figure", {}, plot, element("figcaption", {}, one.heading), readout);
+    return element("figure", {}, plot, element("figcaption", {}, `${one.heading}. ${index.captions[one.kind]}`), readout);
   }
 
   async function draw(plot, now = false) {
