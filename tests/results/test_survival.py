@@ -20,7 +20,7 @@ from made_results import (
 from compatbench.results.expected import Expected
 from compatbench.results.stored_method import MethodInfo, StoredMethod
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.survival import (
+from compatbench.tables.survival_tables import (
     count_survivors,
     has_survival,
     read_survival,

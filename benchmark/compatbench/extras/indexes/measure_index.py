@@ -30,7 +30,7 @@ from compatbench.extras.indexes.vectors import (
     open_pair,
     require_width,
 )
-from compatbench.results.choice_of_ways import Way, choose_checked, units_to_decide
+from compatbench.results.choice import choose_option, units_to_decide
 from compatbench.results.estimate import Interval, estimate, interval_columns
 from compatbench.tables.numbers import percent, signed, with_interval
 from compatbench.tables.table import records
@@ -39,7 +39,7 @@ MOST_QUERIES = 2000  # rows of the index that ask, if no queries are given
 NEIGHBOURS = 10  # that are taken as relevant, if nothing else is known
 MOST_PAIRS = 1024  # rows of the index that the map is fitted on, if no pairs are given
 OLD, MAPPED, NEW = "old model", "mapped", "re-encoded"
-COST = {MAPPED: 0, NEW: 1}  # encoding is what costs
+COSTS = {MAPPED: (0,), NEW: (1,)}  # encoding is what costs
 Array = NDArray[Any]
 
 
@@ -294,28 +294,30 @@ def judge(figures: Mapping[str, Mapping[str, Array]], measure: str) -> tuple[str
     than the best one.
     """
     old = figures[OLD][measure]
-    gains = {option: figures[option][measure] - old for option in (MAPPED, NEW)}
-    options = []
-    for option, gained in gains.items():
-        interval = estimate(gained)
-        if interval is None:
+    scores = pd.DataFrame({option: figures[option][measure] for option in (MAPPED, NEW)}).T
+    gains = {}
+    for option, scored in scores.iterrows():
+        gain = estimate(scored.to_numpy() - old)
+        if gain is None:
             raise CompatbenchError("no query has a measure that can be compared")
-        options.append(Way(option, interval, (COST[option],), figures[option][measure]))
-    chosen, shown, harmful, _ = choose_checked(options, [gains[way.name] for way in options])
+        gains[str(option)] = gain
+    choice = choose_option(scores, old, COSTS)
     title = "nDCG@10"
-    if shown:
-        verdict = "map the old index" if chosen.name == MAPPED else "re-encode"
-        reason = f"it gains {_in_words(chosen.gain)} points of {title} over the old model"
+    if choice.option:
+        verdict = "map the old index" if choice.option == MAPPED else "re-encode"
+        gain = _in_words(gains[choice.option])
+        reason = f"it gains {gain} points of {title} over the old model"
         return verdict, f"{verdict.capitalize()}: {reason}."
-    if harmful:
-        losses = " and ".join(f"{way.name} {_in_words(way.gain)}" for way in options)
+    if choice.all_lose:
+        losses = " and ".join(f"{option} {_in_words(gain)}" for option, gain in gains.items())
         verdict = "keep the old model"
         return verdict, f"{verdict.capitalize()}: both alternatives are worse ({title}: {losses})."
-    needed = units_to_decide(chosen.gain, len(old))
+    likely = gains[choice.likely]
+    needed = units_to_decide(likely, len(old))
     more = f" About {needed:,.0f} queries would decide." if np.isfinite(needed) else ""
     sentence = (
         f"Cannot tell: no option is significantly better than the old model; the best, "
-        f"{chosen.name}, differs by {_in_words(chosen.gain)} points of {title}.{more}"
+        f"{choice.likely}, differs by {_in_words(likely)} points of {title}.{more}"
     )
     return "cannot tell", sentence
 

@@ -16,7 +16,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import kind_of
 from compatbench.results.gaps import find_disagreements
 from compatbench.results.result_files import FIGURES, PAGE, RESULTS, ResultFiles, check_name
-from compatbench.tables import markdown, survival
+from compatbench.tables import markdown, survival_tables
 from compatbench.tables.figures.figure_kinds import FigureKind, list_kinds
 from compatbench.tables.pages.method_pages import render_method_pages
 from compatbench.tables.pages.report_site import Report, write_site
@@ -152,7 +152,7 @@ def _render(name: str, **context: Any) -> str:
     text = render_markdown(
         name,
         tables=TABLES,
-        survival=survival,
+        survival=survival_tables,
         sections=list_sections,
         sections_below=list_sections_below,
         find_disagreements=find_disagreements,
