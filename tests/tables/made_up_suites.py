@@ -132,6 +132,39 @@ def long_page() -> SuitePage:
     return replace(page, backbones={"old": "Old model", "new": "New model", "other": "Other model"})
 
 
+KINDS = ("The new model is kin", "The new model is a stranger")
+
+
+def survival_page() -> SuitePage:
+    """Two kinds of upgrade on six tasks, and modules of every verdict.
+
+    What a module gains on the first kind it loses on the second.
+    """
+    tasks = ("a", "b", "c", "d", "e", "f")
+    gains = {
+        "coop": ("CoOp", [-9, -8] * 3),
+        "tip": ("Tip-Adapter", [3, 4] * 3),
+        "probe": ("Linear probe", [9, -8] * 3),
+        "maple": ("MaPLe", [3, 4] * 3),
+    }
+    methods = []
+    for name, (title, of_method) in gains.items():
+        rows = []
+        for task, gain in zip(tasks, of_method, strict=True):
+            for backbone, correct in (("old", 70), ("new", 60 + gain), ("other", 50 - gain)):
+                rows.append(make_row(correct, method=name, task=task, backbone=backbone))
+        methods.append(make_method(info(name, title), rows))
+    methods.append(refuse(methods.pop(), "other sizes"))
+    upgrades = (("old", "new"), ("old", "other"))
+    return make_page(
+        *methods,
+        expected=Expected(tasks, (4,), (1,), upgrades),
+        tasks={task: f"Task {task}" for task in tasks},
+        groups={kind: (upgrade,) for kind, upgrade in zip(KINDS, upgrades, strict=True)},
+        backbones={"old": "Old model", "new": "New model", "other": "Other model"},
+    )
+
+
 CONTCOOP = MethodInfo("contcoop", "ContCoOp", "arXiv:2412.20895", "shallow", ("text-input",))
 
 

@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 from command_line import output_of
 from made_results import make_method, make_row, make_suite, with_card
-from made_up_suites import HOSTILE, hostile_page, info, method, small_page
+from made_up_suites import HOSTILE, hostile_page, info, method, small_page, survival_page
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.messages import one_line
 from compatbench.results.result_files import ResultFiles
+from compatbench.tables.pages.method_pages import list_verdicts, render_method_pages
 from compatbench.tables.pages.report_site import SOURCES, render_site, report_pages
 from compatbench.tables.pages.site_data import list_capabilities, to_html
 from compatbench.tables.suite_page import published_pages
+from compatbench.tables.survival import read_survival
 
 COMMITTED = Path(__file__).parents[2] / "results" / "report"
 
@@ -161,6 +163,37 @@ def test_every_committed_suite_opens_with_rows_at_its_most_shots_and_the_site_is
         assert not [board for board in others if not board["rows"]], suite
     files = [path for path in COMMITTED.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 2_000_000
+
+
+def test_the_page_of_a_method_begins_with_the_verdicts_and_the_recipe() -> None:
+    pages = render_method_pages([survival_page()])
+    first, *_ = pages["coop"].split("\n\nThe verdicts compare ")
+    assert first.splitlines() == [
+        "# CoOp",
+        "",
+        "* CoOp loses 8.5 points (-9.1 to -7.9, over 6 tasks) if the new model is kin.",
+        "* CoOp gains 8.5 points (+7.9 to +9.1, over 6 tasks) if the new model is a stranger.",
+        "* The module fits only models with the same token width.",
+    ]
+    assert "* MaPLe cannot be attached if the new model is kin.\n" in pages["maple"]
+    headings = re.findall(r"(?m)^## (.*)$", pages["coop"])
+    assert headings == ["Recipe", "Formula and details", "What it stores and needs", "Results"]
+    miniature = render_method_pages([with_card(survival_page(), likeness="Half alike.")])
+    assert "**No real CLIP upgrade has been measured yet**" in miniature["coop"]
+    assert "No real CLIP upgrade" not in pages["coop"]
+    assert pages["zeroshot"].splitlines()[2] == "There are no results of this method yet."
+
+
+def test_verdicts_in_words_are_those_of_the_frame() -> None:
+    page = survival_page()
+    sentences = list_verdicts(page)
+    for row in read_survival(page).to_dict("records"):
+        of_kind = [each for each in sentences[row["method"]] if row["kind"][1:] in each.sentence]
+        assert [each.verdict for each in of_kind] == [row["verdict"]]
+        assert row["verdict"].removeprefix("cannot ") in of_kind[0].sentence
+    probe = sentences["probe"][0].sentence
+    assert probe.startswith("We cannot tell whether Linear probe gains or loses if the new model ")
+    assert probe.endswith("(+0.5 points, -9.3 to +10.3, over 6 tasks).")
 
 
 def test_what_methods_can_do_is_what_was_measured_of_them() -> None:

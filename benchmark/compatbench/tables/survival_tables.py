@@ -115,8 +115,12 @@ def _show_verdict(row: Mapping[str, Any]) -> str:
     """Return ``loses -15.8 (-20.4 to -11.2)``, or the verdict alone."""
     if pd.isna(row["gain"]):
         return str(row["verdict"])
-    interval = f"{_show_bound(row['gain_low'])} to {_show_bound(row['gain_high'])}"
-    return f"{row['verdict']} {signed(row['gain'])} ({interval})"
+    return f"{row['verdict']} {signed(row['gain'])} ({show_gain_interval(row)})"
+
+
+def show_gain_interval(row: Mapping[str, Any]) -> str:
+    """Return the interval of a row of ``read_survival``: ``-20.4 to -11.2``."""
+    return f"{_show_bound(row['gain_low'])} to {_show_bound(row['gain_high'])}"
 
 
 def _show_bound(bound: float) -> str:

@@ -1,4 +1,4 @@
-"""A page for each method: what it is, how it is run, its results, and when its modules survive.
+"""A page for each method: does its module survive, what it is, how it is run, and its results.
 
 ``docs/methods/<name>.md`` in a clone, and on the site. What no result says is in ``methods.json``,
 which ``python benchmark/pages.py methods`` makes.
@@ -11,18 +11,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from compatbench.results.estimate import FEWEST_UNITS
+from compatbench.messages import count
 from compatbench.results.expected import Upgrade
 from compatbench.tables import markdown
-from compatbench.tables.numbers import NOTHING, interval_text, rounded, signed
+from compatbench.tables.numbers import NOTHING, interval_text, percent, rounded, signed
 from compatbench.tables.ranking_tables import SPREAD
 from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.survival import has_survival, read_survival, show_gain_interval
 from compatbench.tables.table import Table, join, number, plain_table, records, spread, text
 from compatbench.tables.templates import read_source, render_markdown
 
 Facts = Mapping[str, Any]
 _FEW = 3  # transfers; a suite of more compares them, and the site has its tables
-_VERDICTS = {"gains": "above", "loses": "below", "cannot tell": "not decided"}
+
+
+class Verdict(NamedTuple):
+    """What becomes of an untouched module in one kind of upgrade.
+
+    Attributes:
+        verdict: one of ``compatbench.results.survival.VERDICTS``.
+        sentence: the verdict with its gain, as plain text.
+    """
+
+    verdict: str
+    sentence: str
 
 
 class Result(NamedTuple):
@@ -45,34 +57,73 @@ def render_method_pages(pages: Sequence[SuitePage]) -> dict[str, str]:
     results: dict[str, list[Result]] = {}
     for result in _list_results(suites):
         results.setdefault(result.row["method"], []).append(result)
+    judge = find_judge(pages)
+    verdicts = list_verdicts(judge) if judge is not None else {}
     texts = {}
     for name, facts in read_facts().items():
-        texts[name] = _render_page(name, facts, results.get(name, []), suites)
+        page = render_markdown(
+            "method_page.md.jinja",
+            facts=facts,
+            judge=judge,
+            verdicts=verdicts.get(name, []),
+            shown=render_facts(facts, "##", changed=_list_changes(name, suites)),
+            results=_result_tables(results.get(name, [])),
+        )
+        texts[name] = page.strip() + "\n"
     return texts
 
 
-def render_facts(facts: Facts, level: str, whole: bool = True) -> str:
+def find_judge(pages: Sequence[SuitePage]) -> SuitePage | None:
+    """Return the first suite that says whether modules survive, if there is one."""
+    for page in pages:
+        if has_survival(page):
+            return page
+    return None
+
+
+def list_verdicts(page: SuitePage) -> dict[str, list[Verdict]]:
+    """Return a verdict for each kind of upgrade, by the names of methods."""
+    over = f"over {count(len(page.expected.tasks), 'task')}"
+    verdicts: dict[str, list[Verdict]] = {}
+    for row in read_survival(page).to_dict("records"):
+        verdict = Verdict(row["verdict"], _show_verdict(row, over))
+        verdicts.setdefault(row["method"], []).append(verdict)
+    return verdicts
+
+
+def _show_verdict(row: Mapping[str, Any], over: str) -> str:
+    """Return ``CoOp loses 15.8 points (-20.4 to -11.2, over 8 tasks) if the new model ...``."""
+    kind = row["kind"]
+    condition = f"if {kind[:1].lower()}{kind[1:]}"
+    title = row["title"]
+    if row["with_words"]:
+        title += " (with a list of words)"
+    verdict = row["verdict"]
+    if verdict in ("gains", "loses"):
+        points = f"{percent(abs(row['gain']))} points ({show_gain_interval(row)}, {over})"
+        return f"{title} {verdict} {points} {condition}."
+    if verdict == "cannot tell":
+        points = f"{signed(row['gain'])} points, {show_gain_interval(row)}, {over}"
+        return f"We cannot tell whether {title} gains or loses {condition} ({points})."
+    if verdict == "not measured":
+        return f"{title} was not measured {condition}."
+    return f"{title} {verdict} {condition}."
+
+
+def render_facts(
+    facts: Facts,
+    level: str,
+    whole: bool = True,
+    changed: Sequence[tuple[list[SuitePage], Mapping[str, Any]]] = (),
+) -> str:
     """Return what a method is, as Markdown whose headings begin with ``level``.
 
     Args:
         whole: show deviations from the published recipe in a table, and not just their number.
+        changed: what suites change in the recipe; see ``_list_changes``.
     """
-    shown = {"facts": facts, "level": level, "whole": whole, "listed": _listed}
-    return render_markdown("method_facts.md.jinja", **shown)
-
-
-def _render_page(
-    name: str, facts: Facts, results: Sequence[Result], suites: Sequence[SuitePage]
-) -> str:
-    page = render_markdown(
-        "method_page.md.jinja",
-        facts=facts,
-        shown=render_facts(facts, "##"),
-        changed=_list_changes(name, suites),
-        results=_result_tables(results),
-        survival=describe_survival(results),
-    )
-    return page.strip() + "\n"
+    shown = {"facts": facts, "level": level, "whole": whole, "changed": changed}
+    return render_markdown("method_facts.md.jinja", **shown, listed=_listed)
 
 
 def _list_changes(
@@ -128,32 +179,8 @@ def _result_tables(results: Sequence[Result]) -> dict[str, Table]:
         if row["gain_low"] is not None:
             gain = join([gain, number(f"({interval_text(row, 'gain', signed)})")], " ")
         rows.setdefault(page.path_title(upgrade), []).append([*cells, gain])
-    header = ["Suite", "Module", "Rank", "Source", "Target", "H", "Gain (95 %)"]
+    header = ["Suite", "Module", "Rank", "Source", "Target", "H", "Gain (95 % interval)"]
     return {where: plain_table(header, of, left=(0, 1)) for where, of in rows.items()}
-
-
-def describe_survival(results: Sequence[Result]) -> dict[str, list[str]]:
-    """Return the upgrades by what became of the copied module, as its gain over zero-shot shows.
-
-    Each upgrade stands once: by the first suite that has datasets enough for a verdict, or else by
-    any.
-    """
-    kinds: dict[str, tuple[str, str]] = {}
-    for page, upgrade, row in results:
-        where = markdown.escape(page.path_title(upgrade))
-        kind, _ = kinds.get(where, ("few", ""))
-        if row["track_transfer"] or kind != "few":
-            continue
-        if row["refused"]:
-            kinds[where] = "refused", "; ".join(map(markdown.escape, row["reasons"]))
-        elif row["gain"] is not None:
-            enough = row["datasets"] >= FEWEST_UNITS
-            kind = _VERDICTS[row["effect"]] if enough else "few"
-            kinds[where] = kind, signed(rounded(row["gain"], 4))
-    shown: dict[str, list[str]] = {}
-    for where, (kind, why) in kinds.items():
-        shown.setdefault(kind, []).append(f"{where} ({why})")
-    return shown
 
 
 def _listed(items: Sequence[str]) -> str:
