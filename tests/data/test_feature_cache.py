@@ -18,6 +18,7 @@ from command_line import invoke
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save
 from typer.testing import Result
 from warm_processes import CONTEXT
 
@@ -25,6 +26,9 @@ from compatbench.backbone import FEATURES, ImageInput, load_backbone
 from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.device import MAX_IMAGES, fit_batch
 from compatbench.data import encoding, feature_cache
+from compatbench.data.cache_files import (
+    FEATURES as ENTRY_FEATURES,
+)
 from compatbench.data.cache_files import (
     Unfinished,
     list_entries,
@@ -40,8 +44,9 @@ from compatbench.data.images.views import View
 from compatbench.data.task import Task
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.files.hashes import sha256_json
+from compatbench.files.hashes import canonical_json, sha256_json
 from compatbench.files.sizes import format_bytes, parse_bytes
+from compatbench.files.tensors import KEY
 
 
 class FakeBackbone:
@@ -161,6 +166,20 @@ def test_an_entry_in_the_place_of_another_is_recomputed(tmp_path: Path) -> None:
     with pytest.warns(CompatbenchWarning, match="holds the features of another entry and is comp"):
         after = [FeatureCache(tmp_path).features(backbone, task, half) for half in halves]
     assert all(map(torch.equal, before, after))
+
+
+def test_an_entry_that_does_not_name_its_key_is_recomputed_without_a_warning(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    backbone = FakeBackbone()
+    task = FakeTask()
+    before = FeatureCache(tmp_path).features(backbone, task, task.samples)
+    [entry] = list_entries(tmp_path)
+    header = canonical_json({"sha256": "0", "header": "0"})
+    entry.path.write_bytes(save({ENTRY_FEATURES: before.clone()}, {KEY: header}))
+    assert torch.equal(FeatureCache(tmp_path).features(backbone, task, task.samples), before)
+    assert backbone.encoded == 10
+    assert not [each for each in recwarn if each.category is CompatbenchWarning]
 
 
 def test_rows_of_another_unfinished_entry_are_not_used(tmp_path: Path) -> None:

@@ -52,13 +52,17 @@ def write_entry(path: Path, features: Tensor, about: dict[str, Any]) -> None:
 
 
 def read_entry(path: Path, *, warn: bool = False) -> Tensor | None:
-    """Return the features of an entry, or None if its file is damaged or is of another entry."""
+    """Return the features of an entry, or None if its file is damaged or is of another entry.
+
+    Entries of versions before 0.3 do not name their key, and are computed again without a warning.
+    """
     values, features = _open(path)
     about = {name: value for name, value in values.items() if name not in CHECKSUMS}
     is_own = values.get(KEY_FIELD) == _key_of(path)
     if features is not None and is_own and values == _seal(features, about):
         return features
-    if warn and path.is_file():
+    is_old = bool(values) and KEY_FIELD not in values
+    if warn and path.is_file() and not is_old:
         problem = "is damaged" if is_own or not values else "holds the features of another entry"
         message = f"{path} {problem} and is computed again"
         warnings.warn(message, CompatbenchWarning, stacklevel=3)
