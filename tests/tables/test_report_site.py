@@ -22,7 +22,7 @@ from compatbench.tables.pages.method_pages import list_verdicts, render_method_p
 from compatbench.tables.pages.report_site import SOURCES, render_site, report_pages
 from compatbench.tables.pages.site_data import list_capabilities, to_html
 from compatbench.tables.suite_page import published_pages
-from compatbench.tables.survival import read_survival
+from compatbench.tables.survival_tables import read_survival
 
 COMMITTED = Path(__file__).parents[2] / "results" / "report"
 

@@ -17,7 +17,7 @@ from compatbench.tables import markdown
 from compatbench.tables.numbers import NOTHING, interval_text, percent, rounded, signed
 from compatbench.tables.ranking_tables import SPREAD
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.survival import has_survival, read_survival, show_gain_interval
+from compatbench.tables.survival_tables import has_survival, read_survival, show_gain_interval
 from compatbench.tables.table import Table, join, number, plain_table, records, spread, text
 from compatbench.tables.templates import read_source, render_markdown
 
