@@ -134,7 +134,7 @@ def test_links_of_the_package_page_lead_to_the_repository() -> None:
     page = facts["long_description"]
     release = compatbench.__version__
     for link in (
-        f"[the results as a site]({HOME}/blob/v{release}/docs/report.md)",
+        f"[the results as a site]({HOME}/blob/v{release}/docs/README.md#the-results-as-a-site)",
         f"]({HOME}/raw/v{release}/results/figures/mini-scatter-1.svg)",
         f"[![CI]({HOME}/actions/workflows/ci.yml/badge.svg)]({HOME}/actions/workflows/ci.yml)",
         "](https://arxiv.org/abs/2412.20895)",

@@ -30,12 +30,10 @@ from compatbench.extras.studies.frames import COLLAPSE
 from compatbench.results.estimate import FEWEST_UNITS, Array, estimate
 from compatbench.results.result_files import ResultFiles
 from compatbench.results.stored_method import MethodInfo
-from compatbench.tables.markdown import fill_section
 from compatbench.tables.numbers import bounds, percent, signed
 
 ROOT = Path(__file__).parents[2]
 SUITE = "mini-upgrades"
-CHOICE = ROOT / "docs" / "choose-a-method.md"  # which has the answer, too
 NAMES = {effect: " × ".join(AXES[axis] for axis in effect) for effect in EFFECTS}
 NAMES[0, 1, 2] = "what is left"
 
@@ -168,6 +166,4 @@ def make_page() -> Page:
         "prices": prices,
         "kinds": of_kinds,
     }
-    line = f"* Can a new model be trained to keep old modules? {answered}"
-    choice = fill_section(CHOICE.read_text(encoding="utf-8"), "laws", line)
-    return Page(values, {CHOICE.name: choice})
+    return Page(values)

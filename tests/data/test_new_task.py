@@ -591,9 +591,9 @@ def test_cards_beside_images_never_replace_the_list_they_are_made_from(
 
 
 @pytest.mark.slow
-def test_commands_of_own_data_page_work(work: Path) -> None:
+def test_commands_for_own_images_on_the_datasets_page_work(work: Path) -> None:
     """Run the page's commands in their order on the folders that it describes."""
-    page = (Path(__file__).parents[2] / "docs" / "own-data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text(encoding="utf-8")
     blocks = re.findall(r"(?ms)^```sh\n(.*?)^```", page)
     assert len(blocks[0].splitlines()) == 3
     write_folders(work / "photos", 40)

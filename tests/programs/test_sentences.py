@@ -5,12 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
-import compatbench as cb
-from compatbench.results.ranking import rank_methods, rank_transfer
-from compatbench.tables.numbers import signed
-
 REPOSITORY = Path(__file__).parents[2]
 FILES = {
     "readme": "README.md",
@@ -76,17 +70,3 @@ def test_the_page_of_the_mini_suite_names_the_method_that_is_unlike() -> None:
         "mini-suite",
         "The modules of MMA differ from seed to seed by more than those of any other",
     )
-
-
-@pytest.mark.slow
-def test_the_page_on_choosing_has_the_gains_in_a_new_joint_space() -> None:
-    results = cb.results("mini", REPOSITORY)
-    upgrade = ("mini-clip", "mini-eva-clip-anew")
-    ranking = rank_methods(results.suite, results.expected, (upgrade,), 16)
-    ranking = rank_transfer(ranking).set_index("method")
-    page = (REPOSITORY / "docs" / "choose-a-method.md").read_text(encoding="utf-8")
-    text = " ".join(page.split())
-    for name in ("linear_probe", "gda", "tip_adapter", "kgcoop", "coop"):
-        row = ranking.loc[name]
-        gain, low, high = (signed(row[column]) for column in ("gain", "gain_low", "gain_high"))
-        assert re.search(rf"{re.escape(gain)}( points)? \({re.escape(f'{low} to {high}')}\)", text)
