@@ -125,7 +125,7 @@ def new_task(
         raise CompatbenchError(f"a share of {test_share} for testing: give one between 0 and 1")
     progress("looking for images")
     place = Path(folder).expanduser().absolute()
-    name = _choose_name(name, place)
+    name = name_task(name, place)
     paths = _choose_files(name, Path(out).expanduser().absolute(), replace)
     listing = scan(place, paths["list"])
     _check_cells(listing)
@@ -187,7 +187,7 @@ def new_task(
     )
 
 
-def _choose_name(requested: str | None, place: Path) -> str:
+def name_task(requested: str | None, place: Path) -> str:
     """Return the requested name of the task, or else one made of the folder's name."""
     name = requested
     if not name:

@@ -129,10 +129,12 @@ class Evaluation:
 
         Both classifiers answered the same images, so they are compared image by image.
         """
-        if self.target is None:
-            return None
-        scores = pd.DataFrame.from_dict(self.right_images(), "index")
-        return compare_images(100 * scores.astype(float))(self.transfer, ZERO_SHOT)
+        return None if self.target is None else _gain_over_zero_shot(self.target)
+
+    @cached_property
+    def source_effect(self) -> Interval | None:
+        """Return the same on the source, for which the module was trained."""
+        return None if self.source is None else _gain_over_zero_shot(self.source)
 
     @property
     def verdict(self) -> str:
@@ -178,6 +180,13 @@ def _threads_for(backbone: Backbone) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _gain_over_zero_shot(answers: Answers) -> Interval | None:
+    """Return the gain over zero-shot, compared image by image."""
+    right = {"module": answers.predictions, ZERO_SHOT: answers.zero_shot}
+    scores = {name: 100.0 * answers.right(each) for name, each in right.items()}
+    return compare_images(pd.DataFrame.from_dict(scores, "index"))("module", ZERO_SHOT)
 
 
 def _describe(backbone: str, answers: Answers | None) -> dict[str, Any]:

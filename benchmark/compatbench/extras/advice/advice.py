@@ -146,9 +146,8 @@ def _remarks(measured: Measurements, method: str, row: Mapping[str, Any]) -> Ite
         )
     elif row["verdict"] != "unknown" and row["over_old"] is not None and row["over_old"] < 0:
         yield (
-            f"The module on the old model is more accurate on average "
-            f"({with_interval(row, 'over_old', signed)}), but not significantly: staying is an "
-            "option."
+            f"The upgrade changes accuracy by {with_interval(row, 'over_old', signed)} points from "
+            "the module on the old model, which is not significant: staying is an option."
         )
     options = measured.options_of(method)
     labels = count_labels(list(options["transfer"]))

@@ -1,7 +1,7 @@
 """``compatbench advise``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,15 +21,34 @@ from compatbench.cli.shared_options import (
     Suite,
     TrustPickle,
 )
+from compatbench.errors import CompatbenchError
 
 
 @app.command("advise", rich_help_panel=OWNERS)
 def advise(
-    module: Annotated[
+    place: Annotated[
         Path | None,
         typer.Argument(
-            help="The file of a module. It is measured on the targets of the suite, untouched and "
-            "through 'words'; earlier results are not used."
+            metavar="[IMAGES|MODULE]",
+            help="Your images, to test --module on: a folder of class folders, a list (CSV, TSV, "
+            "JSON lines), tar shards, parquet files, or the name of a task. Or, without --module, "
+            "the file of a module, to test on the targets of the suite; earlier results are not "
+            "used.",
+        ),
+    ] = None,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--module",
+            help="With images: a module's file, or a checkpoint of other code, whose format is "
+            "recognised. Repeat it for several.",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="With images: the old model, that a checkpoint was trained on.",
+            autocompletion=complete_backbones,
         ),
     ] = None,
     suite: Suite = "mini",
@@ -68,7 +87,12 @@ def advise(
         int | None,
         typer.Option(help="By default the largest number of the suite. Not with a module."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The folder of 'results/'.")] = Path(),
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="The folder of 'results/'; with images, the folder for the cards of the task."
+        ),
+    ] = Path(),
     device: Device = "auto",
     data_root: DataRoot = None,
     as_json: AsJson = False,
@@ -78,6 +102,11 @@ def advise(
 ) -> None:
     """Advise whether to keep, port or retrain modules in an upgrade, with expected accuracies.
 
+    With images and a module, the module is tested on all images, on the old model and on the new
+    ones, untouched and through 'words':
+
+    compatbench advise photos --module output/seed1 --source vit-b16-openai --target eva02-b16
+
     Without a module the advice comes from what 'run' has left in 'results/', and nothing is
     computed.
     """
@@ -86,10 +115,14 @@ def advise(
     check_names(suite)
     import compatbench
 
+    _check_place(place, modules, source)
+    given: dict[str, Any] = {"module": place}
+    if modules:
+        given = {"module": modules, "source": source}
     advice = compatbench.advise(
-        suite,
+        str(place) if modules else suite,
         methods,
-        module=module,
+        **given,
         upgrade=upgrade,
         targets=targets,
         tasks=tasks,
@@ -98,3 +131,17 @@ def advise(
         device=device,
     )
     show(advice, as_json)
+
+
+def _check_place(place: Path | None, modules: list[str] | None, source: str | None) -> None:
+    """Raise CompatbenchError unless images come with a module, and a module alone is a file."""
+    if modules and place is None:
+        raise CompatbenchError("--module needs your images: compatbench advise IMAGES --module ...")
+    if modules:
+        return
+    if source is not None:
+        raise CompatbenchError("--source needs --module: the checkpoint that was trained on it")
+    if place is not None and place.is_dir():
+        raise CompatbenchError(
+            f"{place} is a folder; give the module to test on its images: --module FILE"
+        )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -56,8 +56,8 @@ class Held(NamedTuple):
         What no option uses has no row in the table.
         """
         special = self.access - _FREE or self.access
-        used = options["needs"].map(lambda needs: not special or bool(special & needs))
-        return used.astype(bool)
+        used = [not special or bool(special & needs) for needs in options["needs"]]
+        return pd.Series(used, index=options.index)
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,14 +226,15 @@ def _measure_options(
     copied = options["transfer"] == COPIED
     stay = options[copied & options.index.isin(sources.index)]
     free = {"labels": 0, "old_model": False, "access_count": 0, "moved": False}
-    needs = [frozenset({"old model"})] * len(stay)
+    needs = pd.Series([frozenset({"old model"})] * len(stay), index=stay.index, dtype=object)
     stay = stay.assign(action=_STAY, needs=needs, **free)
     old_accuracy = sources.loc[stay.index]
     old_gain = old_accuracy - (accuracy - gain).loc[stay.index]
     options = pd.concat([options, stay])
     names = [option_name(*pair) for pair in zip(options["method"], options["action"], strict=True)]
-    frames = options, pd.concat([accuracy, old_accuracy]), pd.concat([gain, old_gain])
-    return tuple(frame.set_axis(names) for frame in frames)
+    accuracies = pd.concat([accuracy, old_accuracy])
+    gains = pd.concat([gain, old_gain])
+    return options.set_axis(names), accuracies.set_axis(names), gains.set_axis(names)
 
 
 def _answer(pool: _Pool, upgrade: Upgrade, held: Held) -> tuple[pd.Series | None, _Cells]:
@@ -245,9 +246,10 @@ def _answer(pool: _Pool, upgrade: Upgrade, held: Held) -> tuple[pd.Series | None
     choice = choose_option(accuracy, accuracy - gain, costs)
     zeros = pd.DataFrame(0.0, index=[ZERO_SHOT], columns=gain.columns)
     decision = decide(options, compare_tasks(pd.concat([gain, zeros])), choice)
-    chosen = options.loc[choice.option or choice.likely]
+    name = choice.option or choice.likely
+    chosen: Any = options.loc[name]
     what = _describe_tied(options.loc[list(choice.tied) or [choice.likely]])
-    zero_shot = percent(float((accuracy - gain).loc[chosen.name].mean()))
+    zero_shot = percent(float((accuracy - gain).loc[name].mean()))
     tasks = str(pool.tasks)
     if decision.verdict in ("zero-shot", "retrain or zero-shot"):
         cells = zero_shot, zero_shot, "no", NOTHING, tasks
@@ -255,22 +257,22 @@ def _answer(pool: _Pool, upgrade: Upgrade, held: Held) -> tuple[pd.Series | None
     beats = "yes"
     if decision.verdict == "cannot tell":
         # No option can be told from zero-shot, so the caveat stands before what is likely.
-        instead = "" if gain.loc[chosen.name].mean() > 0 else "zero-shot, or "
+        instead = "" if gain.loc[name].mean() > 0 else "zero-shot, or "
         what = sentence(f"cannot tell; {instead}", what)
         beats = f"not shown{_tasks_needed(choice.held_out, decision)}"
-    worth = _show_worth(pool, upgrade, chosen)
-    shown = percent(float(accuracy.loc[chosen.name].mean()))
+    worth = _show_worth(pool, upgrade, name)
+    shown = percent(float(accuracy.loc[name].mean()))
     return chosen, (what, *map(number, (shown, zero_shot, beats, worth, tasks)))
 
 
-def _show_worth(pool: _Pool, upgrade: Upgrade, option: pd.Series) -> str:
+def _show_worth(pool: _Pool, upgrade: Upgrade, option: str) -> str:
     """Return the labels per class of the best retrained method; nothing of a retrained one."""
     page = pool.prices
     transfers = count_labels(page.tidy.transfers)
-    if option["action"] in transfers.values():
+    if pool.options.loc[option, "action"] in transfers.values():
         return NOTHING
-    accuracy = pool.accuracy.loc[option.name].to_numpy()
-    zero_shot = accuracy - pool.gain.loc[option.name].to_numpy()
+    accuracy = pool.accuracy.loc[option].to_numpy()
+    zero_shot = accuracy - pool.gain.loc[option].to_numpy()
     retrained = retrained_modules(page.tidy, page.expected, upgrade)
     methods, curves = retrained_curves(retrained, zero_shot)
     if not methods:

@@ -133,12 +133,14 @@ def read_measurements(
     shots = max(expected.shots)
     labels = count_labels(results.transfers)
     rows = _name_options(pair_rows(results, expected, upgrade, shots))
-    if expected.retrained:
+    if expected.retrained and f"retrained+{shots}" not in results.transfers:
         rows = pd.concat([rows, _retrained_rows(results, expected, upgrade, shots)])
     retrained: dict[int, dict[str, float]] = {}
-    for count, of_count in retrained_modules(results, expected, upgrade).items():
-        names = {method: option_name(method, labels[count]) for method in of_count.index}
-        retrained[count] = of_count.mean(axis="columns").rename(index=names).to_dict()
+    for number, accuracies in retrained_modules(results, expected, upgrade).items():
+        means = {}
+        for method, mean in accuracies.mean(axis="columns").items():
+            means[option_name(str(method), labels[number])] = float(mean)
+        retrained[number] = means
     prices = pd.DataFrame(columns=PRICES)
     if retrained:
         prices = price_options(results, expected, upgrade)
@@ -159,7 +161,7 @@ def read_measurements(
         options=options,
         scores=_average_tasks(rows, expected.tasks),
         prices=prices,
-        retrained={count: means for count, means in retrained.items() if means},
+        retrained={number: means for number, means in retrained.items() if means},
         counts=counts,
     )
 
@@ -207,7 +209,7 @@ def describe_option(method: str, transfer: str, reason: str | None) -> dict[str,
 def options_frame(described: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
     """Return ``Measurements.options`` from its rows by name."""
     columns = ["method", "transfer", "old", "refused", "reason", *COST]
-    return pd.DataFrame.from_dict(described, "index", columns=columns)
+    return pd.DataFrame.from_dict(dict(described), "index", columns=columns)
 
 
 def _average_tasks(rows: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
@@ -293,19 +295,22 @@ def _compare_unpaired(first: Counts, second: Counts) -> Interval | None:
     return estimate_unpaired(first.correct, second.correct, first.total)
 
 
-def measure_evaluations(evaluations: Sequence[Evaluation]) -> Measurements:
-    """Return what was measured of one module by several transfers on one backbone."""
-    first = evaluations[0]
-    method = first.fitted.method
+def measure_evaluations(measured: Sequence[tuple[str, Evaluation]]) -> Measurements:
+    """Return what was measured of modules by several transfers on one backbone.
+
+    Args:
+        measured: evaluations on the same images, each with the name of its module.
+    """
+    _, first = measured[0]
     scores = {}
     described = {}
-    for evaluation in evaluations:
-        name = option_name(method, evaluation.transfer)
+    for module, evaluation in measured:
+        name = option_name(module, evaluation.transfer)
         refused = None if evaluation.target else evaluation.reason
-        described[name] = describe_option(method, evaluation.transfer, refused)
+        described[name] = describe_option(module, evaluation.transfer, refused)
+        names = {ZERO_SHOT: ZERO_SHOT, OLD: option_name(module, OLD), evaluation.transfer: name}
         for scored, right in evaluation.right_images().items():
-            known = {ZERO_SHOT: ZERO_SHOT, OLD: option_name(method, OLD)}
-            scores[known.get(scored, name)] = 100 * right.astype(float)
+            scores[names[scored]] = 100 * right.astype(float)
     return Measurements(
         upgrade=(first.fitted.source, first.backbone),
         shots=first.fitted.shots,
