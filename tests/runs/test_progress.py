@@ -62,8 +62,8 @@ def test_a_log_has_a_line_for_every_tenth_and_every_failure() -> None:
             error = "RuntimeError: [bold]no luck" if cell == cells[7] else ""
             tell(progress, cell, "finished", error=error)
     lines = out.getvalue().splitlines()
-    assert lines[0].startswith("4 of 40 cells, about ")
-    assert lines[-1] == "40 of 40 cells"
+    assert lines[0].startswith("4 of 40 cells in 1 s, about ")
+    assert lines[-1] == "40 of 40 cells in 1 s"
     assert lines.pop(1) == "failed coop · task · 4 shots · seed 7: RuntimeError: [bold]no luck"
     assert len(lines) == 10
 
@@ -121,8 +121,43 @@ def test_the_time_left_is_at_least_that_of_the_longest_running_cell(clock: Clock
     tell(progress, cells[0], "started")
     for cell in cells[1:]:
         run_cell(progress, cell, clock, 1)
-    # Four workers do one second of work in a second, so one of them takes 400 s for the long cell.
-    assert progress.seconds_left() == pytest.approx(400 - 11)
+    assert progress.seconds_left() == pytest.approx(100 - 11)
+
+
+def test_a_cell_that_takes_long_is_never_about_to_end(clock: Clock) -> None:
+    """The last cell was expected to take as long as the others, and runs for seven minutes."""
+    cells = make_cells(5)
+    progress = RunProgress(Console(file=io.StringIO()))
+    progress.start_plan(plan_of(cells), 1)
+    for cell in cells[:4]:
+        run_cell(progress, cell, clock, 1)
+    tell(progress, cells[4], "started")
+    clock.now += 420
+    left = progress.seconds_left()
+    assert left is not None
+    assert left > 60
+
+
+def test_the_time_left_is_steady_when_equal_cells_end_in_groups(clock: Clock) -> None:
+    """Four workers end their cells of 40 s at almost the same moment."""
+    cells = make_cells(80)
+    progress = RunProgress(Console(file=io.StringIO()))
+    progress.start_plan(plan_of(cells), 4)
+    shown = []
+    for group in range(0, 40, 4):
+        tell(progress, cells[group], "started")
+        tell(progress, cells[group + 1], "started")
+        tell(progress, cells[group + 2], "started")
+        tell(progress, cells[group + 3], "started")
+        for _ in range(4):
+            clock.now += 10
+            left = progress.seconds_left()
+            if left is not None:
+                shown.append(left + clock.now)
+        for cell in cells[group : group + 4]:
+            tell(progress, cell, "finished")
+    # The moment at which the run is expected to end does not move.
+    assert max(shown) - min(shown) < 1
 
 
 def test_cells_of_another_run_do_not_count_as_throughput(clock: Clock) -> None:
@@ -156,7 +191,7 @@ def test_a_display_of_80_columns_cuts_nothing(clock: Clock) -> None:
     text = Text.from_ansi(shown.get()).plain
     assert "…" not in text
     words = " ".join(text.split())
-    assert "2 of 540 cells, about 3 h 44 min left 0:00:50" in words
+    assert "2 of 540 cells in 50 s, about 1 h 52 min left" in words
     assert f"{cells[0]}, 3,000 of 12,000 images" in words.replace("- ", "-")
     assert "and 2 more" in words
     assert max(map(len, text.splitlines())) <= 80
@@ -194,9 +229,9 @@ def test_a_notebook_has_one_output_that_ends_as_a_line(notebook: Screen, clock: 
         for cell in cells[:3]:
             run_cell(progress, cell, clock, 1)
     assert len(notebook.outputs) == 1
-    assert "0 of 4 cells" in notebook.states[0]
+    assert "0 of 4 cells in 1 s" in notebook.states[0]
     assert str(cells[1]) in notebook.states[3]
-    assert "3 of 4 cells, about 1 s left" in notebook.states[-2]
+    assert "3 of 4 cells in 3 s, about 1 s left" in notebook.states[-2]
     assert notebook.states[-1] == "3 of 4 cells in 3 s"
     assert out.getvalue() == ""
 
@@ -243,5 +278,5 @@ def test_waiting_is_printed_once_and_every_retry_is_printed() -> None:
     assert out.getvalue().splitlines() == [
         "another run of this folder has started some of these cells; waiting",
         "trying again coop · task · 4 shots · seed 0: WorkerDied: killed",
-        "1 of 2 cells",
+        "1 of 2 cells in 1 s, about 1 s left",
     ]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from compatbench.data.images.dataset_files import BrokenImages
@@ -57,6 +58,14 @@ def show_progress(
         yield start, note
 
 
+class EndedCell(NamedTuple):
+    """A cell that a worker of this run has finished."""
+
+    end: float
+    work: float  # expected seconds
+    seconds: float
+
+
 class RunProgress:
     """Follows the events of a run, and shows them.
 
@@ -76,12 +85,11 @@ class RunProgress:
         self._total = 0  # cells
         self._tenths = 0
         self._printed: set[str] = set()  # lines that are printed only once
+        self._ended: deque[EndedCell] = deque()  # those that count for the throughput
         self._begin = time.monotonic()
         self._bar = Progress(
             BarColumn(16),
             TextColumn("{task.description}", markup=False),
-            TimeElapsedColumn(),
-            speed_estimate_period=WINDOW_SECONDS,
             get_time=time.monotonic,
         )
         self._bar.add_task("reading the suite and the methods", total=None)
@@ -98,8 +106,7 @@ class RunProgress:
     def __exit__(self, *_: object) -> None:
         self._live.stop()
         if self._shown_at is not None:
-            took = format_seconds(time.monotonic() - self._begin)
-            self._show_in_notebook(f"{self._count_cells()} in {took}")
+            self._show_in_notebook(self._count_cells())
 
     def start_plan(self, plan: Plan, workers: int) -> None:
         """Begin to show the cells of a plan, and the ranking of its suite."""
@@ -128,17 +135,21 @@ class RunProgress:
             self._print_error(event)
             is_ours = self._running.pop(key, None) is not None
             if event.kind == "finished":
-                self._finish(key, time.monotonic() - start, is_ours=is_ours)
+                self._finish(key, start, is_ours=is_ours)
         self._show()
 
-    def _finish(self, key: str, seconds: float, *, is_ours: bool) -> None:
+    def _finish(self, key: str, start: float, *, is_ours: bool) -> None:
         """Note that a cell has ended. Cells of another run do not count as throughput."""
         work = self._work.pop(key, 0.0)
         bar = self._bar.tasks[0]
-        # Two of the longest cells have to end in the time in which the throughput is measured.
-        period = max(self._bar.speed_estimate_period, 2 * seconds)
-        self._bar.speed_estimate_period = period
         if is_ours:
+            now = time.monotonic()
+            self._ended.append(EndedCell(now, work, now - start))
+            # Where a cell takes minutes, the last minute says little: keep two for each worker.
+            while (
+                len(self._ended) > 2 * self._workers and self._ended[0].end < now - WINDOW_SECONDS
+            ):
+                self._ended.popleft()
             self._bar.update(FIRST, advance=work)
         else:
             self._bar.update(FIRST, total=(bar.total or 0.0) - work)
@@ -150,20 +161,38 @@ class RunProgress:
     def seconds_left(self) -> float | None:
         """Return the time left by the throughput of the last minute; None if it is not known.
 
-        It is never less than the running cells need.
+        It is never less than the running cells still need.
         """
-        speed = self._bar.tasks[0].speed  # of all workers, in expected seconds a second
-        if not speed or not self._work:
+        ended = list(self._ended)
+        work = sum(cell.work for cell in ended)
+        spent = sum(cell.seconds for cell in ended)
+        if not work or not self._work:
             return None
         now = time.monotonic()
-        needed = 0.0
+        running = []
         for key, (_, start) in list(self._running.items()):
-            whole = self._work.get(key, 0.0) * self._workers / speed
-            needed = max(needed, whole - (now - start))
-        return max(sum(self._work.values()) / speed, needed)
+            running.append((self._work.get(key, 0.0), now - start))
+        # A running cell that takes longer than the ended ones predict slows the throughput.
+        pace = spent / work
+        for expected, elapsed in running:
+            if elapsed > expected * pace:
+                work += expected
+                spent += elapsed
+        pace = spent / work  # seconds of a worker for an expected second
+        left = pace * sum(list(self._work.values()))
+        longest = 0.0
+        for expected, elapsed in running:
+            whole = pace * expected
+            # Nobody knows how long an overdue cell still takes: as long as it is overdue.
+            still = abs(whole - elapsed)
+            left += still - whole
+            longest = max(longest, still)
+        return max(left / self._workers, longest)
 
     def _count_cells(self) -> str:
-        return f"{self._total - len(self._work)} of {self._total} cells"
+        """Return how many cells have ended, and the time that the run has taken."""
+        took = format_seconds(time.monotonic() - self._begin)
+        return f"{self._total - len(self._work)} of {self._total} cells in {took}"
 
     def _describe_left(self) -> str:
         seconds = self.seconds_left()
