@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -44,6 +45,17 @@ def run_as_command(out: Path, methods: str) -> None:
     output_of("run", "--suite", "smoke", *selection, "--out", out)
 
 
+def run_with_display(out: Path, methods: str) -> None:
+    """Run as on a terminal, which also shows the ranking so far."""
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sys.stderr", terminal)
+        patched.setenv("TERM", "xterm")
+        cb.run("smoke", methods, seeds="1", out=out)
+    assert "Zero-shot" in terminal.getvalue()
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("project")
@@ -57,11 +69,20 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lambda out: run(out, "zeroshot,coop"),  # all is there
         lambda out: run(out, "zeroshot,tip_adapter"),  # rows are added
         lambda out: run_as_command(out, "zeroshot,coop"),
+        lambda out: run_with_display(out, "zeroshot,coop,gda"),
         cb.report,
         lambda out: cb.audit_results(out, cells=0),
         lambda out: cb.results("smoke", out).ranking(),
     ],
-    ids=["run again", "run more", "run as a command", "report", "audit", "results"],
+    ids=[
+        "run again",
+        "run more",
+        "run as a command",
+        "run with a display",
+        "report",
+        "audit",
+        "results",
+    ],
 )
 def test_each_result_file_is_opened_once(
     results: Path, opened: Counter[str], command: Callable[[Path], object]
