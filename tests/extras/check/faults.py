@@ -104,6 +104,14 @@ DoublePrecision of Free breaks logits: torch.float64, not float32
     answer = lambda self, logits: logits.double()
 CentresTheBatch of Free breaks batch-size: one by one on the source, logits differ
     see = lambda self, features: features - 0.5 * features.mean(0)
+CentresLargeBatches of Free breaks batch-size: batches of 31 and of 71 images give logits that
+    see = lambda self, x: x - 0.5 * x.mean(0) if len(x) > 32 else x
+ReadsTheOrder of Free breaks batch-size: on the source logits depend on the order of 71 images
+    def answer(self, logits):
+        count, classes = logits.shape
+        if count < 2 * classes:
+            return logits
+        return logits + 5 * F.one_hot(torch.arange(count) * classes // count, classes)
 KeepsItsStream of Sound breaks batch-size: a call is a stream of its own
     card, calls = describe(zero_shot_at={}, needs={"stream"}), 0
     def see(self, features):

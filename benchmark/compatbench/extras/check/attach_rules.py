@@ -36,12 +36,13 @@ from compatbench.extras.check.models import (
 )
 from compatbench.extras.check.outcome import BrokenRule, SkippedRule, require
 from compatbench.files.tensors import fingerprint
-from compatbench.method import Backbone, Module
+from compatbench.method import Backbone, Classifier, Module
 from compatbench.method.mistakes import explain
 from compatbench.method.registry import find_transfer
 from compatbench.method.transfer import TransferData, WordPair
 
 WORDS = load_words()[::40]
+BATCH_SIZES = (31, 8)  # of many images, besides all of them at once
 
 
 @contextmanager
@@ -175,7 +176,11 @@ def logits(tested: MethodUnderTest) -> None:
 
 
 def batch_size(tested: MethodUnderTest) -> None:
-    """Logits depend on no other image of a batch; with a stream, on no other call."""
+    """Logits depend on neither a batch nor an image's place in it; with a stream, on no other call.
+
+    A few images are classified one by one and together. More images, in the order of their classes,
+    are classified in another order and in batches of other sizes.
+    """
     for role, backbone in tested.served():
         inputs = tested.inputs(backbone)
         classify = tested.attach(backbone)
@@ -192,6 +197,22 @@ def batch_size(tested: MethodUnderTest) -> None:
         _require_close(alone, together, f"one by one on the {role}, logits differ")
         shape = list(none.shape)
         require(shape == [0, len(LABELS)], f"an empty batch gives logits of shape {shape}")
+        _try_orders_and_sizes(classify, tested.many_inputs(backbone), role)
+
+
+def _try_orders_and_sizes(classify: Classifier, inputs: Tensor, role: str) -> None:
+    """Raise BrokenRule if logits change with the order of many images, or with batches of them."""
+    count = len(inputs)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(11))
+    with torch.no_grad():
+        expected = classify(inputs)
+        reordered = classify(inputs[order])
+        problem = f"on the {role} logits depend on the order of {count} images; they differ"
+        _require_close(reordered, expected[order], problem)
+        for size in BATCH_SIZES:
+            logits = torch.cat([classify(batch) for batch in inputs[order].split(size)])
+            problem = f"on the {role} batches of {size} and of {count} images give logits"
+            _require_close(logits, expected[order], f"{problem} that differ")
 
 
 def inputs_unchanged(tested: MethodUnderTest) -> None:

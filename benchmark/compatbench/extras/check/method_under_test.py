@@ -57,6 +57,7 @@ LABELS = relabel(("dog", "hippopotamus", "red apple", "xylophone", "tree"))
 STEPS = 3
 FEW_STEPS = 2  # where a check only asks whether a draw can be learned from
 MAX_ITERATIONS = 20  # of a solver
+MANY = 71  # images, for the rule on the order and the number of images
 MOST_SECONDS = 3.0  # of one processor, for seven images on a tiny model
 
 Elsewhere = Callable[[str], dict[str, str]]
@@ -163,11 +164,19 @@ class MethodUnderTest:
     @fast_products()
     def inputs(self, backbone: Backbone) -> Tensor:
         """Return the unseen images as the method's classifiers take them on a backbone."""
+        return self._encode_unseen(backbone, unseen_images())
+
+    @fast_products()
+    def many_inputs(self, backbone: Backbone) -> Tensor:
+        """Return further unseen images, in the order of their classes, as classifiers take them."""
+        return self._encode_unseen(backbone, many_images())
+
+    def _encode_unseen(self, backbone: Backbone, images: Tensor) -> Tensor:
         image_input = self.build().image_input(backbone)
-        key = (backbone.name, backbone.weights_key, image_input)
+        key = (backbone.name, backbone.weights_key, image_input, len(images))
         seen = self.models.seen
         if key not in seen:
-            seen[key] = _encode(backbone, unseen_images(), image_input)
+            seen[key] = _encode(backbone, images, image_input)
         return seen[key].clone()
 
     @fast_products()
@@ -311,6 +320,15 @@ def draw_images(targets: Tensor, generator: torch.Generator) -> Tensor:
     patterns = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(7))
     noise = torch.randn(len(targets), 3, 4, 4, generator=generator)
     return F.interpolate(patterns[targets] + noise, (IMAGE_SIZE, IMAGE_SIZE))
+
+
+def many_images() -> Tensor:
+    """Return more unseen images than most methods train with at once, ``[71, 3, H, W]``.
+
+    They are sorted by class, as most test sets are.
+    """
+    generator = torch.Generator().manual_seed(10)
+    return draw_images(torch.arange(MANY) * len(LABELS) // MANY, generator)
 
 
 def unseen_images() -> Tensor:
