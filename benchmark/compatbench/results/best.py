@@ -49,8 +49,13 @@ def count_tied(scores: pd.DataFrame) -> int:
     It is shared with those that follow, up to the first that is significantly worse. The best is
     compared, not the neighbour, so that a chain of small steps is not one tie.
     """
-    worse = compare_with_best(scores)["worse"].to_numpy()
-    return int(worse.argmax()) if worse.any() else len(worse)
+    table = scores.to_numpy(dtype=float)
+    order = np.argsort(-scores.mean(axis="columns").to_numpy(), kind="stable")
+    p_values = holm(paired_test(table[order]))
+    for tied, p_value in enumerate(p_values, 1):
+        if p_value < ALPHA:
+            return tied
+    return len(table)
 
 
 def first_place(scores: pd.DataFrame) -> list[object]:
@@ -80,18 +85,18 @@ def paired_test(scores: ArrayLike) -> list[float]:
     """
     from scipy.special import stdtr
 
-    first, *others = np.asarray(scores, dtype=float)
-    units = len(first)
-    p_values = []
-    for other in others:
-        differences = first - other
-        error = differences.std(ddof=1) / math.sqrt(units) if units > 1 else math.inf
-        if error:
-            statistic = -abs(differences.mean()) / error
-            p_values.append(float(2 * stdtr(units - 1, statistic)))
-        else:
-            p_values.append(float(not differences.any()))
-    return p_values
+    table = np.asarray(scores, dtype=float)
+    differences = table[0] - table[1:]
+    others, units = differences.shape
+    if units == 1:
+        return [1.0] * others
+    errors = differences.std(axis=1, ddof=1) / math.sqrt(units)
+    means = np.abs(differences.mean(axis=1))
+    # Without an error the difference is the same on every unit: certain, or none at all.
+    always = np.where(means > 0, 0.0, 1.0)
+    statistics = np.divide(-means, errors, out=np.zeros(others), where=errors > 0)
+    p_values = np.where(errors > 0, 2 * stdtr(units - 1, statistics), always)
+    return p_values.tolist()
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -45,7 +45,7 @@ class SuiteResults:
     frame: pd.DataFrame
     digest: str = ""  # SHA-256 of the files of rows and costs, in the order of their names
 
-    @property
+    @cached_property
     def transfers(self) -> list[str]:
         """Return ``copied``, and then every other transfer that methods are ranked with."""
         return sorted({COPIED, *self.frame["ranked_with"]}, key=transfer_order)
@@ -106,14 +106,12 @@ def gather_results(
     name: str, methods: Mapping[str, StoredMethod], digest: str = ""
 ) -> SuiteResults:
     """Return the results of a suite from what its methods' files hold."""
-    parts = [with_figures(to_frame([], Row), to_frame([], Cost)).assign(ranked_with="")]
-    for method in methods.values():
-        rows = with_figures(method.rows, method.costs)
-        ranked_with = rows["transfer"]
-        if "words" in method.info.needs:
-            ranked_with = ranked_with.mask(ranked_with == COPIED, "words")
-        parts.append(rows.assign(ranked_with=ranked_with))
-    frame = pd.concat(parts, ignore_index=True)
+    rows = [to_frame([], Row), *(method.rows for method in methods.values())]
+    costs = [to_frame([], Cost), *(method.costs for method in methods.values())]
+    frame = with_figures(pd.concat(rows, ignore_index=True), pd.concat(costs, ignore_index=True))
+    read_words = [method.info.name for method in methods.values() if "words" in method.info.needs]
+    in_words = (frame["transfer"] == COPIED) & frame["method"].isin(read_words)
+    frame["ranked_with"] = frame["transfer"].mask(in_words, "words")
     order = sorted(set(frame["transfer"]), key=transfer_order)
     places = frame["transfer"].map({transfer: place for place, transfer in enumerate(order)})
     frame = frame.loc[places.sort_values(kind="stable").index]

@@ -36,18 +36,14 @@ def pair_rows(
     Args:
         sets: pairs of a task and a test set; by default every task of the suite with its own.
     """
-    rows = _expected_rows(results, expected, sets or tuple((task, task) for task in expected.tasks))
-    draws = rows.assign(shots=shots)
-    fixed = [info.name for info in results.infos if not info.learns]
-    draws.loc[draws["method"].isin(fixed), ["shots", "seed"]] = 0
-    sides = []
-    for side, backbone in zip(("source", "target"), upgrade, strict=True):
-        places = draws.assign(source=upgrade[0], backbone=backbone)
-        found = results.by_place.reindex(pd.MultiIndex.from_frame(places[PLACE]))
-        found = found.fillna({"status": "", "reason": "", "key": "", "data": ""})
-        sides.append(found.reset_index(drop=True).add_prefix(f"{side}_"))
+    sets = sets or tuple((task, task) for task in expected.tasks)
+    source, target = upgrade
+    rows = _expected_rows(results, expected, sets)
+    sides = [
+        _find_side(results, expected, source, source, shots, sets).add_prefix("source_"),
+        _find_side(results, expected, source, target, shots, sets).add_prefix("target_"),
+    ]
     paired = pd.concat([rows.assign(upgrade=" → ".join(upgrade)), *sides], axis="columns")
-    paired = paired.astype(dict.fromkeys(paired.select_dtypes("Int64"), "float64"))
     measures = {}
     for name, measure in list_measures("upgrade").items():
         measures[name] = np.asarray(measure.compute(paired), dtype="float64")
@@ -58,6 +54,29 @@ def pair_rows(
     return pd.concat([paired, pd.DataFrame(measures, index=paired.index)], axis="columns")
 
 
+@lru_cache(maxsize=256)
+def _find_side(
+    results: SuiteResults,
+    expected: Expected,
+    source: str,
+    backbone: str,
+    shots: int,
+    sets: tuple[tuple[str, str], ...],
+) -> pd.DataFrame:
+    """Return the results of a source's modules on one backbone, in the order of expected rows."""
+    places = _expected_rows(results, expected, sets).assign(
+        shots=shots, source=source, backbone=backbone
+    )
+    fixed = [info.name for info in results.infos if not info.learns]
+    places.loc[places["method"].isin(fixed), ["shots", "seed"]] = 0
+    found = results.by_place.reindex(pd.MultiIndex.from_frame(places[PLACE]))
+    # An index of so many levels is slow to copy.
+    found = found.reset_index(drop=True)
+    found = found.fillna({"status": "", "reason": "", "key": "", "data": ""})
+    return found.astype(dict.fromkeys(found.select_dtypes("Int64"), "float64"))
+
+
+@lru_cache(maxsize=64)
 def _expected_rows(
     results: SuiteResults, expected: Expected, sets: tuple[tuple[str, str], ...]
 ) -> pd.DataFrame:

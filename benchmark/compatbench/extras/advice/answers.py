@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,18 +136,20 @@ def describe_kinds(page: SuitePage) -> list[TableCell]:
     return texts
 
 
-def _gains_on(page: SuitePage, upgrades: Sequence[Upgrade], method: str) -> list[float]:
+@lru_cache(maxsize=64)
+def _gains_on(page: SuitePage, upgrades: tuple[Upgrade, ...], method: str) -> list[float]:
     """Return the mean gains of a method's untouched modules on the upgrades that have them."""
     gains: list[float] = []
     if method not in page.tidy.methods:
         return gains
+    results = page.tidy.restrict([method], [COPIED])
     for upgrade in upgrades:
-        results = page.tidy.restrict([method], [COPIED])
         _, _, gain = list_options(results, page.expected, upgrade)
         gains += gain.mean(axis="columns").tolist()
     return gains
 
 
+@lru_cache(maxsize=64)
 def _list_answers(page: SuitePage, upgrade: Upgrade) -> list[_Answer]:
     """Return the answers in the order of the first who gets each.
 
