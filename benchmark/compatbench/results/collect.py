@@ -151,8 +151,9 @@ def collect_results(plan: Plan, files: ResultFiles) -> None:
 
 
 def _drop_outdated(rows: pd.DataFrame, outdated: Collection[RowKey]) -> pd.DataFrame:
-    columns = [rows[name] for name in ("method", "key", "data")]
-    kept = [row not in outdated for row in zip(*columns, strict=True)]
+    """Return the rows whose method, key and hash of weights and images are not outdated."""
+    identities = zip(rows["method"], rows["key"], rows["data"], strict=True)
+    kept = [identity not in outdated for identity in identities]
     return rows.loc[pd.Series(kept, index=rows.index, dtype=bool)]
 
 
@@ -161,7 +162,7 @@ CellResults = tuple[CellRecord, list[Row], list[Cost]]
 
 @dataclass
 class ResultCache:
-    """Descriptions of methods, and the results of finished cells, kept while a run is watched."""
+    """Descriptions of methods and the results of finished cells, kept while a run is watched."""
 
     methods: dict[str, StoredMethod] = field(default_factory=dict)
     cells: dict[str, CellResults] = field(default_factory=dict)
@@ -222,7 +223,7 @@ def _measured_methods(plan: Plan, cache: ResultCache) -> Iterator[tuple[str, Sto
 
 
 def describe_method(suite: SuiteCard, method: type[Method], name: str) -> StoredMethod:
-    """Return what ``<method>.json`` says of a method, or of a config of it, in a suite; no rows."""
+    """Return the contents of ``<method>.json`` for a method, or a config of one; no rows."""
     general = resolve_settings(method, suite, name)
     recipe = Settings(method.Config().model_dump(mode="json"), suite.training)
     differs = _differences(recipe, general)

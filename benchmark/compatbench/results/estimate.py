@@ -1,8 +1,8 @@
-"""How sure a figure is: a statistic of what was measured, and its interval over independent units.
+"""Confidence intervals: a statistic of measurements, and its interval over independent units.
 
-The unit is most often a dataset, for methods are compared to say something of datasets not seen;
-seeds of a dataset are averaged first. ``docs/intervals.md`` has how often such intervals hold the
-true value, in a simulation drawn from results.
+The unit is usually a dataset, because a comparison of methods should hold for other datasets as
+well. The seeds of a dataset are averaged first. ``docs/intervals.md`` shows how often such
+intervals contain the true value, in a simulation drawn from results.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from compatbench.harmonic_mean import harmonic_mean
 
 RESAMPLES = 2000
-FEWEST_UNITS = 6  # that a verdict may rest on
+FEWEST_UNITS = 6  # a verdict needs at least as many
 SEED = 20895
 LEVEL = 95.0  # percent
 
@@ -28,13 +28,13 @@ Array = NDArray[np.float64]
 # Columns by name, all of one length, such as those of a pandas frame.
 Frame = Mapping[str, Any] | pd.DataFrame
 Percentile = Literal["linear", "inverted_cdf"]
-# Of one array ``[..., units]`` for every column, it gives ``[...]``; NaN where it is not defined.
+# It takes an array ``[..., units]`` per column, and returns ``[...]``; NaN where it is not defined.
 Statistic = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and its interval over ``units``; without bounds where one alone is known."""
+    """A number and its interval over ``units``; the bounds are infinite if there is one unit."""
 
     value: float
     low: float = -math.inf
@@ -43,41 +43,49 @@ class Interval:
 
     @property
     def decides(self) -> bool:
-        """Whether a verdict may rest on it: it has bounds, and six units or more."""
+        """True if a verdict may rest on it: it has bounds, and six units or more."""
         return self.bounded and self.units >= FEWEST_UNITS
 
     @property
     def sign(self) -> int:
-        """1 or -1 if it decides, and lies on that side of 0 as a whole; or else 0."""
-        return (int(self.low > 0) - int(self.high < 0)) * self.decides
+        """1 or -1 if it decides and lies entirely on that side of 0; otherwise 0."""
+        if not self.decides:
+            return 0
+        return int(self.low > 0) - int(self.high < 0)
 
     @property
     def bounded(self) -> bool:
+        """True if both bounds are finite."""
         return math.isfinite(self.low) and math.isfinite(self.high)
 
 
 def interval_columns(name: str, interval: Interval | None) -> dict[str, float | None]:
-    """The columns ``name``, ``name_low`` and ``name_high`` of a frame; None for what is unknown."""
-    low = high = None
-    if interval is not None and interval.low > -math.inf:
-        low, high = interval.low, interval.high
-    return {name: interval and interval.value, f"{name}_low": low, f"{name}_high": high}
+    """Return the columns ``name``, ``name_low`` and ``name_high``; None for what is unknown."""
+    columns: dict[str, float | None] = {name: None, f"{name}_low": None, f"{name}_high": None}
+    if interval is not None:
+        columns[name] = interval.value
+        if interval.low > -math.inf:
+            columns[f"{name}_low"] = interval.low
+            columns[f"{name}_high"] = interval.high
+    return columns
 
 
 def mean(values: Array) -> Any:
-    """The mean over units; paired differences are such values."""
+    """Return the mean over units of ``[..., units]``, which may be paired differences."""
     return values.mean(axis=-1)
 
 
 def harmonic_mean_of_means(first: Array, second: Array) -> Any:
-    """The harmonic mean of two means over units."""
+    """Return the harmonic mean of two means over units."""
     return harmonic_mean(mean(first), mean(second))
 
 
 def ratio_of_means(numerators: Array, denominators: Array) -> Any:
-    """The ratio of two means over units; NaN where the denominator is not positive."""
-    above, below = np.asarray(mean(numerators)), np.asarray(mean(denominators))
-    return np.divide(above, below, out=np.full(below.shape, np.nan), where=below > 0)
+    """Return the ratio of two means over units; NaN where the denominator is not positive."""
+    above = np.asarray(mean(numerators))
+    below = np.asarray(mean(denominators))
+    undefined = np.full(below.shape, np.nan)
+    return np.divide(above, below, out=undefined, where=below > 0)
 
 
 def estimate(
@@ -86,30 +94,35 @@ def estimate(
     statistic: Statistic = mean,
     percentile: Percentile = "linear",
 ) -> Interval | None:
-    """A statistic over units with its 95 % interval.
+    """Return a statistic over units with its 95 % interval.
 
-    Of a mean it is Student's. Of other statistics it is a percentile bootstrap over the units, at
-    the levels that make it as wide as Student's (Hesterberg, *What Teachers Should Know About the
-    Bootstrap*, The American Statistician 69, 2015: the expanded percentile interval).
+    The interval of a mean is Student's. For other statistics it is a percentile bootstrap over the
+    units, at the levels that make it as wide as Student's (Hesterberg, *What Teachers Should Know
+    About the Bootstrap*, The American Statistician 69, 2015: the expanded percentile interval).
 
     Args:
-        figures: a tidy frame with a row for each measurement; or one figure per unit, ``[units]``.
-        by: the column that names the unit of a row; the rows of a unit are averaged first.
-            Without it every row is a unit.
-        statistic: is given the other columns in their order.
-        percentile: how bounds lie between resampled values; with ``inverted_cdf`` a bound is one of
-            them, so that it may be infinite.
+        figures: a tidy frame with a row for each measurement; or one number per unit, ``[units]``.
+        by: the column that names the unit of a row. The rows of a unit are averaged first.
+            Without it, every row is a unit.
+        statistic: a function of the other columns, in their order.
+        percentile: how a bound is interpolated between resampled values. With ``inverted_cdf`` it
+            is one of them, and so may be infinite.
 
     Returns:
-        None if there are no figures, if one is missing, or if the statistic is not defined.
+        None if there are no numbers, if one is missing, or if the statistic is not defined.
     """
     if not isinstance(figures, (Mapping, pd.DataFrame)):
         figures = {"figures": figures}
     if by is not None:
         figures = average_units(figures, by)
-    columns = [np.asarray(figures[name], dtype=float) for name in map(str, figures) if name != by]
-    if any(column.size == 0 or np.isnan(column).any() for column in columns):
-        return None
+    columns = []
+    for name in map(str, figures):
+        if name == by:
+            continue
+        column = np.asarray(figures[name], dtype=float)
+        if column.size == 0 or np.isnan(column).any():
+            return None
+        columns.append(column)
     value = float(statistic(*columns))
     if math.isnan(value):
         return None
@@ -119,33 +132,37 @@ def estimate(
     if statistic is mean:
         reach = _student(units) * float(columns[0].std(ddof=1)) / math.sqrt(units)
         return Interval(value, value - reach, value + reach, units)
-    resampled = statistic(*(column[draw_resamples(units)] for column in columns))
+    drawn = draw_resamples(units)
+    resampled = statistic(*[column[drawn] for column in columns])
     return percentile_interval(value, resampled, units, percentile)
 
 
 def average_units(figures: Frame, by: str) -> dict[str, Any]:
-    """The mean of every column over the rows of each unit, units in the order of the rows."""
-    rows: dict[Any, list[int]] = {}
+    """Return the mean of every column over the rows of each unit, in order of first appearance."""
+    rows_of: dict[Any, list[int]] = {}
     for row, unit in enumerate(figures[by]):
-        rows.setdefault(unit, []).append(row)
-    averages: dict[str, Any] = {by: [*rows]}
-    for name in (name for name in map(str, figures) if name != by):
+        rows_of.setdefault(unit, []).append(row)
+    averages: dict[str, Any] = {by: list(rows_of)}
+    for name in map(str, figures):
+        if name == by:
+            continue
         values = np.asarray(figures[name], dtype=float).tolist()
-        averages[name] = np.array(
-            [average([values[i] for i in of_unit]) for of_unit in rows.values()]
-        )
+        means = []
+        for rows in rows_of.values():
+            means.append(average([values[row] for row in rows]))
+        averages[name] = np.array(means)
     return averages
 
 
 def average(values: Sequence[float]) -> float:
-    """The mean of one or more values, the same in any order, for ``fsum`` is exact."""
+    """Return the mean of one or more values, the same in any order because ``fsum`` is exact."""
     return math.fsum(values) / len(values)
 
 
 @lru_cache(maxsize=16)
 def draw_resamples(count: int, seed: int = SEED) -> NDArray[np.intp]:
-    """Indices of ``count`` units drawn with replacement, ``[RESAMPLES, count]``, read-only."""
-    # The raw stream is the same in every version of numpy; Generator's draws need not be.
+    """Return indices of units drawn with replacement, ``[RESAMPLES, count]``, read-only."""
+    # The raw stream is the same in every version of numpy. The draws of Generator need not be.
     raw = np.random.PCG64(seed).random_raw(RESAMPLES * count)
     drawn = (raw % np.uint64(count)).astype(np.intp).reshape(RESAMPLES, -1)
     drawn.flags.writeable = False
@@ -155,21 +172,20 @@ def draw_resamples(count: int, seed: int = SEED) -> NDArray[np.intp]:
 def percentile_interval(
     value: float, resampled: ArrayLike, units: int, percentile: Percentile = "linear"
 ) -> Interval:
-    """What the resamples of units gave, but for its ends; those without a figure are left out."""
+    """Return the expanded percentile interval of resampled values; NaN values are left out."""
     values = np.asarray(resampled, dtype=float)
     if units == 1:
         return Interval(value, units=units)
     # A resample's variance is that of the sample, which is too small by a factor 1 − 1/units.
     outside = 50 * math.erfc(_student(units) * math.sqrt(units / (units - 1)) / math.sqrt(2))
-    low, high = np.percentile(
-        values[~np.isnan(values)], [outside, 100 - outside], method=percentile
-    )
+    defined = values[~np.isnan(values)]
+    low, high = np.percentile(defined, [outside, 100 - outside], method=percentile)
     return Interval(value, float(low), float(high), units)
 
 
 @cache
 def _student(units: float) -> float:
-    """The quantile of Student's distribution that a 95 % interval of a mean reaches to."""
+    """Return the quantile of Student's distribution at the upper end of a 95 % interval."""
     from scipy.special import stdtrit
 
     return float(stdtrit(units - 1, (1 + LEVEL / 100) / 2))

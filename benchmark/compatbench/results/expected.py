@@ -1,4 +1,4 @@
-"""What a suite asks for."""
+"""The measurements that a suite asks for."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Upgrade = tuple[str, str]
 
 @dataclass(frozen=True)
 class Expected:
-    """What a suite asks for, so that what is missing is known to be missing."""
+    """The measurements that a suite asks for; those without a row are missing."""
 
     tasks: tuple[str, ...]  # means are over these
     shots: tuple[int, ...]
     seeds: tuple[int, ...]
     upgrades: tuple[Upgrade, ...]
-    variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of some of the tasks
-    retrained: bool = False  # whether modules are also fitted on every target
+    # The variants of some of the tasks. In a protocol, these are test sets with other classes.
+    variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    retrained: bool = False  # True if modules are also fitted on every target
     development: tuple[str, ...] = ()  # tasks that are measured, but in no mean
-    classes: Mapping[str, int] = field(default_factory=dict)  # how many, by task
-    unranked: Mapping[str, str] = field(default_factory=dict)  # methods by name, with the reason
-    # What 'variants' are: of a protocol, test sets with classes of their own.
+    classes: Mapping[str, int] = field(default_factory=dict)  # the number of classes of each task
+    unranked: Mapping[str, str] = field(default_factory=dict)  # the reason, by name of the method
     protocol: Protocol = "few-shot"
 
     def __hash__(self) -> int:
@@ -44,8 +44,13 @@ class Expected:
         return self.tasks + self.development
 
     def test_sets(self, tasks: Iterable[str]) -> list[tuple[str, str]]:
-        """Each of some tasks with every test set of it: its own, then its variants."""
-        return [(task, name) for task in tasks for name in (task, *self.variants.get(task, ()))]
+        """Return pairs of a task and a test set: its own images, then each of its variants."""
+        pairs = []
+        for task in tasks:
+            pairs.append((task, task))
+            for variant in self.variants.get(task, ()):
+                pairs.append((task, variant))
+        return pairs
 
     def restrict(
         self,
@@ -53,37 +58,64 @@ class Expected:
         seeds: Sequence[int] | None = None,
         shots: Sequence[int] | None = None,
     ) -> Expected:
-        """What is asked for, of the suite or beside it: means are over exactly that."""
-        asked = {"tasks": tasks, "seeds": seeds, "shots": shots}
-        asked["development"] = None if tasks is None else ()
-        parts = {name: tuple(values) for name, values in asked.items() if values is not None}
-        return replace(self, **parts)
+        """Return what is asked for with other tasks, seeds or shots; means are over exactly those.
+
+        They need not be the suite's. Tasks that are given count as ranked, so none of them is a
+        development task.
+        """
+        changes: dict[str, tuple[object, ...]] = {}
+        if tasks is not None:
+            changes["tasks"] = tuple(tasks)
+            changes["development"] = ()
+        if seeds is not None:
+            changes["seeds"] = tuple(seeds)
+        if shots is not None:
+            changes["shots"] = tuple(shots)
+        return replace(self, **changes)
 
     def seeds_of(self, info: MethodInfo) -> tuple[int, ...]:
-        """The seeds a method is run for: one only, if it learns nothing."""
+        """Return the seeds a method is run for: only one if it learns nothing."""
         return self.seeds if info.learns else self.seeds[:1]
 
 
 def upgrade_pairs(paths: Iterable[Sequence[str]]) -> tuple[Upgrade, ...]:
-    """Upgrade paths as (source, target) pairs: every target is measured with the first's module."""
-    return tuple(dict.fromkeys((path[0], target) for path in paths for target in path[1:]))
+    """Return the (source, target) pairs of upgrade paths, each once.
+
+    The source is a path's first model. Its module is measured on every later one.
+    """
+    pairs = []
+    for source, *targets in paths:
+        for target in targets:
+            if (source, target) not in pairs:
+                pairs.append((source, target))
+    return tuple(pairs)
 
 
 def expect_suite(suite: SuiteCard) -> Expected:
-    """What a suite's card asks for; means leave its development tasks out, if it has others."""
-    tasks, chosen_on = suite_tasks(suite), development_tasks(suite)
-    development = tuple(task for task in tasks if whole_name(task) in chosen_on)
-    ranked = tuple(task for task in tasks if task not in development)
+    """Return what a suite's card asks for.
+
+    Development tasks are left out of means, unless the suite has no other tasks.
+    """
+    tasks = suite_tasks(suite)
+    development_names = development_tasks(suite)
+    ranked = []
+    development = []
+    for task in tasks:
+        if whole_name(task) in development_names:
+            development.append(task)
+        else:
+            ranked.append(task)
     if not ranked:
-        ranked, development = tasks, ()
+        ranked = development
+        development = []
     return Expected(
-        tasks=ranked,
+        tasks=tuple(ranked),
         shots=suite.shots,
         seeds=suite.seeds,
         upgrades=upgrade_pairs(suite.upgrades),
         variants=suite_variants(suite),
         retrained=suite.retrained,
-        development=development,
+        development=tuple(development),
         classes={task: len(task_cards.read(task).classes) for task in tasks},
         unranked=suite.unranked,
         protocol=suite.protocol,

@@ -1,7 +1,7 @@
 """Accuracies that papers and repositories publish.
 
-They are in ``results/published/*.csv``, one a line with its source. The README there describes the
-columns.
+They are in ``results/published/*.csv``, one per line with its source. The README there describes
+the columns.
 """
 
 from __future__ import annotations

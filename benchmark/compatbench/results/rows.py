@@ -1,9 +1,9 @@
 """The table of results: a line of a result file, checked, and many of them as a pandas frame.
 
-A row is one record: a fitted module at one backbone on one test set. Counts are kept, not
-percentages, so nothing is rounded. Times, which no two runs share, are in
-``costs.csv`` under the same keys. In a frame counts are nullable integers (``Int64``),
-times and calibration errors are floats, and all else is text.
+A row is one record: a fitted module at one backbone on one test set. It keeps counts instead of
+percentages, so nothing is rounded. Times differ from run to run, so they are in ``costs.csv``,
+under the same keys. In a frame, counts are nullable integers (``Int64``), times and calibration
+errors are floats, and everything else is text.
 """
 
 from __future__ import annotations
@@ -46,12 +46,11 @@ Count = Annotated[int, Field(ge=0, lt=2**63)]  # in columns of 64-bit integers
 TransferName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_+-]{0,60}$")]
 STRICT = ConfigDict(frozen=True, extra="forbid")
 
-FLIPS = ("negative_flips", "positive_flips", "inconsistent_errors")
 MEASURES = list_measures("answers")
 _COUNTS = {name for name, one in MEASURES.items() if one.unit == "images"}
 _INTEGERS = frozenset({*_COUNTS, "shots", "seed", "parameters", "module_bytes", "peak_memory"})
 _REALS = frozenset({*MEASURES, "prompt_diversity", "fit_seconds", "evaluate_seconds"} - _COUNTS)
-# A file in which no line has such a figure leaves the column out.
+# Files leave these columns out if no line has a value.
 _LATER = {name for name, measure in MEASURES.items() if not measure.standard}
 _OPTIONAL = frozenset({*_LATER, "peak_memory", "prompt_diversity"})
 
@@ -66,13 +65,32 @@ class Row(create_model("Figures", __config__=STRICT, **_FIGURES)):
     """One line of a results file: a module at one backbone on one test set, and its cell."""
 
     columns: ClassVar[tuple[str, ...]] = (
-        *("method", "transfer", "task", "test_set", "source", "backbone", "shots", "seed"),
-        *("status", *MEASURES, "prompt_diversity"),
-        *("parameters", "module_bytes", "reason", "key", "data"),
+        "method",
+        "transfer",
+        "task",
+        "test_set",
+        "source",
+        "backbone",
+        "shots",
+        "seed",
+        "status",
+        *MEASURES,
+        "prompt_diversity",
+        "parameters",
+        "module_bytes",
+        "reason",
+        "key",
+        "data",
     )
-    # What names a line of a file, and orders them; no two lines share it.
+    # The columns that identify a line of a file and give the order of the lines.
     place: ClassVar[list[str]] = [
-        *("transfer", "task", "source", "shots", "seed", "backbone", "test_set")
+        "transfer",
+        "task",
+        "source",
+        "shots",
+        "seed",
+        "backbone",
+        "test_set",
     ]
 
     method: ConfigName
@@ -86,7 +104,8 @@ class Row(create_model("Figures", __config__=STRICT, **_FIGURES)):
     status: Status
     correct: Count | None = None  # images classified right by the module
     total: Count | None = None
-    # As ``prompt_diversity``; None for methods without a context of two vectors or more.
+    # As the function ``prompt_diversity`` gives it; None for methods whose context has fewer than
+    # two vectors.
     prompt_diversity: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = None
     parameters: Count = 0  # numbers that the fit determined
     module_bytes: Count = 0  # size of the module's tensors
@@ -101,22 +120,24 @@ class Row(create_model("Figures", __config__=STRICT, **_FIGURES)):
 
     @staticmethod
     def check(row: Any) -> None:
-        """ValueError if the figures of a row, or of a line with them, contradict."""
-        flips = tuple(getattr(row, name) for name in FLIPS)
+        """Raise ValueError if the numbers of a row, or of a line of a file, contradict."""
         if row.status != "ok":
-            if any(getattr(row, name) is not None for name in (*MEASURES, "prompt_diversity")):
-                raise ValueError("a row that is not ok has no counts")
+            for name in (*MEASURES, "prompt_diversity"):
+                if getattr(row, name) is not None:
+                    raise ValueError("a row that is not ok has no counts")
             return
         if None in (row.correct, row.total, row.zero_shot_correct):
             raise ValueError("a row that is ok has correct, total and zero_shot_correct")
         if not max(row.correct, row.zero_shot_correct) <= row.total or row.total == 0:
             raise ValueError("more images are right than there are")
+        flips = (row.negative_flips, row.positive_flips, row.inconsistent_errors)
         if flips == (None, None, None):
             return
         if None in flips:
             raise ValueError("flips are all given, or none is")
         negative, positive, other = flips
-        # Right on the source: those right on both, and the negative flips.
+        # The images that the target gets right include the positive flips. Those that it gets wrong
+        # include the negative flips and the inconsistent errors.
         if positive > row.correct or negative + other > row.total - row.correct:
             raise ValueError("more predictions have flipped than there are")
         if row.backbone == row.source:
@@ -124,9 +145,10 @@ class Row(create_model("Figures", __config__=STRICT, **_FIGURES)):
 
 
 class Cost(BaseModel):
-    """What a record took, in wall clock and in bytes; one line of ``costs.csv``.
+    """The time and memory that a record took; one line of ``costs.csv``.
 
-    Peak memory is of the cell's process, or of the tensors of a GPU; empty if not measured.
+    Times are in seconds of wall clock. Peak memory, in bytes, is that of the cell's process, or of
+    the tensors on a GPU. It is empty if it was not measured.
     """
 
     model_config = STRICT
@@ -148,66 +170,93 @@ Line = type[Row] | type[Cost]
 
 
 def to_frame(lines: Iterable[Row | Cost], model: Line) -> pd.DataFrame:
-    """Lines as a frame with the columns of their model."""
+    """Return lines as a frame with the columns of their model."""
     lines = list(lines)
-    return _make_frame({name: [getattr(line, name) for line in lines] for name in model.columns})
+    columns = {}
+    for name in model.columns:
+        columns[name] = [getattr(line, name) for line in lines]
+    return _make_frame(columns)
 
 
-# Found once: to read a name takes as long as to make a column.
+# Looked up once: finding a dtype by its name takes as long as making a column.
 _DTYPES: dict[str, Any] = {
     name: pd.api.types.pandas_dtype(name) for name in ("Int64", "float64", "str")
 }
 
 
 def _make_frame(columns: dict[str, list[Any]]) -> pd.DataFrame:
+    """Return columns as a frame, each with the dtype of its name."""
     arrays = {}
     for name, values in columns.items():
-        kind = "Int64" if name in _INTEGERS else "float64" if name in _REALS else "str"
+        kind = "str"
+        if name in _INTEGERS:
+            kind = "Int64"
+        elif name in _REALS:
+            kind = "float64"
         arrays[name] = pd.array(values, dtype=_DTYPES[kind])
     return pd.DataFrame(arrays, copy=False)
 
 
 def places_of(lines: pd.DataFrame, model: Line) -> list[tuple[Any, ...]]:
-    """What names each line in its file."""
-    return list(zip(*(lines[name].tolist() for name in model.place), strict=True))
+    """Return the values that identify each line in its file."""
+    columns = [lines[name].tolist() for name in model.place]
+    return list(zip(*columns, strict=True))
 
 
 def in_order(lines: pd.DataFrame, model: Line) -> pd.DataFrame:
-    """The lines in the order of their file."""
-    places = places_of(lines, model)  # to sort a frame by as many columns takes ten times as long
-    return lines.take(sorted(range(len(places)), key=places.__getitem__))
-
-
-def figures_of(rows: pd.DataFrame, costs: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
-    """What rows took, and every measure of a row, each ``[rows]``; NaN where there is none."""
-    # By hand, for a merge takes several times as long.
-    known = {place: line for line, place in enumerate(places_of(costs, Cost))}
-    lines = [known.get(place, -1) for place in places_of(rows, Cost)]
-    columns = {name: rows[name].to_numpy("float64", na_value=np.nan) for name in MEASURES}
-    derived = {}
-    for name, measure in list_measures("row").items():
-        columns[name] = derived[name] = measure.compute(columns)
-    took = {
-        name: np.append(costs[name].to_numpy("float64", na_value=np.nan), np.nan)[lines]
-        for name in Cost.figures
-    }
-    return derived | took
+    """Return the lines in the order of their file."""
+    # Sorting tuples is ten times as fast as sorting a frame by this many columns.
+    places = places_of(lines, model)
+    order = sorted(range(len(places)), key=places.__getitem__)
+    return lines.take(order)
 
 
 def with_figures(rows: pd.DataFrame, costs: pd.DataFrame) -> pd.DataFrame:
-    """The rows with their costs and every measure of a row; NaN where there is none."""
-    figures = pd.DataFrame(figures_of(rows, costs), index=rows.index, copy=False)
-    return pd.concat([rows, figures], axis="columns")
+    """Return the rows with their costs and every measure of a row; NaN where there is none."""
+    figures = _compute_measures(rows) | _find_costs(rows, costs)
+    added = pd.DataFrame(figures, index=rows.index, copy=False)
+    return pd.concat([rows, added], axis="columns")
+
+
+def _compute_measures(rows: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Return every measure that follows from the numbers of a row, each ``[rows]``."""
+    columns = {}
+    for name in MEASURES:
+        columns[name] = _to_floats(rows[name])
+    derived = {}
+    for name, measure in list_measures("row").items():
+        derived[name] = measure.compute(columns)
+        columns[name] = derived[name]  # later measures may use it
+    return derived
+
+
+def _find_costs(rows: pd.DataFrame, costs: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Return the costs of rows, each ``[rows]``; NaN for rows without a line of costs."""
+    # Without ``merge``, which takes several times as long.
+    line_of = {place: line for line, place in enumerate(places_of(costs, Cost))}
+    lines = [line_of.get(place, -1) for place in places_of(rows, Cost)]
+    found = {}
+    for name in Cost.figures:
+        values = np.append(_to_floats(costs[name]), np.nan)  # line -1 is the NaN at the end
+        found[name] = values[lines]
+    return found
+
+
+def _to_floats(column: pd.Series) -> NDArray[np.float64]:
+    return column.to_numpy("float64", na_value=np.nan)
 
 
 def write_csv(frame: pd.DataFrame) -> str:
-    """Rows or costs as CSV text: the same lines give the same bytes."""
-    shown = [name for name in frame if name not in _OPTIONAL or frame[name].notna().any()]
-    columns = {name: frame[name].to_numpy(object, na_value="").tolist() for name in shown}
+    """Return rows or costs as CSV text. The same lines give the same bytes."""
+    columns: dict[str, list[Any]] = {}
+    for name in map(str, frame):
+        if name in _OPTIONAL and frame[name].isna().all():
+            continue
+        columns[name] = frame[name].to_numpy(object, na_value="").tolist()
     if "shots" in columns:
-        columns["shots"] = [*map(show_shots, columns["shots"])]
+        columns["shots"] = [show_shots(number) for number in columns["shots"]]
     text = io.StringIO()
-    # Of a small table a frame's own ``to_csv`` takes twice as long.
+    # For a small table, ``DataFrame.to_csv`` takes twice as long.
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
@@ -227,21 +276,22 @@ def parse_csv(content: bytes, path: Path, model: Line) -> pd.DataFrame:
         CompatbenchError: the first line that is wrong.
     """
     header, lines = _split_csv(content, path)
-    known = [name for name in model.columns if name in header or name not in _OPTIONAL]
-    if header != known:
+    absent = _OPTIONAL.difference(header)
+    if header != [name for name in model.columns if name not in absent]:
         raise CompatbenchError(f"{path}:1: the columns must be {','.join(model.columns)}")
     problems: list[tuple[int, str, str]] = []
     for i, (_, line) in enumerate(lines):
         if len(line) > len(header):
             problems.append((i, "row", "has more values than there are columns"))
+    # A line that is too short has empty cells at its end.
     by_column = zip_longest(*(line for _, line in lines), fillvalue="")
     texts = dict(zip(header, by_column, strict=False))
     columns: dict[str, list[Any]] = {}
-    for name, (empty, kind) in _describe_columns(model).items():
+    for name, (default, kind) in _describe_columns(model).items():
         column = texts.get(name, ("",) * len(lines))
         distinct = list(dict.fromkeys(column))
         try:
-            checked = kind.validate_python([text or empty for text in distinct])
+            checked = kind.validate_python([text or default for text in distinct])
         except ValidationError as error:
             where, message = first_problem(error)
             wrong = distinct[int(where.partition(".")[0])]
@@ -286,9 +336,11 @@ def _find_contradiction(columns: Mapping[str, list[Any]]) -> list[tuple[int, str
 
 @cache
 def _describe_columns(model: Line) -> dict[str, tuple[Any, TypeAdapter[list[Any]]]]:
-    """By column, what an empty cell stands for, and what checks values."""
-    hints, described = get_type_hints(model, include_extras=True), {}
+    """Return for each column the value of an empty cell, and the type that checks values."""
+    hints = get_type_hints(model, include_extras=True)
+    described = {}
     for name in model.columns:
-        field, kind = model.model_fields[name], TypeAdapter(list[hints[name]])  # type: ignore[misc]
-        described[name] = ("" if field.is_required() else field.default, kind)
+        field = model.model_fields[name]
+        default = "" if field.is_required() else field.default
+        described[name] = (default, TypeAdapter(list[hints[name]]))  # type: ignore[misc]
     return described

@@ -1,7 +1,7 @@
 """The fits that choose a method's settings, on training images and on the source alone.
 
-They are those of an ordinary suite, whose named configs are the settings to choose from. They
-learn from three quarters of a few-shot draw, and are tested on the last quarter.
+They are planned as an ordinary suite whose named configs are the settings to choose from. Each fit
+learns from three quarters of a few-shot draw and is tested on the last quarter.
 """
 
 from __future__ import annotations
@@ -36,43 +36,49 @@ from compatbench.results.collect import rows_of
 from compatbench.results.rows import Row
 from compatbench.results.tuning_records import Setting, Tuning, choose
 
-# The most rates beyond the card's, in one direction: each is another round of fits.
+# The number of rates tried beyond the card's in one direction. Each takes another round of fits.
 MOST_FURTHER_RATES = 2
 
 
 @dataclass(frozen=True)
 class Search:
-    """What is to be fitted next, and what has been proposed so far."""
+    """The fits to do next, and the settings proposed so far."""
 
-    plan: Plan  # its choices are settings, of each method the recipe's own first
+    plan: Plan  # its choices are the settings; each method's first one is the recipe's own
     settings: Mapping[str, Setting]  # by the name of the config
     methods: tuple[str, ...]
 
     def accuracies(self, method: str) -> dict[str, float]:
-        """The mean accuracy of every config of a method that is finished, by its name."""
-        shares = {
-            name: [(row.correct or 0) / (row.total or 1) for row in rows if row]
-            for name, rows in self.rows(method).items()
-            if None not in rows
-        }
-        return {name: sum(each) / len(each) for name, each in shares.items()}
+        """Return the mean accuracy of every finished config of a method, by its name."""
+        accuracies = {}
+        for name, rows in self.rows(method).items():
+            finished = [row for row in rows if row is not None]
+            if len(finished) < len(rows):
+                continue
+            shares = [(row.correct or 0) / (row.total or 1) for row in finished]
+            accuracies[name] = sum(shares) / len(shares)
+        return accuracies
 
     def rows(self, method: str) -> dict[str, list[Row | None]]:
-        """Of each config of a method, the row of every task and seed; None of a failed fit."""
-        return {
-            choice.name: [
-                _find_row(self.plan, cell) for cell in self.plan.cells if cell.name == choice.name
-            ]
-            for choice in self.plan.matrix.choices
-            if choice.method.card.name == method
-        }
+        """Return the row of every task and seed for each config of a method, by its name.
+
+        A fit that failed, or is not done, has None.
+        """
+        rows: dict[str, list[Row | None]] = {}
+        for choice in self.plan.matrix.choices:
+            if choice.method.card.name == method:
+                rows[choice.name] = []
+        for cell in self.plan.cells:
+            if cell.name in rows:
+                rows[cell.name].append(_find_row(self.plan, cell))
+        return rows
 
 
 def plan_tuning(methods: Names, suite: str = "mini", out: str | Path = ".") -> Plan:
-    """The plan of what ``compatbench.tune`` fits next; nothing is written.
+    """Return the plan of the fits that ``compatbench.tune`` does next; write nothing.
 
-    The choices of its matrix are the settings, of each method the recipe's own first. What is
-    tried depends on the fits that are finished, so ``tune`` plans until nothing is left to do.
+    The choices of its matrix are the settings; each method's first one is the recipe's own. Which
+    settings are tried depends on the finished fits, so ``tune`` plans until nothing is left to do.
     """
     return plan_search(methods, suite, out).plan
 
@@ -80,21 +86,26 @@ def plan_tuning(methods: Names, suite: str = "mini", out: str | Path = ".") -> P
 def plan_search(
     methods: Names, suite: str = "mini", out: str | Path = ".", tried: Set[str] = frozenset()
 ) -> Search:
-    """What ``plan_tuning`` plans, with the settings; those that were ``tried`` may have failed."""
+    """Return the search that ``plan_tuning`` plans.
+
+    Args:
+        tried: names of configs that have been run. A config that is still to do after it was run
+            has failed, and is not a reason to wait.
+    """
     card = suite_cards.read(suite)
-    tasks, tuning = _check_card(card), card.tuning
+    tasks = _check_card(card)
+    tuning = card.tuning
     assert tuning is not None
-    shots = max(n for n in card.shots if n < ALL_SHOTS)
-    # Settings that an earlier search chose must not be where this one begins.
+    shots = _largest_shots(card)
+    # This search must not begin with the settings that an earlier one chose.
     card = card.model_copy(update={"methods": dict(without_chosen(card)), "tasks": tasks})
     request = make_request(card, methods, tasks=tasks, transfers=[COPIED])
     choices = build_matrix(request).choices
-    proposed: dict[str, list[Setting]] = {
-        choice.name: _first_settings(choice, tuning)
-        for choice in choices
-        if choice.name not in card.configs
-    }
-    proposed = {name: settings for name, settings in proposed.items() if len(settings) > 1}
+    proposed: dict[str, list[Setting]] = {}
+    for choice in choices:
+        settings = _first_settings(choice, tuning)
+        if choice.name not in card.configs and len(settings) > 1:
+            proposed[choice.name] = settings
     if not proposed:
         names = ", ".join(choice.name for choice in choices)
         raise CompatbenchError(f"nothing to tune of {names}: no rate, steps or training images")
@@ -102,17 +113,22 @@ def plan_search(
         search = _plan_settings(card, proposed, tasks, shots, Path(out))
         if any(cell.name not in tried for cell in search.plan.to_do):
             return search
-        further = {
-            name: _next_settings(had, _best(search, name), tuning) for name, had in proposed.items()
-        }
-        if not any(further.values()):
+        extended = {}
+        for name, settings in proposed.items():
+            extended[name] = settings + _next_settings(settings, _best(search, name), tuning)
+        if extended == proposed:
             return search
-        proposed = {name: had + further[name] for name, had in proposed.items()}
+        proposed = extended
 
 
 def _check_card(card: SuiteCard) -> tuple[str, ...]:
-    """The tasks on which settings are chosen; CompatbenchError if the card cannot choose."""
-    if (tuning := card.tuning) is None:
+    """Return the tasks on which settings are chosen.
+
+    Raises:
+        CompatbenchError: the card does not say how, or draws too little.
+    """
+    tuning = card.tuning
+    if tuning is None:
         raise CompatbenchError(
             f"suite '{card.name}' does not say how settings are chosen: its card has no field "
             "'tuning', see docs/cards.md"
@@ -123,53 +139,98 @@ def _check_card(card: SuiteCard) -> tuple[str, ...]:
             f"suite '{card.name}': 'development' and 'tuning.seeds' give one draw, and a standard "
             "error needs two; name another task or seed"
         )
-    shots = max((n for n in card.shots if n < ALL_SHOTS), default=0)
+    shots = _largest_shots(card)
     if shots == count_kept(shots):
         raise CompatbenchError(f"suite '{card.name}' draws too few images to hold a quarter out")
     return tasks
 
 
+def _largest_shots(card: SuiteCard) -> int:
+    """Return the largest number of images per class in a suite's draws; 0 if there is none."""
+    numbers = [number for number in card.shots if number < ALL_SHOTS]
+    return max(numbers, default=0)
+
+
 def without_chosen(card: SuiteCard) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What a suite says of methods, without what a search chooses: rate, epochs and training."""
+    """Yield a suite's methods with their settings, without rate, epochs and training.
+
+    A search chooses these three. Named configs keep all of their settings.
+    """
     for name, settings in card.methods.items():
         if name in card.configs:
             yield name, settings
             continue
-        recipe = {k: v for k, v in settings.get("recipe", {}).items() if k not in ("lr", "epochs")}
-        rest = {k: v for k, v in settings.items() if k not in ("recipe", "training")}
-        yield name, rest | ({"recipe": recipe} if recipe else {})
+        kept = dict(settings)
+        kept.pop("training", None)
+        recipe = dict(kept.pop("recipe", {}))
+        recipe.pop("lr", None)
+        recipe.pop("epochs", None)
+        if recipe:
+            kept["recipe"] = recipe
+        yield name, kept
 
 
 def _first_settings(choice: MethodChoice, tuning: TuningCard) -> list[Setting]:
-    """The recipe's own, every rate with every length, and for methods without these trainings."""
+    """Return the settings to try first, the recipe's own before all others.
+
+    For trained methods, these are all pairs of a rate and a length. Other methods have neither, so
+    their trainings are tried.
+    """
     if not choice.method.card.learns:
         return []
+    settings = []
     if not issubclass(choice.method, TrainedMethod):
-        return [Setting(), *(Setting(training=training) for training in tuning.trainings)]
-    pairs = product(dict.fromkeys((1.0, *tuning.rates)), dict.fromkeys((1.0, *tuning.lengths)))
-    return [Setting(rate=rate, length=length) for rate, length in pairs]
+        settings.append(Setting())
+        for training in tuning.trainings:
+            settings.append(Setting(training=training))
+        return settings
+    rates = dict.fromkeys((1.0, *tuning.rates))
+    lengths = dict.fromkeys((1.0, *tuning.lengths))
+    for rate, length in product(rates, lengths):
+        settings.append(Setting(rate=rate, length=length))
+    return settings
 
 
 def _best(search: Search, method: str) -> Setting | None:
-    """The setting of the highest accuracy so far; None if every fit failed."""
+    """Return the setting of the highest accuracy so far; None if every fit failed."""
     accuracies = search.accuracies(method)
-    return search.settings[max(accuracies, key=accuracies.__getitem__)] if accuracies else None
+    if not accuracies:
+        return None
+    best = max(accuracies, key=accuracies.__getitem__)
+    return search.settings[best]
 
 
-def _next_settings(had: list[Setting], best: Setting | None, tuning: TuningCard) -> list[Setting]:
-    """What to try next for a method: further rates, then other trainings with the best rate."""
-    if best is None or any(setting.training for setting in had):
+def _next_settings(tried: list[Setting], best: Setting | None, tuning: TuningCard) -> list[Setting]:
+    """Return the settings to try next: a further rate, or other trainings with the best rate.
+
+    A further rate is tried as long as the best one is at an end of those tried.
+    """
+    if best is None or any(setting.training for setting in tried):
         return []
-    listed = sorted({1.0, *tuning.rates})
-    rates = sorted(setting.rate for setting in had if setting.length == best.length)
-    if len(listed) > 1 and best.rate in (rates[0], rates[-1]):
-        up = best.rate == rates[-1]
-        further = [rate for rate in rates if (rate > listed[-1] if up else rate < listed[0])]
-        if len(further) < MOST_FURTHER_RATES:
-            factor = listed[-1] / listed[-2] if up else listed[0] / listed[1]
-            rate = float(f"{best.rate * factor:.6g}")
-            return [best.model_copy(update={"rate": rate})]
+    rate = _further_rate(tried, best, tuning)
+    if rate is not None:
+        return [best.model_copy(update={"rate": rate})]
     return [best.model_copy(update={"training": training}) for training in tuning.trainings]
+
+
+def _further_rate(tried: list[Setting], best: Setting, tuning: TuningCard) -> float | None:
+    """Return the next rate beyond the best one; None if it lies inside, or enough were tried.
+
+    The step to it is the card's last step in this direction.
+    """
+    listed = sorted({1.0, *tuning.rates})
+    rates = sorted(setting.rate for setting in tried if setting.length == best.length)
+    if len(listed) == 1 or best.rate not in (rates[0], rates[-1]):
+        return None
+    if best.rate == rates[-1]:
+        further = [rate for rate in rates if rate > listed[-1]]
+        factor = listed[-1] / listed[-2]
+    else:
+        further = [rate for rate in rates if rate < listed[0]]
+        factor = listed[0] / listed[1]
+    if len(further) >= MOST_FURTHER_RATES:
+        return None
+    return float(f"{best.rate * factor:.6g}")
 
 
 def _plan_settings(
@@ -179,9 +240,11 @@ def _plan_settings(
     shots: int,
     out: Path,
 ) -> Search:
-    """The plan of the fits of settings, each a named config of its method."""
+    """Plan the fits of the proposed settings, each a named config of its method."""
     assert card.tuning is not None
-    registry, configs, settings_of = builtin_methods(), {}, {}
+    registry = builtin_methods()
+    configs: dict[str, dict[str, Any]] = {}
+    settings_of: dict[str, Setting] = {}
     for name, settings in proposed.items():
         published = registry.get(name).Config()
         for setting in settings:
@@ -199,13 +262,16 @@ def _plan_settings(
         "methods": card.methods | configs,
     }
     trial = card.model_copy(update=alone)
-    differ: dict[str, str] = {}
+    # Of settings that give the same fit, the first is run.
+    distinct: dict[str, str] = {}
     request = make_request(trial, list(configs), tasks=tasks, transfers=[COPIED])
     for choice in build_matrix(request).choices:
-        differ.setdefault(_what_is_fitted(choice, tasks, trial.shots[0]), choice.name)
+        fit = _describe_fit(choice, tasks, trial.shots[0])
+        distinct.setdefault(fit, choice.name)
+    kept = {name: settings_of[name] for name in distinct.values()}
     request = make_request(
         trial,
-        list(differ.values()),
+        list(kept),
         tasks=tasks,
         transfers=[COPIED],
         out=out,
@@ -215,30 +281,48 @@ def _plan_settings(
     tested = []
     for cell in plan.cells:
         held_out = HELD_OUT.format(cell.task, shots, cell.seed)
-        place = cell.source, held_out, data_key(cell.source, held_out)
+        place = (cell.source, held_out, data_key(cell.source, held_out))
         tested.append(replace(cell, test_sets=(held_out,), places=(place,)))
-    kept = {name: settings_of[name] for name in differ.values()}
     return Search(replace(plan, cells=tuple(tested)), kept, tuple(proposed))
 
 
-def _what_is_fitted(choice: MethodChoice, tasks: tuple[str, ...], shots: int) -> str:
-    """What tells two settings of a method apart: more epochs under a cap on steps may not."""
+def _describe_fit(choice: MethodChoice, tasks: tuple[str, ...], shots: int) -> str:
+    """Return a text that is the same for two settings if their fits are.
+
+    For example, more epochs give the same fit where the suite caps the steps.
+    """
     settings = choice.settings[tasks[0]]
-    config, fits = dict(settings.config), []
+    config = dict(settings.config)
+    fits = []
     for task in tasks:
         method = choice.build(task)
         if isinstance(method, TrainedMethod):
             images = count_images(choice, task_cards.read(task), shots)
             fits.append(method.plan_steps(shots, images))
     if fits:
+        # The numbers of steps stand for the epochs.
         config["recipe"] = config["recipe"] | {"epochs": None}
     return repr((choice.method, config, fits, settings.training))
 
 
 def read_tuning(search: Search, method: str) -> Tuning:
-    """What the finished fits of a search give for a method."""
-    plan, by_config = search.plan, search.rows(method)
-    suite, names = plan.suite, list(by_config)
+    """Return the record of a method's finished fits, with the setting that they choose.
+
+    Raises:
+        CompatbenchError: every setting failed.
+    """
+    plan = search.plan
+    suite = plan.suite
+    by_config = search.rows(method)
+    names = list(by_config)
+    correct = []
+    for rows in by_config.values():
+        correct.append([None if row is None else row.correct for row in rows])
+    # The setting does not change the number of images; failed fits have none.
+    total = []
+    for of_draw in zip(*by_config.values(), strict=True):
+        counts = [row.total for row in of_draw if row is not None and row.total is not None]
+        total.append(max(counts, default=0))
     cls = next(choice.method for choice in plan.matrix.choices if choice.name == names[0])
     about: dict[str, Any] = {
         "suite": suite.name,
@@ -250,11 +334,8 @@ def read_tuning(search: Search, method: str) -> Tuning:
         "seeds": plan.request.seeds,
         "provenance": provenance(),
         "settings": [search.settings[name] for name in names],
-        "correct": [[row and row.correct for row in rows] for rows in by_config.values()],
-        "total": [
-            max(row.total or 0 if row else 0 for row in rows)
-            for rows in zip(*by_config.values(), strict=True)
-        ],
+        "correct": correct,
+        "total": total,
     }
     try:
         chosen = choose(Tuning.model_construct(**about).frame)
@@ -267,6 +348,11 @@ def read_tuning(search: Search, method: str) -> Tuning:
 
 
 def _find_row(plan: Plan, cell: Cell) -> Row | None:
+    """Return the row of a cell's only test set; None if its fit failed or is not done."""
     record = plan.store.read(cell.key)
-    rows = rows_of(cell, record, plan.store) if record is not None else []
-    return rows[0] if rows and rows[0].status == "ok" else None
+    if record is None:
+        return None
+    rows = rows_of(cell, record, plan.store)
+    if not rows or rows[0].status != "ok":
+        return None
+    return rows[0]
