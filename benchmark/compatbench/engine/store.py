@@ -23,7 +23,7 @@ from torch import Tensor
 from compatbench.engine.cell import Cell, CellRecord, Outcome, Where, describe_cell
 from compatbench.engine.keys import zero_shot_key
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.files.atomic import write_atomic
+from compatbench.files.atomic import cannot_write, write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
 from compatbench.files.tensors import load_tensors, save_tensors
@@ -53,14 +53,37 @@ class RunStore:
     file, or of a folder on its path. No link is followed: a link in place of a folder is a
     CompatbenchError. It is also an error if the folder cannot be written, or is no longer the one
     that was opened.
+
+    Args:
+        folder: it need not exist before the first file is written.
+        inode: the number of the folder on its disk, if another process has opened it; by default
+            that of the folder that is there now.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, inode: int | None = None) -> None:
         self.folder = folder
-        self._inode = _inode(folder)
+        self.inode = _inode(folder) if inode is None else inode
         self._zero_shot_keys: set[str] = set()  # of zero-shot predictions that are here
         # Zero-shot predictions by key, because every row needs one.
         self._zero_shot: dict[str, dict[Where, Predictions]] = {}
+
+    def open_folder(self) -> None:
+        """Create the folder if it does not exist; from now on it is an error if it is replaced."""
+        self.require_folder()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.folder, error) from None
+        self.inode = _inode(self.folder)
+
+    def require_folder(self) -> None:
+        """Raise CompatbenchError if the folder is not the one that was opened."""
+        # Where a disk was unmounted, an empty folder takes its place, and would be written to.
+        if self.inode is not None and _inode(self.folder) != self.inode:
+            raise CompatbenchError(
+                f"{self.folder} is gone, or was replaced, while a run used it; is its disk still "
+                "mounted?"
+            )
 
     def cell_path(self, key: str) -> Path:
         return self.folder / "cells" / key[:2] / f"{key}.json"
@@ -231,12 +254,7 @@ class RunStore:
 
     def _make_room(self, path: Path) -> Path:
         """Return the path of a file of the store, after making sure that it can be written."""
-        # Where a disk was unmounted, an empty folder takes its place, and would be written to.
-        if self._inode is not None and _inode(self.folder) != self._inode:
-            raise CompatbenchError(
-                f"{self.folder} is gone, or was replaced, while a run used it; is its disk still "
-                "mounted?"
-            )
+        self.require_folder()
         self._clear(path)
         return path
 
@@ -257,6 +275,7 @@ class RunStore:
 
     def _read(self, path: Path, read: Callable[[Path], ContentT]) -> ContentT | None:
         """Return the content of a file; None if it is missing, or damaged and set aside."""
+        self.require_folder()
         self._clear(path)
         try:
             return read(path) if path.is_file() else None

@@ -350,14 +350,17 @@ class Worker:
         return TaskImages(hide_labels(load_task(cell.task)), cell.training, cell.seed, self.cache)
 
 
-def make_worker(store: Path, cache: Path, compute: Compute) -> Worker:
-    """Return a worker in this process, on the device that ``compute`` names."""
+def make_worker(store: Path, cache: Path, compute: Compute, inode: int | None = None) -> Worker:
+    """Return a worker in this process, on the device that ``compute`` names.
+
+    ``inode`` is as for ``RunStore``.
+    """
     set_memory_budget(compute.memory_budget)
     features = FeatureCache(cache, limit=compute.cache_limit, decoders=compute.count_decoders())
     device = resolve_device(compute.device)
     if device.startswith("cuda:"):
         torch.cuda.set_device(device)  # or pinned memory would be registered with the first, too
-    return Worker(RunStore(store), features, device, compute.threads)
+    return Worker(RunStore(store, inode), features, device, compute.threads)
 
 
 def build_method(cell: Cell) -> Method:

@@ -215,6 +215,7 @@ def _publish(plan: Plan, files: ResultFiles) -> None:
         collect_results(plan, files)
         if plan.suite.publish:
             pages = published_pages(files, plan.suite)
+            plan.store.require_folder()  # or the pages would be written into a new folder
             if (out / RESULTS / FIGURES).is_dir():
                 write_site(files, pages)
             write_pages(out, pages)

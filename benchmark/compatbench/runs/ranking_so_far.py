@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from compatbench.errors import CompatbenchError
 from compatbench.results.collect import ResultCache
 from compatbench.results.ranking import rank_transfer
 from compatbench.results.result_files import ResultFiles
@@ -39,7 +41,9 @@ class RankingSoFar:
         """Return the ranking, read again if the last reading was some time ago."""
         if time.monotonic() >= self._next_reading:
             before = time.thread_time()
-            self._read()
+            # The run itself reports a store that cannot be read; the display stays as it was.
+            with suppress(CompatbenchError):
+                self._read()
             wait = (time.thread_time() - before) / READING_SHARE
             wait = min(max(wait, MIN_WAIT_SECONDS), MAX_WAIT_SECONDS)
             self._next_reading = time.monotonic() + wait

@@ -35,6 +35,7 @@ class Job:
     store: Path
     cache: Path
     compute: Compute = field(default_factory=Compute)
+    inode: int | None = None  # of the store's folder, which workers of this machine require
 
 
 class Crew(Protocol):

@@ -38,7 +38,8 @@ class ThisProcess:
 
     def __init__(self, job: Job) -> None:
         device = job.compute.list_devices()[0]
-        self._worker = make_worker(job.store, job.cache, job.compute.on(device))
+        compute = job.compute.on(device)
+        self._worker = make_worker(job.store, job.cache, compute, job.inode)
         self._is_new = False
         self._order: Order | None = None
 
@@ -118,7 +119,7 @@ def serve(connection: Connection, job: Job, device: str) -> None:
         connection.send((kind, value))
 
     with tell_problems(tell):
-        worker = make_worker(job.store, job.cache, job.compute.on(device))
+        worker = make_worker(job.store, job.cache, job.compute.on(device), job.inode)
         tell("ready", None)
         while True:
             run_cell(worker, connection.recv(), tell)

@@ -41,12 +41,15 @@ def run_plan(
             failures.append((event.cell, event.error))
         on_event(event)
 
+    # Workers start later, when the folder may be gone: they must not make a new one.
+    plan.store.open_folder()
     job = Job(
         _order_cells(plan, compute),
         # Workers elsewhere have current folders of their own.
         store=plan.store.folder.absolute(),
         cache=default_cache_folder().absolute(),
         compute=compute,
+        inode=plan.store.inode,
     )
     if compute.executor == "local":
         on_start(plan, compute.count_workers())
