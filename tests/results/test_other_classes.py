@@ -119,7 +119,7 @@ def test_what_does_not_apply_says_so_and_is_ordered_last() -> None:
     assert "## Style shift" not in text
     [line] = [line for line in text.splitlines() if "Linear probe" in line and "n/a" in line][:1]
     assert line.count("n/a") == 5
-    assert "### Known and other classes: Tiny suite" in render_leaderboard([page])
+    assert "\n## Known and other classes: Tiny suite\n" in render_leaderboard([page])
     plain = replace(page.expected, protocol="few-shot")
     assert "Known and other classes" not in render_sections(replace(page, expected=plain))
     with pytest.raises(CompatbenchError, match="tests no other classes than those trained on"):

@@ -38,6 +38,7 @@ def compare_configs(
     """
     ranking = rank_transfer(rank_methods(results, expected, (upgrade,), shots))
     ranking = ranking.set_index("method")
+    modules = ranking["module"].to_dict()
     rows = pair_rows(results, expected, upgrade, shots)
     means = {measure: task_means(rows, measure) for measure in DIFFERENCES}
     shown = [(base, "") for base in dict.fromkeys(configs.values())]
@@ -52,8 +53,8 @@ def compare_configs(
         for measure, table in means.items():
             difference = None
             if base:
-                module = method["module"]
-                base_module = ranking.loc[base, "module"]
+                module = modules[name]
+                base_module = modules[base]
                 if module in table.index and base_module in table.index:
                     difference = estimate(table.loc[module] - table.loc[base_module])
             row |= interval_columns(measure, difference)

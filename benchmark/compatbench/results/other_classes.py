@@ -82,6 +82,7 @@ def measure_other_classes(
     """
     cells = _pair_classes(results, expected, upgrade, shots)
     means = _average(cells)
+    four = means["four"].to_dict()
     reasons = _find_reasons(cells)
     rows = []
     modules = cells.drop_duplicates("module")[["module", "method", "transfer", "ranked_with"]]
@@ -89,7 +90,7 @@ def measure_other_classes(
         info = results.methods[method].info
         own = reasons.get((module, "own"), "")
         other = reasons.get((module, "other"), "")
-        state = _find_state(own, other, means.loc[module, "four"])
+        state = _find_state(own, other, four[module])
         rows.append(
             {
                 "module": module,

@@ -101,7 +101,7 @@ def _rank_methods(
     if len(upgrades) > 1:
         columns = rows["upgrade"] + ": " + rows["test_set"]
         gains = tabulate_tasks(rows.assign(test_set=columns), ["gain"])["gain"]
-    parts = [
+    parts: list[pd.DataFrame | pd.Series] = [
         _average(rows),
         _find_intervals(by_dataset),
         _count_flips(rows),
@@ -185,8 +185,9 @@ def _average(rows: pd.DataFrame) -> pd.DataFrame:
     """Return means over datasets, then over seeds, and their spread over seeds."""
     measures = list(list_measures("upgrade"))
     rows = rows.assign(changed_source=rows["source_changed"])
-    by_seed = mean_of_complete(rows, ["module", "seed"], [*measures, "changed_source"])
-    means = mean_of_complete(by_seed, ["module"], list(by_seed))
+    columns = [*measures, "changed_source"]
+    by_seed = mean_of_complete(rows, ["module", "seed"], columns)
+    means = mean_of_complete(by_seed, ["module"], columns)
     spreads = by_seed.groupby("module", sort=False)[list(_WITH_SPREAD)].std(ddof=1)
     spreads = spreads.where(means[list(_WITH_SPREAD)].notna())
     return means.join(spreads.add_suffix("_std"))
@@ -236,7 +237,7 @@ def _find_harm(gains: pd.DataFrame) -> pd.DataFrame:
     harm = {}
     table = gains.sort_index(axis="columns").dropna()
     for module, of_module in zip(table.index, table.to_numpy(), strict=True):
-        worst = of_module.argmin()
+        worst = int(of_module.argmin())
         harm[module] = {
             "harmed": int((of_module < 0).sum()),
             "worst_task": table.columns[worst],
@@ -339,7 +340,8 @@ def _put_in_order(frame: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
             "method": frame["method"],
         }
     )
-    ranked = frame.loc[keys.sort_values(list(keys)).index].reset_index(drop=True)
+    order = keys.sort_values(["transfer", "sees_tests", "state", "h", "method"]).index
+    ranked = frame.loc[order].reset_index(drop=True)
     ranks: dict[int, int] = {}
     tied: dict[int, bool] = {}
     has_rank = (ranked["state"] == "complete") & (ranked["datasets"] >= FEWEST_UNITS)
