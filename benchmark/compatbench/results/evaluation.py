@@ -173,8 +173,9 @@ class Evaluation:
 
 @contextmanager
 def _threads_for(backbone: Backbone) -> Iterator[None]:
-    """One thread for a small model: others would spend most of their time on waiting."""
-    before, size = torch.get_num_threads(), sum(p.numel() for p in backbone.model.parameters())
+    """Use one thread for a small model: others would spend most of their time on waiting."""
+    before = torch.get_num_threads()
+    size = sum(parameter.numel() for parameter in backbone.model.parameters())
     torch.set_num_threads(before if size > SMALL else 1)
     try:
         yield
@@ -216,10 +217,10 @@ def evaluate(
     settings: Mapping[str, object] | None = None,
     classes: str | Sequence[str] | None = None,
 ) -> Evaluation:
-    """Shows whether a module survives a new model; nothing is trained.
+    """Show whether a module survives a new model; nothing is trained.
 
-    Its accuracy there and on its source, each beside zero-shot, and the share of images that were
-    right before and are wrong now.
+    This measures its accuracy there and on its source, each next to zero-shot, and the share of
+    images that were right before and are wrong now.
 
     Args:
         module: a module: its file, which ``run`` leaves in ``runs/modules/``, or
@@ -247,8 +248,10 @@ def evaluate(
         CompatbenchError: a damaged module, an unknown name, or a task that the module was not
             fitted for.
     """
-    device, cache = resolve_device(device), FeatureCache(default_cache_folder())
-    address, backbone = local_file(module), backbone_cards.resolve(backbone)
+    device = resolve_device(device)
+    cache = FeatureCache(default_cache_folder())
+    address = local_file(module)
+    backbone = backbone_cards.resolve(backbone)
     if source is not None:
         how = {"settings": settings, "classes": classes, "device": device}
         address = _import_checkpoint(address, task, source, format, how)
@@ -260,16 +263,18 @@ def evaluate(
     path = address if isinstance(address, Path) else Path("the module")
     module, fitted = read_fitted(address)
     method = build_method_of(fitted, methods, path)
-    owner = test_set = task if isinstance(task, Task) else load_task(task or fitted.task)
+    test_set = task if isinstance(task, Task) else load_task(task or fitted.task)
+    owner = test_set
     if fitted.labels is not None or not isinstance(task, Task):  # which has the module's classes
         owner, test_set = match_task(path, fitted, test_set)
     labels = owner.labels_for(method.card.needs)
     [transfer] = builtin_transfers().choose([transfer])
-    way, words = find_transfer(transfer), None
+    chosen = find_transfer(transfer)
+    words = None
     if transfer != COPIED and method.card.depth == "none":
         raise CompatbenchError(f"a module of '{fitted.method}' is the same whatever the transfer")
-    way.require(method.card)
-    if way.card.access == {"words"}:
+    chosen.require(method.card)
+    if chosen.card.access == {"words"}:
         words = find_words(path, fitted.source)
     images = TaskImages(hide_labels(owner), TrainingCard(), fitted.seed or 0, cache)
     load = partial(load_backbone, device=device, precision=precision)
@@ -281,10 +286,18 @@ def evaluate(
             raise
         on_source = None
     copied = find_transfer(COPIED)
-    way = way if backbone != fitted.source else copied
-    teacher = find_teacher(method.card, fitted.config) if "labels" in way.card.access else None
+    if backbone == fitted.source:
+        chosen = copied
+    teacher = None
+    if "labels" in chosen.card.access:
+        teacher = find_teacher(method.card, fitted.config)
     carried = Carried(
-        *(method, module.to(on_target.device), on_source, on_target, labels, images),
+        method,
+        module.to(on_target.device),
+        on_source,
+        on_target,
+        labels,
+        images,
         teacher=None if teacher is None else load(teacher),
     )
     before = None
@@ -295,14 +308,14 @@ def evaluate(
                 f"{path} does not fit its own source '{fitted.source}' and task '{fitted.task}' as "
                 f"they are now: {refusal}"
             )
-    after, reason = _answer(carried, way, test_set, words)
+    after, reason = _answer(carried, chosen, test_set, words)
     return Evaluation(fitted, backbone, test_set.name, before, after, reason, transfer, precision)
 
 
 def _import_checkpoint(
     checkpoint: object, task: object, source: str, format: str, how: Mapping[str, Any]
 ) -> Module:
-    """The module of a checkpoint of other code; see ``import_module`` for the settings in ``how``.
+    """Return the module of a checkpoint of other code; ``how`` has settings of ``import_module``.
 
     It is trained for the task, or for the one that the task is a variant of.
     """
@@ -321,7 +334,8 @@ def _answer(
 
     ``words`` are the source's word features ``[V, e_s]``, if they are known.
     """
-    cache, unlabelled = carried.images.cache, hide_labels(test_set)
+    cache = carried.images.cache
+    unlabelled = hide_labels(test_set)
     try:
         with _threads_for(carried.target):
             more = carried.data(how, WordFeatures(cache.folder.parent), words)

@@ -158,6 +158,7 @@ def test_the_interval_of_a_kind_is_over_its_targets() -> None:
         return make_page(base, expected=SIX, replications=(replication,))
 
     over = estimate([13.5 + more for more in range(6)])
+    assert over is not None
     [told] = [cell.text for cell in describe_kinds(page_of(6))]
     assert told == (
         f"coop, untouched: +16.0 points over zero-shot (+{over.low:.1f} to +{over.high:.1f}), "

@@ -123,6 +123,7 @@ def test_thirty_images_cannot_tell_and_it_is_said_how_many_would() -> None:
     row = judge(few, "coop")
     assert (row["verdict"], row["transfer"]) == ("cannot tell", "copied")
     gain = few.difference("coop copied", ZERO_SHOT)
+    assert gain is not None
     # With so many images of the same spread the interval ends at 0.
     reach = (gain.high - gain.low) / 2 * math.sqrt(30 / row["needed"])
     assert reach == pytest.approx(gain.value, rel=0.01)

@@ -76,7 +76,9 @@ def advise(
         )
     if upgrade is not None and targets is not None:
         raise CompatbenchError("give upgrade or targets: an upgrade names its target")
-    if not isinstance(suite, SuiteCard) and are_images(suite):
+    if isinstance(suite, Path):
+        suite = str(suite)
+    if isinstance(suite, str) and are_images(suite):
         if module is None or upgrade is not None:
             raise CompatbenchError(
                 f"{suite} has images: give the module or modules to test on them (--module), and "

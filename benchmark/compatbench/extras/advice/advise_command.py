@@ -36,7 +36,7 @@ def advise(
             "used.",
         ),
     ] = None,
-    modules: Annotated[
+    module: Annotated[
         list[str] | None,
         typer.Option(
             "--module",
@@ -115,12 +115,12 @@ def advise(
     check_names(suite)
     import compatbench
 
-    _check_place(place, modules, source)
+    _check_place(place, module, source)
     given: dict[str, Any] = {"module": place}
-    if modules:
-        given = {"module": modules, "source": source}
+    if module:
+        given = {"module": module, "source": source}
     advice = compatbench.advise(
-        str(place) if modules else suite,
+        str(place) if module else suite,
         methods,
         **given,
         upgrade=upgrade,

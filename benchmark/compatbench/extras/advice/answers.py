@@ -252,7 +252,9 @@ def _answer(pool: _Pool, upgrade: Upgrade, held: Held) -> tuple[pd.Series | None
     name = choice.option or choice.likely
     chosen: Any = options.loc[name]
     what = _describe_tied(options.loc[list(choice.tied) or [choice.likely]])
-    zero_shot = percent(float((accuracy - gain).loc[name].mean()))
+    means = accuracy.mean(axis="columns")
+    mean_gains = gain.mean(axis="columns")
+    zero_shot = percent(float((accuracy - gain).mean(axis="columns")[name]))
     tasks = str(pool.tasks)
     if decision.verdict in ("zero-shot", "retrain or zero-shot"):
         cells = zero_shot, zero_shot, "no", NOTHING, tasks
@@ -260,11 +262,11 @@ def _answer(pool: _Pool, upgrade: Upgrade, held: Held) -> tuple[pd.Series | None
     beats = "yes"
     if decision.verdict == "cannot tell":
         # No option can be told from zero-shot, so the caveat stands before what is likely.
-        instead = "" if gain.loc[name].mean() > 0 else "zero-shot, or "
+        instead = "" if mean_gains[name] > 0 else "zero-shot, or "
         what = sentence(f"cannot tell; {instead}", what)
         beats = f"not shown{_tasks_needed(choice.held_out, decision)}"
     worth = _show_worth(pool, upgrade, name)
-    shown = percent(float(accuracy.loc[name].mean()))
+    shown = percent(float(means[name]))
     return chosen, (what, *map(number, (shown, zero_shot, beats, worth, tasks)))
 
 

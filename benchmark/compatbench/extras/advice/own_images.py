@@ -72,7 +72,7 @@ def _test_all(task: Task) -> Task:
     """Return the task with all its images as test images: nothing is trained on any of them."""
     source = copy.copy(task.source)
     samples = [sample for split in SPLITS for sample in task.source.samples[split]]
-    source.samples = dict.fromkeys(SPLITS, ()) | {"test": samples}
+    source.samples = {"train": (), "val": (), "test": samples}
     counts = {"test": len(samples)}
     card = task.card.model_copy(update={"counts": counts, "least_per_class": {}})
     return Task(card, task.labels, source)

@@ -151,7 +151,7 @@ def price_values(page: SuitePage, upgrade: Upgrade) -> FigureData:
     every = every[every["target"].notna()]
     for info in learning_methods(page):
         known = every[every["method"] == info.name].set_index("option")
-        means = known["target"].to_dict()
+        means = {str(name): mean for name, mean in known["target"].items()}
         if not retrained or not means.keys() >= set(retrained.values()):
             continue
         zero_shot = (known["target"] - known["gain"]).iloc[0]
