@@ -398,8 +398,8 @@ def choose(options: list[dict]) -> dict | None:
 
 def check_answers(root: Path, mini: Suite, price: Suite, found: list[str]) -> None:
     """Compare the table of what to try first with the options that the rule chooses."""
-    [rows] = read_tables(root / "leaderboard.md", "New model")
-    starts = [i for i, row in enumerate(rows) if row["New model"]]
+    [rows] = read_tables(root / "leaderboard.md", "The upgrade")
+    starts = [i for i, row in enumerate(rows) if row["The upgrade"]]
     parts = [rows[i:j] for i, j in zip(starts, [*starts[1:], len(rows)], strict=True)]
     for upgrade, part in zip(UPGRADES, parts, strict=True):
         options = list_options(root, mini, price, upgrade)

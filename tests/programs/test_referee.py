@@ -53,7 +53,7 @@ def test_the_pages_agree_with_an_independent_recomputation(published: list[str])
         ("leaderboard.md", "stays first or tied", "in 8 of 8", "in 7 of 8", "ties"),
         (
             "leaderboard.md",
-            "[ProKeR][2501.11175]**, untouched",
+            "or **[APE][2304.01195]**",
             "| 64.5 |",
             "| 64.6 |",
             "try first",

@@ -163,6 +163,13 @@ class SuitePage:
         """Return the title of a backbone."""
         return self.backbones.get(name, name)
 
+    def kind_title(self, upgrade: Upgrade) -> str:
+        """Return the kind of an upgrade if the suite names it, or else its target."""
+        for title, upgrades in self.groups.items():
+            if tuple(upgrades) == (upgrade,):
+                return title
+        return self.backbone_title(upgrade[1])
+
     def task_title(self, name: str) -> str:
         """Return the title of a task or a variant."""
         return self.tasks.get(name, name)

@@ -98,15 +98,29 @@ class _Answer(NamedTuple):
 
 def answer_table(page: SuitePage) -> Table:
     """Return a row for each upgrade and each answer, with all that an owner may have to get it."""
-    header = ["New model", "You have", "Try first, on your own images", "Accuracy", "Zero-shot"]
+    header = ["The upgrade", "You have", "Try first, on your own images", "Accuracy", "Zero-shot"]
     header += ["Beats zero-shot?", "Worth in labels", "Tasks"]
     rows = []
     for upgrade in page.expected.upgrades:
-        title = page.backbone_title(upgrade[1])
+        title = page.kind_title(upgrade)
         for answer in _list_answers(page, upgrade):
             rows.append([text(title), text(_either(answer.held)), *answer.cells])
             title = ""
     return plain_table(header, rows, left=(0, 1, 2, 5))
+
+
+def short_answer_table(page: SuitePage) -> Table:
+    """Return the same in four columns: accuracy and zero-shot's together."""
+    whole = answer_table(page)
+    names = [column.title for column in whole.columns]
+    rows = []
+    for cells in whole.rows:
+        cell = dict(zip(names, cells, strict=True))
+        accuracy = sentence(cell["Accuracy"], " (", cell["Zero-shot"], ")")
+        options = cell["Try first, on your own images"]
+        rows.append([cell["The upgrade"], cell["You have"], options, accuracy])
+    header = ["The upgrade", "You have", "Try first", "Accuracy (zero-shot)"]
+    return plain_table(header, rows, left=(0, 1, 2))
 
 
 def describe_kinds(page: SuitePage) -> list[TableCell]:
@@ -130,23 +144,34 @@ def describe_kinds(page: SuitePage) -> list[TableCell]:
             gains = _gains_on(replication, upgrades, option["method"])
             over = estimate(gains)
             if len(gains) == len(upgrades) and over is not None:
-                gain = f": {signed(over.value)} points over zero-shot ({bounds(over, signed)}), "
-                gain += f"mean of {over.units} targets ("
-                texts.append(sentence(*_describe([option]), gain, text(title), ")"))
+                here = estimate(_task_gains(page, upgrade, option["method"]))
+                gain = f": {signed(over.value)} points over zero-shot, mean of {over.units} targets"
+                gain += f" ({bounds(over, signed)} over targets"
+                if here is not None:
+                    gain += f"; {bounds(here, signed)} over the tasks of one target"
+                texts.append(sentence(*_describe([option]), gain, "; ", text(title), ")"))
     return texts
 
 
 @lru_cache(maxsize=64)
 def _gains_on(page: SuitePage, upgrades: tuple[Upgrade, ...], method: str) -> list[float]:
     """Return the mean gains of a method's untouched modules on the upgrades that have them."""
-    gains: list[float] = []
-    if method not in page.tidy.methods:
-        return gains
-    results = page.tidy.restrict([method], [COPIED])
+    gains = []
     for upgrade in upgrades:
-        _, _, gain = list_options(results, page.expected, upgrade)
-        gains += gain.mean(axis="columns").tolist()
+        by_task = _task_gains(page, upgrade, method)
+        if by_task:
+            gains.append(sum(by_task) / len(by_task))
     return gains
+
+
+@lru_cache(maxsize=256)
+def _task_gains(page: SuitePage, upgrade: Upgrade, method: str) -> list[float]:
+    """Return the gain of a method's untouched module on each task; none if it has no rank."""
+    if method not in page.tidy.methods:
+        return []
+    results = page.tidy.restrict([method], [COPIED])
+    _, _, gain = list_options(results, page.expected, upgrade)
+    return gain.to_numpy().ravel().tolist()
 
 
 @lru_cache(maxsize=64)
@@ -345,6 +370,7 @@ ANSWERS = Section(
     str(Path(__file__).parent / "answers.md.jinja"),
     {
         "answer_table": answer_table,
+        "short_answer_table": short_answer_table,
         "describe_kinds": describe_kinds,
         "has_prices": has_prices,
         "fewest": FEWEST_UNITS,

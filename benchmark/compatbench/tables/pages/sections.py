@@ -49,9 +49,10 @@ class Section:
         """Return the title as a heading on the page of a suite."""
         return self.title.format(page.whole_title)
 
-    def render(self, page: SuitePage) -> str:
-        """Return the section as Markdown."""
-        context = {"page": page, "shots": page.most_shots, "top": TOP, **self.functions}
+    def render(self, page: SuitePage, short: bool = False) -> str:
+        """Return the section as Markdown; ``short`` is for a README."""
+        context = {"page": page, "shots": page.most_shots, "top": TOP, "short": short}
+        context |= {"heading": self.heading(page), **self.functions}
         return render_markdown(self.template, **context)
 
 
