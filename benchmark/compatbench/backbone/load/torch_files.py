@@ -35,7 +35,6 @@ _IGNORED_NAMES = {"_codecs.encode", "torch.Size", "torch.Tensor", "torch.device"
 _IGNORED_NAMES |= {f"builtins.{name}" for name in _PLAIN}
 _IGNORED_NAMES |= {f"__builtin__.{name}" for name in _PLAIN}
 _MAPPINGS = ("collections.OrderedDict", "collections.defaultdict", "yacs.config.CfgNode")
-_DTYPES = {name: value for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 _STORAGES = {
     "BFloat16Storage": torch.bfloat16,
     "BoolStorage": torch.bool,
@@ -269,8 +268,9 @@ class _Unpickler(pickle._Unpickler):
             return lambda *values: self._note(function(*values))
         if module.partition(".")[0] == "torch" and name in _STORAGES:
             return _STORAGES[name]
-        if module == "torch" and name in _DTYPES:
-            return _DTYPES[name]
+        # A table of dtypes at import would fail where Sphinx replaces torch by a mock.
+        if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
+            return vars(torch)[name]
         if full_name in _MAPPINGS:
             return _Mapping
         if full_name in _IGNORED_NAMES or full_name.startswith(_IGNORED):
