@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from compatbench.engine.execute.local import describe_exit
 from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Order
 from compatbench.errors import CompatbenchError
+from compatbench.files.processes import is_stopped
 
 from .running import SlowRun, finish, wait_until, write_methods
 
@@ -74,12 +76,14 @@ class Script:
         self.script = script
         self.started = 0
         self.killed = 0
+        self.stopped: list[int] = []
         self.orders: list[Order] = []
         self._messages: list[tuple[int, str, Any]] = []
 
-    def start(self) -> None:
+    def start(self) -> int:
         self.started += 1
         self._add(self.started, self.script["start"][0])
+        return self.started
 
     def send(self, worker: int, order: Order) -> None:
         self.orders.append(order)
@@ -97,6 +101,9 @@ class Script:
         self._messages = []
         for message in messages:
             on_message(*message)
+
+    def find_stopped(self) -> list[int]:
+        return self.stopped
 
     def kill(self, worker: int) -> None:
         self.killed += 1
@@ -163,6 +170,45 @@ def test_loading_and_encoding_do_not_count_for_the_timeout(
     assert (events[-1].kind, events[-1].error, crew.killed) == ("finished", "", 0)
 
 
+class Stopping(Script):
+    """A crew whose first worker is stopped; the next one is ready."""
+
+    def find_stopped(self) -> list[int]:
+        return [1] if self.killed == 0 else []
+
+    def start(self) -> int:
+        number = super().start()
+        self.script["start"] = [[READY]]
+        return number
+
+
+@pytest.mark.parametrize("start", [[], [READY]], ids=["while it starts", "while it loads"])
+def test_a_stopped_worker_gets_no_time_to_start_or_to_load(
+    cell: Cell, tmp_path: Path, start: list[tuple[str, Any]]
+) -> None:
+    attempts = [[("started", None), ("ended", ""), READY]]
+    if start:
+        attempts.insert(0, [("started", None)])
+    crew = Stopping(start=[start], zeroshot=attempts)
+    events = follow(tmp_path, cell, crew, timeout=0.2, retry=1)
+    assert (events[-1].kind, events[-1].error) == ("finished", "")
+    assert (crew.killed, crew.started) == (1, 2)
+    if start:
+        reason = "TimedOut: its process was stopped, and did not go on after 0.2 s"
+        assert [event.error for event in events if event.kind == "retried"] == [reason]
+
+
+def test_a_worker_that_never_starts_is_replaced(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that imports packages from a disk that hangs."""
+    monkeypatch.setattr(dispatcher, "LOADING_SECONDS", 0.0)
+    crew = Script(start=[[]])
+    with pytest.raises(CompatbenchError, match="workers cannot start: TimedOut: no start after"):
+        follow(tmp_path, cell, crew, timeout=0.05)
+    assert (crew.killed, crew.started) == (FALSE_STARTS, FALSE_STARTS)
+
+
 def test_workers_that_cannot_start_end_the_run(cell: Cell, tmp_path: Path) -> None:
     crew = Script(start=[[("died", "exit code 1")]])
     with pytest.raises(CompatbenchError, match="workers cannot start: exit code 1"):
@@ -221,6 +267,37 @@ def test_each_failure_costs_its_cell_alone_with_one_worker_too(tmp_path: Path) -
     assert row_of("hangs") == ("failed", "TimedOut: no end after 6 s")
     assert row_of("picky") == ("not transferable", "made for mini-clip")
     assert row_of("wrong")[1].startswith("logits have shape")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signals")
+def test_a_child_is_seen_to_be_stopped_until_it_goes_on() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        assert not is_stopped(child.pid)
+        child.send_signal(signal.SIGSTOP)
+        assert wait_until(lambda: is_stopped(child.pid), 10)
+        assert is_stopped(child.pid)  # as long as it is
+        child.send_signal(signal.SIGCONT)
+        assert wait_until(lambda: not is_stopped(child.pid), 10)
+    finally:
+        child.kill()
+        child.wait()
+    assert not is_stopped(child.pid)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_worker_that_is_stopped_before_it_is_ready_is_ended(tmp_path: Path) -> None:
+    with SlowRun(tmp_path, "--jobs", "1", "--timeout", "3s") as run:
+        run.go_on()
+
+        def find_worker() -> int | None:
+            others = set(run.processes()) - {run.process.pid}
+            return min(others, default=None)
+
+        worker = wait_until(find_worker)
+        os.kill(worker, signal.SIGSTOP)
+        run.end(0)
 
 
 @pytest.mark.slow

@@ -98,6 +98,18 @@ def inherited(threads: int) -> Iterator[None]:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+def is_stopped(child: int) -> bool:
+    """Return True if the system has stopped a child process, as by SIGSTOP, and it still is."""
+    if not hasattr(os, "waitid"):  # Windows stops no processes
+        return False
+    # Without WNOWAIT, the system would report this state only once.
+    options = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+    try:
+        return os.waitid(os.P_PID, child, options) is not None
+    except ChildProcessError:  # it has ended
+        return False
+
+
 def kill(process: BaseProcess) -> None:
     """Kill a process. If it leads a group, kill the processes that it has started too."""
     with suppress(AttributeError, ProcessLookupError):  # no groups on this system, or no leader

@@ -47,14 +47,20 @@ class Crew(Protocol):
 
     deaths: int
 
-    def start(self) -> None:
-        """Start another worker."""
+    def start(self) -> int | None:
+        """Start another worker. Return its number if it begins to work at once.
+
+        None means that it may have to wait for room.
+        """
 
     def send(self, worker: int, order: Order) -> None:
         """Give a cell to a worker that is ready."""
 
     def listen(self, seconds: float, on_message: Callable[[int, str, Any], None]) -> None:
         """Wait for messages of workers, and pass them on."""
+
+    def find_stopped(self) -> list[int]:
+        """Return the workers whose process the system has stopped, as by SIGSTOP."""
 
     def kill(self, worker: int) -> None:
         """End a worker at once; it sends no message afterwards."""
@@ -83,6 +89,8 @@ class Dispatcher:
         self._orders = deque(Order(cell) for cell in job.cells)
         self._tasks = dict[int, RunningCell]()  # by worker
         self._idle = list[int]()
+        self._starting = dict[int, float]()  # workers, and when they have to be ready
+        self._stopped = dict[int, float]()  # workers, and since when they are stopped
         self._failures = Counter[str]()  # by key
         self._false_starts = 0
 
@@ -90,16 +98,40 @@ class Dispatcher:
         """Run all cells; raise a CompatbenchError if the input or a folder is broken."""
         try:
             for _ in range(min(workers, len(self._orders))):
-                self._crew.start()
+                self._start()
             while self._orders or self._tasks:
                 self._give_orders()
                 self._crew.listen(POLL_SECONDS, self._handle)
-                for worker, task in list(self._tasks.items()):
-                    if time.monotonic() > task.deadline:
-                        self._crew.kill(worker)
-                        self._replace(worker, f"TimedOut: no end after {self._timeout:g} s", 0)
+                self._end_late_workers()
         finally:
             self._crew.end()
+
+    def _start(self) -> None:
+        worker = self._crew.start()
+        if worker is not None:
+            self._starting[worker] = time.monotonic() + self._timeout + LOADING_SECONDS
+
+    def _end_late_workers(self) -> None:
+        """End and replace the workers whose time is up."""
+        if self._timeout == float("inf"):
+            return
+        now = time.monotonic()
+        late = {}
+        for worker, task in self._tasks.items():
+            if now > task.deadline:
+                late[worker] = "no end"
+        for worker, deadline in self._starting.items():
+            if now > deadline:
+                late[worker] = "no start"
+        # A stopped worker loads nothing, so it gets no time for that.
+        stopped = self._crew.find_stopped()
+        self._stopped = {worker: self._stopped.get(worker, now) for worker in stopped}
+        for worker, since in self._stopped.items():
+            if now > since + self._timeout:
+                late.setdefault(worker, "its process was stopped, and did not go on")
+        for worker, problem in late.items():
+            self._crew.kill(worker)
+            self._replace(worker, f"TimedOut: {problem} after {self._timeout:g} s", 0)
 
     def _give_orders(self) -> None:
         now = time.monotonic()
@@ -117,6 +149,7 @@ class Dispatcher:
     def _handle(self, worker: int, kind: str, value: Any) -> None:
         if kind == "ready":
             self._idle.append(worker)
+            self._starting.pop(worker, None)
             self._false_starts = 0
         elif kind == "warning":
             warnings.warn(value, CompatbenchWarning, stacklevel=2)
@@ -160,6 +193,7 @@ class Dispatcher:
     def _replace(self, worker: int, error: str, deaths: int) -> None:
         """Replace a worker that has died; the cell that it had at work has failed."""
         task = self._tasks.pop(worker, None)
+        self._starting.pop(worker, None)
         if worker in self._idle:
             self._idle.remove(worker)
         elif task is None:
@@ -169,4 +203,4 @@ class Dispatcher:
         elif not self._try_again(task.order, error, max(self._retry, deaths)):
             self._orders.append(Order(task.order.cell, error=error))
         if self._orders:
-            self._crew.start()
+            self._start()

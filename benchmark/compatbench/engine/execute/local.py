@@ -15,7 +15,13 @@ from typing import Any
 
 from compatbench.engine.execute.dispatcher import Crew, Job
 from compatbench.engine.worker import Order, make_worker, run_cell, tell_problems
-from compatbench.files.processes import end_with_parent, kill, receive, start_process
+from compatbench.files.processes import (
+    end_with_parent,
+    is_stopped,
+    kill,
+    receive,
+    start_process,
+)
 
 OnMessage = Callable[[int, str, Any], None]
 
@@ -45,6 +51,9 @@ class ThisProcess:
 
     def start(self) -> None:
         self._is_new = True
+
+    def find_stopped(self) -> list[int]:
+        return []
 
     def send(self, worker: int, order: Order) -> None:
         self._order = order
@@ -76,7 +85,7 @@ class Processes:
         self._workers = dict[int, tuple[BaseProcess, Connection]]()
         self._devices = dict[int, str]()
 
-    def start(self) -> None:
+    def start(self) -> int:
         compute = self._job.compute
         used = Counter(self._devices[worker] for worker in self._workers)
         device = min(compute.list_devices(), key=used.__getitem__)
@@ -86,6 +95,7 @@ class Processes:
         self._workers[worker] = start_process(
             compute.threads, serve, self._job, device, daemon=daemon
         )
+        return worker
 
     def send(self, worker: int, order: Order) -> None:
         with suppress(OSError):  # it has just died, which the next call of listen reports
@@ -101,6 +111,13 @@ class Processes:
             if not is_alive:
                 del self._workers[worker]
                 on_message(worker, "died", describe_exit(process.exitcode))
+
+    def find_stopped(self) -> list[int]:
+        stopped = []
+        for worker, (process, _) in self._workers.items():
+            if process.pid is not None and is_stopped(process.pid):
+                stopped.append(worker)
+        return stopped
 
     def kill(self, worker: int) -> None:
         process, _ = self._workers.pop(worker)

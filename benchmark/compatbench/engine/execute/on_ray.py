@@ -200,6 +200,9 @@ class Actors:
             for kind, value in messages:
                 on_message(worker, kind, value)
 
+    def find_stopped(self) -> list[int]:
+        return []  # nodes do not report it
+
     def kill(self, worker: int) -> None:
         import ray
 
