@@ -54,6 +54,7 @@ class RankingSoFar:
         from compatbench.tables.suite_page import read_suite_page
         from compatbench.tables.terminal_ranking import render_ranking
 
+        # All rows come from the store: the run itself opens each result file once, and this none.
         measured = partial_results(self._plan, self._cache)
         page = read_suite_page(self._plan.suite, self._files, measured)
         page = page.restrict(**self._plan.matrix.selection)

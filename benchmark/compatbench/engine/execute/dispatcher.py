@@ -61,6 +61,7 @@ class Crew(Protocol):
 
     def find_stopped(self) -> list[int]:
         """Return the workers whose process the system has stopped, as by SIGSTOP."""
+        ...
 
     def kill(self, worker: int) -> None:
         """End a worker at once; it sends no message afterwards."""
