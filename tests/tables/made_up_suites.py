@@ -145,6 +145,7 @@ def survival_page() -> SuitePage:
         "coop": ("CoOp", [-9, -8] * 3),
         "tip": ("Tip-Adapter", [3, 4] * 3),
         "probe": ("Linear probe", [9, -8] * 3),
+        **{f"m{i}": (f"Method {i}", [1, 2] * 3) for i in range(8)},
         "maple": ("MaPLe", [3, 4] * 3),
     }
     methods = []

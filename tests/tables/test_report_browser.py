@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from made_results import with_card
-from made_up_suites import hostile_page, long_page
+from made_up_suites import KINDS, hostile_page, long_page, survival_page
 
 from compatbench.tables.pages.report_site import render_site
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, Request
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 # A browser of its own accord talks to its maker, and needs rights that a container lacks.
@@ -51,14 +51,28 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def survival_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A site that opens on the verdicts."""
+    folder = tmp_path_factory.mktemp("survival")
+    note = "These are miniature models: they show how a module behaves in an upgrade. " * 3
+    page = with_card(survival_page(), likeness="Half alike.", note=note)
+    for name, content in render_site([page]).items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
 @pytest.fixture
 def open_page(browser: Browser, site: Path) -> Iterator[OpenPage]:
-    """Opens views of the site, which the browser complains of in no word."""
+    """Open views of a site, and fail if the browser complains or asks for anything outside."""
     contexts = []
-    complaints: list[str] = []  # and what is asked for outside of its folder
+    complaints: list[str] = []
 
-    def open(view: str = "", width: int = 1400, **options: Any) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": 800}, **options)
+    def open(view: str = "", width: int = 1400, site: Path = site, **options: Any) -> Page:
+        height = options.pop("height", 800)
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
@@ -66,9 +80,15 @@ def open_page(browser: Browser, site: Path) -> Iterator[OpenPage]:
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(dialog.message))
         inside = site.as_uri()
-        page.on("request", lambda one: one.url.startswith(inside) or complaints.append(one.url))
+
+        def check(request: Request) -> None:
+            if not request.url.startswith(inside):
+                complaints.append(request.url)
+
+        page.on("request", check)
         page.goto(f"{inside}/index.html{view}")
-        page.locator("#board tbody, #ways tbody").first.wait_for(state="attached")
+        shown = "#board tbody:visible, #ways tbody:visible, #find-status:not(:empty):visible"
+        page.locator(shown).first.wait_for()
         return page
 
     yield open
@@ -107,13 +127,13 @@ def test_columns_sort_both_ways_by_mouse_and_keyboard(open_page: OpenPage) -> No
     button = page.get_by_role("button", name="Target", exact=True)
     button.click()
     assert sorted_by(page) == {"Target": "descending"}
-    shown = [float(text.split()[0]) for text in column(page, 5) if text != "–"]
+    shown = [float(text.split()[0]) for text in column(page, 4) if text != "–"]
     assert shown == sorted(shown, reverse=True)
-    assert column(page, 5)[-1] == "–"
+    assert column(page, 4)[-1] == "–"
     page.keyboard.press("Enter")  # the focus stays on the column
     assert sorted_by(page) == {"Target": "ascending"}
-    assert [float(text.split()[0]) for text in column(page, 5)[:-1]] == sorted(shown)
-    assert column(page, 5)[-1] == "–"
+    assert [float(text.split()[0]) for text in column(page, 4)[:-1]] == sorted(shown)
+    assert column(page, 4)[-1] == "–"
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
     page.get_by_role("button", name="Method", exact=True).click()
@@ -137,7 +157,8 @@ def test_filters_drive_table_and_figures(open_page: OpenPage) -> None:
     assert all(": source " in text for text in described)
     marks.first.dispatch_event("click")
     assert ": source " in page.locator("#scatter .readout").inner_text()
-    page.get_by_label("Kind", exact=True).select_option("shallow")
+    page.get_by_text("Filters and CSV").click()
+    page.get_by_label("Kind of method", exact=True).select_option("shallow")
     assert column(page, 2) == ["Method 12"]
     page.get_by_role("button", name="Clear filters").click()
     page.get_by_label("Transfer", exact=True).select_option("words")
@@ -145,7 +166,7 @@ def test_filters_drive_table_and_figures(open_page: OpenPage) -> None:
     draw_all(page)
     assert marks.count() == 1
     page.get_by_label("Method contains", exact=True).fill("no such method")
-    assert page.locator("#board tbody").inner_text() == "No method passes these filters."
+    assert page.locator("#board tbody").inner_text() == "No method matches these filters."
     page.get_by_role("button", name="Clear filters").click()
     page.get_by_label("Capability", exact=True).select_option("survives another width")
     assert column(page, 2) == ["Zero-shot"]  # of made-up methods nothing is known
@@ -155,8 +176,9 @@ def test_a_view_is_shared_by_its_address(open_page: OpenPage) -> None:
     page = open_page()
     page.get_by_label("Shots", exact=True).select_option("1")
     page.get_by_label("Upgrade", exact=True).select_option(label="Old model → Other model")
-    page.get_by_label("Kind", exact=True).select_option("deep")
-    page.get_by_label("Columns by dataset", exact=True).select_option("Gain")
+    page.get_by_text("Filters and CSV").click()
+    page.get_by_label("Kind of method", exact=True).select_option("deep")
+    page.get_by_label("Columns by task", exact=True).select_option("Gain")
     page.get_by_role("button", name="Dogs: Gain").click()
     again = open_page(page.evaluate("location.hash"))
     for one in (page, again):
@@ -226,17 +248,103 @@ def test_it_can_be_read_and_used_by_all(open_page: OpenPage, width: int, scheme:
     assert dark == (scheme == "dark")
 
 
-def test_a_phone_shows_the_table_on_its_first_screen_with_h_first(open_page: OpenPage) -> None:
+def test_a_phone_shows_the_ranking_on_its_first_screen_with_nothing_cut_off(
+    open_page: OpenPage,
+) -> None:
     page = open_page(width=390)
     heads = page.locator("#board thead th").all_inner_texts()
-    assert [text.strip() for text in heads[:4]] == ["Rank", "Method", "H", "Gain"]
+    assert [text.strip() for text in heads] == ["Rank", "Method", "Source", "Target", "Gain"]
     place = page.locator("#board tbody tr").first.bounding_box()
     assert place
-    assert place["y"] + place["height"] < 700
+    assert place["y"] + place["height"] < 600
+    box = page.locator("#leaderboard .scroll")
+    assert box.evaluate("e => e.scrollWidth <= e.clientWidth")
     assert not page.locator("#choose-kind").is_visible()
-    assert not page.locator("#answer").is_visible()
     page.locator("#filters summary").click()
     assert page.locator("#choose-kind").is_visible()
+
+
+def test_a_ranking_has_few_columns_until_a_reader_asks_for_more(open_page: OpenPage) -> None:
+    page = open_page("#suite=tiny")
+    first = ["Rank", "Method", "Source", "Target", "H", "Gain"]
+    heads = page.locator("#board thead th")
+    assert [text.strip() for text in heads.all_inner_texts()] == first
+    page.get_by_role("button", name="More columns").click()
+    fewer = page.get_by_role("button", name="Fewer columns")
+    assert fewer.get_attribute("aria-expanded") == "true"
+    assert {*first, "Depth", "Parameters"} < {text.strip() for text in heads.all_inner_texts()}
+    assert open_page(page.evaluate("location.hash")).locator("#board thead th").count() > 6
+    fewer.press("Enter")
+    assert [text.strip() for text in heads.all_inner_texts()] == first
+    # A shared view is sorted by a column that is not among the first.
+    parameters = open_page("#sort=-Parameters")
+    assert sorted_by(parameters) == {"Parameters": "descending"}
+
+
+def test_the_site_opens_on_the_verdicts_and_their_caveat(
+    open_page: OpenPage, survival_site: Path
+) -> None:
+    page = open_page(site=survival_site)
+    assert page.get_by_role("heading", name="Does my module survive?").count() == 1
+    assert page.get_by_text("No real CLIP upgrade has been measured yet.").is_visible()
+    heads = page.locator("#verdicts thead th").all_inner_texts()
+    assert heads == ["Module", *KINDS]
+    rows = [row.all_inner_texts() for row in page.locator("#verdicts tbody tr").locator("td").all()]
+    assert ["loses -8.5 (-9.1 to -7.9)"] in rows
+    search = page.get_by_label("Find your method")
+    search.fill("tip ADAPTER")
+    assert page.locator("#verdicts tbody tr:visible th").all_inner_texts() == ["Tip-Adapter"]
+    assert page.get_by_role("status").inner_text() == "1 of 12 modules"
+    again = open_page(page.evaluate("location.hash"), site=survival_site)
+    assert again.locator("#verdicts tbody tr:visible").count() == 1
+    search.fill("no such method")
+    assert page.get_by_role("status").inner_text().startswith("No method contains")
+    search.fill("")
+    page.get_by_role("link", name="Rankings").click()
+    page.locator("#board").wait_for()
+    current = page.locator("#views [aria-current=page]").all_inner_texts()
+    assert current == ["Rankings"]
+    assert not page.locator("#survival").is_visible()
+
+
+def test_a_method_page_begins_with_its_verdicts(open_page: OpenPage, survival_site: Path) -> None:
+    page = open_page(site=survival_site)
+    page.locator("#verdicts").get_by_role("link", name="CoOp").press("Enter")
+    title = page.get_by_role("heading", name="CoOp in Tiny suite", exact=True)
+    title.wait_for()
+    assert title.evaluate("e => e === document.activeElement")
+    assert page.locator("#method-verdicts li").all_inner_texts() == [
+        "CoOp loses 8.5 points (-9.1 to -7.9, over 6 tasks) if the new model is kin.",
+        "CoOp gains 8.5 points (+7.9 to +9.1, over 6 tasks) if the new model is a stranger.",
+    ]
+    assert page.locator("#card h3").first.inner_text() == "Recipe"
+    page.get_by_role("link", name="All methods").click()
+    page.locator("#verdicts").wait_for()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_the_verdicts_can_be_read_and_used_by_all(
+    open_page: OpenPage, survival_site: Path, width: int, scheme: str
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = open_page(site=survival_site, width=width, height=844, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    box = page.locator("#survival .scroll").first
+    assert box.evaluate("e => e.scrollWidth <= e.clientWidth")
+    wide = page.locator(".scroll:visible")
+    assert wide.evaluate_all("all => all.every(e => e.tabIndex === 0)")
+    options = {"preload": False, "resultTypes": ["violations"]}
+    found = axe.run(page, options=options).response["violations"]
+    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+
+
+@pytest.mark.parametrize(("view", "table"), [("", "#verdicts"), ("#view=ranking", "#board")])
+def test_ten_rows_are_on_the_first_screen_of_a_laptop(
+    open_page: OpenPage, survival_site: Path, view: str, table: str
+) -> None:
+    page = open_page(view, width=1280, height=900, site=survival_site)
+    tenth = page.locator(f"{table} tbody tr").nth(9)
+    assert tenth.evaluate("e => e.getBoundingClientRect().bottom") < 900
 
 
 def test_paper_is_white_and_has_all_figures(open_page: OpenPage) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 from command_line import output_of
-from made_results import make_method, make_row, make_suite, with_card
-from made_up_suites import HOSTILE, hostile_page, info, method, small_page, survival_page
+from made_results import UPGRADE, make_method, make_row, with_card
+from made_up_suites import HOSTILE, hostile_page, info, small_page, survival_page
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.messages import one_line
@@ -59,11 +59,12 @@ class Tags(HTMLParser):
 
 
 @pytest.mark.slow
-def test_nothing_in_a_result_is_markup() -> None:
-    page = hostile_page()
+@pytest.mark.parametrize("groups", [{}, {HOSTILE[0]: (UPGRADE,)}])
+def test_nothing_in_a_result_is_markup(groups: dict[str, Any]) -> None:
+    page = replace(hostile_page(), groups=groups)
     files = render_site([page])
     shown = parse(files["data/tiny.js"])
-    titles = [row[3][1] for row in shown["boards"][0]["rows"]]
+    titles = [row[4][1] for row in shown["boards"][0]["rows"]]
     assert {one_line(title, 40) for title in HOSTILE} <= set(titles)
     markup = [part["html"] for part in shown["parts"]]
     found = Tags("".join(markup)).tags
@@ -197,11 +198,12 @@ def test_verdicts_in_words_are_those_of_the_frame() -> None:
 
 
 def test_what_methods_can_do_is_what_was_measured_of_them() -> None:
-    methods = [method(info(name), 1, 1) for name in ("taskres", "linear_probe", "zeroshot")]
-    can = list_capabilities([replace(small_page(), tidy=make_suite(*methods))])
-    everything = ["width", "images", "classes"]
-    known = {"linear_probe": ["images"], "taskres": ["images"], "zeroshot": everything}
-    assert can["methods"] == known
+    assert list_capabilities("linear_probe", "") == ["images"]
+    assert list_capabilities("taskres", "") == ["images"]
+    assert list_capabilities("taskres", "words") == ["images"]
+    assert list_capabilities("taskres", "retrained+4") == []
+    assert list_capabilities("zeroshot", "") == ["width", "images", "classes"]
+    assert list_capabilities("of nobody", "") == []
 
 
 def test_the_suites_of_the_leaderboard_come_first_and_trials_stay_out(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def list_verdicts(page: SuitePage) -> dict[str, list[Verdict]]:
     """Return a verdict for each kind of upgrade, by the names of methods."""
     over = f"over {count(len(page.expected.tasks), 'task')}"
     verdicts: dict[str, list[Verdict]] = {}
-    for row in read_survival(page).to_dict("records"):
+    for row in records(read_survival(page)):
         verdict = Verdict(row["verdict"], _show_verdict(row, over))
         verdicts.setdefault(row["method"], []).append(verdict)
     return verdicts

@@ -25,14 +25,21 @@ from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
 from compatbench.tables.figures.figure_kinds import list_kinds
 from compatbench.tables.figures.figure_list import plan_figures
 from compatbench.tables.figures.render import FONT, check_drawing, compile_chart, name_program
-from compatbench.tables.pages.method_pages import read_facts, render_facts
+from compatbench.tables.pages.method_pages import (
+    find_judge,
+    list_verdicts,
+    read_facts,
+    render_facts,
+)
 from compatbench.tables.pages.site_data import (
     CAPABILITIES,
+    FIRST,
+    ON_PHONE,
     Json,
     SiteColumns,
     choose_columns,
     describe_suite,
-    list_capabilities,
+    describe_survival,
     to_html,
 )
 from compatbench.tables.suite_page import SuitePage, read_suite_page, suites_with_results
@@ -150,19 +157,22 @@ def _describe_index(
         shown.append(
             {
                 "title": column.title,
+                "first": column.key in FIRST,
+                "phone": column.key in ON_PHONE,
                 "about": column.about,
                 "down": column.descending or column.best,
                 "text": column.left,
                 "exact": column.exact,
             }
         )
+    judge = find_judge(pages)
     return {
         "suites": titles,
         "columns": shown,
         "measures": list(columns.measures.values()),
         "settings": list(settings),
         "methods": _describe_methods(pages),
-        "capabilities": list_capabilities(pages),
+        "verdicts": list_verdicts(judge) if judge is not None else {},
         "specs": _compile_specs(suites),
         "captions": {kind.name: kind.caption for kind in list_kinds().values()},
         "colours": {"ink": INK, "line": FAINT, "paper": PAPER, **COLOURS},
@@ -182,6 +192,7 @@ def _compile_specs(suites: Mapping[str, Json]) -> dict[str, Json]:
 
 
 def _render_html(pages: Sequence[SuitePage], columns: SiteColumns) -> str:
+    judge = find_judge(pages)
     return template("site/index.html.jinja", autoescape=True).render(
         figure_kinds=list_kinds().values(),
         kinds={kind: mark.title for kind, mark in MARKS.items()},
@@ -190,6 +201,7 @@ def _render_html(pages: Sequence[SuitePage], columns: SiteColumns) -> str:
         versions=_versions(pages),
         commands=[page.run_command() for page in pages],
         capabilities=CAPABILITIES,
+        survival=describe_survival(judge) if judge is not None else None,
     )
 
 

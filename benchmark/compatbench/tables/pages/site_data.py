@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from markdown_it import MarkdownIt
 
+from compatbench.data.cards import COPIED
 from compatbench.data.cards.shots import count_shots, show_shots
 from compatbench.engine.flat_settings import flat_settings
 from compatbench.messages import one_line
@@ -20,11 +21,12 @@ from compatbench.tables.figures.figure_list import (
     figures_of_upgrade,
 )
 from compatbench.tables.markdown import define_links
-from compatbench.tables.numbers import NOTHING
+from compatbench.tables.numbers import NOTHING, signed
 from compatbench.tables.pages.method_pages import read_facts
 from compatbench.tables.pages.sections import list_sections
 from compatbench.tables.ranking_tables import (
     EVERY_COLUMN,
+    SHORT,
     further_measures,
     gap_table,
     list_columns,
@@ -33,12 +35,16 @@ from compatbench.tables.ranking_tables import (
     task_numbers,
 )
 from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.survival_tables import count_survivors, read_survival, show_gain_interval
 from compatbench.tables.table import Column, TableCell, records
-from compatbench.tables.templates import show_setting
+from compatbench.tables.templates import render_markdown, show_setting
 
 # Columns of a ranking, and measures of which every row has figures by dataset; measures that are
 # registered since come on top.
 _RANKING = (*EVERY_COLUMN, "interval")
+# The columns that are shown before a reader asks for more, and those for which a phone has room.
+FIRST = SHORT
+ON_PHONE = ("rank", "method", "source", "target", "gain")
 _BY_DATASET = ("h", "source", "target", "gain", "negative_flips")
 _LINK = re.compile(r"<a [^>]*>(.*?)</a>")  # papers are linked once, from a method's page
 _LINK_INTO_CLONE = re.compile(r'<a href="(?!https://)[^"]*">(.*?)</a>')
@@ -47,7 +53,7 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 Json = dict[str, Any]
 
-# Filters of the site: what a method, with the transfer that its module came through, can do.
+# Filters of the site: what a method can do, with the transfer that its module came through.
 CAPABILITIES = {
     "width": "survives another width",
     "images": "needs no images for the upgrade",
@@ -61,34 +67,56 @@ class SiteColumns(NamedTuple):
 
     Attributes:
         ranking: the ranking's columns.
-        measures: those that columns per dataset can show, with their titles.
+        measures: those that columns per task can show, with their titles.
     """
 
     ranking: list[Column]
     measures: dict[str, str]
 
 
-def list_capabilities(pages: Sequence[SuitePage]) -> Json:
-    """Return what each method can do, where it is known, and the transfers that need images."""
-    measured = {name for page in pages for name in page.tidy.methods}
-    of_method = {}
-    for name, facts in read_facts().items():
-        if name in measured:
-            of_method[name] = _capabilities_of(facts)
-    with_images = set()
-    for page in pages:
-        for transfer in page.tidy.transfers:
-            if {"unlabelled", "labels"} & {*access_of(transfer)}:
-                with_images.add(transfer)
-    return {"methods": of_method, "images": sorted(with_images)}
+def describe_survival(page: SuitePage) -> Json:
+    """Return the verdict on each module and what to do about it, for the first view of the site."""
+    frame = read_survival(page)
+    rows: dict[str, Json] = {}
+    for each in records(frame):
+        row = rows.setdefault(each["method"], {"title": one_line(each["title"]), "cells": []})
+        measured = each["gain"] is not None
+        row["words"] = each["with_words"]
+        row["cells"].append(
+            {
+                "verdict": each["verdict"],
+                "gain": signed(each["gain"]) if measured else "",
+                "interval": show_gain_interval(each) if measured else "",
+            }
+        )
+    answers = [_part(section.render(page)) for section in list_sections("first", page)]
+    return {
+        "kinds": [one_line(kind) for kind in frame["kind"].unique()],
+        "rows": rows,
+        "counts": count_survivors(page),
+        "tasks": len(page.expected.tasks),
+        "seeds": len(page.expected.seeds),
+        "note": one_line(page.card.note or "", 2000),
+        "miniature": bool(page.card.likeness),
+        "which": to_html(render_markdown("which_kind.md.jinja"), mixed=False),
+        "answers": answers,
+    }
 
 
-def _capabilities_of(facts: Mapping[str, Any]) -> list[str]:
+def list_capabilities(method: str, track_transfer: str) -> list[str]:
+    """Return what a method can do, with the transfer that its module came through.
+
+    Of a method that is not of this project nothing is known.
+    """
+    facts = read_facts().get(method)
+    if facts is None:
+        return []
     must_be_equal = {*facts["must_be_equal"]}
     capabilities = []
     if not must_be_equal & _WIDTHS:
         capabilities.append("width")
-    if not facts["given"]:
+    needs_images = {"unlabelled", "labels"} & {*access_of(track_transfer or COPIED)}
+    if not facts["given"] and not needs_images:
         capabilities.append("images")
     if "classes" not in must_be_equal:
         capabilities.append("classes")
@@ -155,12 +183,14 @@ def _describe_board(page: SuitePage, columns: SiteColumns, upgrade: Upgrade, sho
         shown[keys.index("method")] = method["shown_title"]
         sets = [by_task[name][place] for name in measures]
         track = one_line(method["track"])
-        rows.append([method["method"], method["kind"], track, shown, sets])
+        can = list_capabilities(method["method"], method["track_transfer"])
+        rows.append([method["method"], method["kind"], track, can, shown, sets])
     titles = list(ranking["shown_title"])
     heading = one_line(f"{page.path_title(upgrade)}, {count_shots(shots)}")
     return {
         "upgrade": list(upgrade),
-        "title": _board_title(page, upgrade),
+        "kind": _kind_of_upgrade(page, upgrade),
+        "title": one_line(page.path_title(upgrade)),
         "shots": str(show_shots(shots)),
         "rows": rows,
         "figures": [
@@ -169,13 +199,12 @@ def _describe_board(page: SuitePage, columns: SiteColumns, upgrade: Upgrade, sho
     }
 
 
-def _board_title(page: SuitePage, upgrade: Upgrade) -> str:
-    """Return the models, behind the kind of upgrade where that kind has no other."""
-    parts = []
+def _kind_of_upgrade(page: SuitePage, upgrade: Upgrade) -> str:
+    """Return the kind of upgrade, if the suite names it and has no other upgrade of this kind."""
     for title, upgrades in page.groups.items():
         if upgrades == (upgrade,):
-            parts.append(one_line(title))
-    return ": ".join([*parts, one_line(page.path_title(upgrade))])
+            return one_line(title)
+    return ""
 
 
 def _cell(cell: TableCell) -> str | list[Any]:
