@@ -12,12 +12,12 @@ import warnings
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.messages import printable, write_what_fits
 
-# What a system may answer wherever a path is looked at. Another ``OSError`` is a mistake here.
+# Errors that the system may raise for any path. Another ``OSError`` is a bug of compatbench.
 _OF_THE_SYSTEM = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO}
 
 
 def main() -> None:
-    """Runs the command line; a user's mistake ends in one line and exit code 2."""
+    """Run the command line. A user's mistake ends in one line and exit code 2."""
     write_what_fits(sys.stdout)
     write_what_fits(sys.stderr)
     # Our own warnings are one line each; those of libraries are for their developers.
@@ -26,7 +26,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     warnings.simplefilter("always", CompatbenchWarning)
     warnings.showwarning = lambda message, *_: _print_error(f"warning: {message}")
-    # To look for cycles of objects takes a tenth of the time of commands that read much.
+    # Looking for cycles of objects takes a tenth of the time of commands that read much.
     gc.set_threshold(50_000)
     from compatbench.cli.app import app
 
@@ -46,5 +46,5 @@ def main() -> None:
 
 
 def _print_error(text: str) -> None:
-    line = " ".join(text.split("\n"))  # a name may have lines
+    line = " ".join(text.split("\n"))  # a name in it may contain a line break
     print(f"compatbench: {printable(line)}", file=sys.stderr)

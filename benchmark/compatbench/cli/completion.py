@@ -72,7 +72,9 @@ def complete_transfers(incomplete: str) -> list[str]:
 def complete_listed(context: typer.Context, incomplete: str) -> list[str]:
     """Complete a name of the kind that ``list`` is given."""
     kind = context.params.get("kind") or "methods"
-    return [] if kind == "modules" else _complete(kind, incomplete)
+    if kind == "modules":
+        return []
+    return _complete(kind, incomplete)
 
 
 class HintingCommand(TyperCommand):

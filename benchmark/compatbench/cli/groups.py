@@ -13,7 +13,7 @@ READERS = "For readers: choose a method"
 OWNERS = "For owners: bring a module to a new model"
 AUTHORS = "For owners and authors: add images or a method"
 MORE = "More"
-# What 'compatbench' alone prints: what each kind of user may want.
+# The text of 'compatbench' without a command: a first step for each kind of user.
 START = """\
 Do modules fine-tuned on CLIP survive its upgrade to EVA-CLIP?
 
@@ -32,7 +32,7 @@ Start with: compatbench run --methods all"""
 
 
 class Commands(typer.Typer):
-    """Commands that explain a word which needs an option before it."""
+    """Commands that name the missing option before a word."""
 
     def command(self, *args: Any, **settings: Any) -> Any:
         """Register a function as a command, as typer does."""

@@ -1,4 +1,4 @@
-"""``list``, ``report`` and ``store data``: what there is, its pages, and what can be fetched."""
+"""``list``, ``report`` and ``store data``: list names, make pages again, fetch data."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,7 +24,7 @@ from compatbench.cli.output import (
 )
 from compatbench.cli.shared_options import AsJson, Cards, DataRoot, Out
 
-NARROW = {  # what a narrow terminal leaves out, the first ones first
+NARROW = {  # columns in the order in which a narrow terminal leaves them out
     "methods": ("idea", "paper"),
     "backbones": ("architecture",),
     "suites": ("title",),
@@ -69,7 +69,8 @@ def list_names(
         return
     # The beginnings of keys: a whole path is too long.
     files = [Path(file) for file in frame["file"]]
-    print_frame(frame.drop(columns="file").assign(key=[file.stem[:12] for file in files]))
+    keys = [file.stem[:12] for file in files]
+    print_frame(frame.drop(columns="file").assign(key=keys))
     last = files[-1]
     example = last.parents[1] / "*" / f"{last.stem[:12]}*.safetensors"
     say(escape(f"the file of the last, for example: {example}"))
@@ -192,7 +193,8 @@ def fetch_backbones(
     with status_line() as progress:
         fetched = compatbench.fetch_backbones(backbones or (), suite, progress=progress)
     for weights in fetched:
-        say(f"{MARKS['found' if weights.file else 'missing']} [bold]{escape(weights.name)}[/] ")
+        mark = MARKS["found"] if weights.file else MARKS["missing"]
+        say(f"{mark} [bold]{escape(weights.name)}[/] ")
         facts = {"file": weights.file, "licence": weights.licence, "problem": weights.problem}
         print_facts(facts)
     if not all(weights.file for weights in fetched):

@@ -1,6 +1,7 @@
 """``evaluate``, and ``module import``, ``export`` and ``port``."""
 
 import re
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +40,8 @@ from compatbench.files.kinds import kind_of, require_new
 if TYPE_CHECKING:
     from compatbench.results.evaluation import Evaluation
 
+MOST_TENSORS = 40  # more tensors of a checkpoint are not shown
+MOST_VALUES = 20  # more settings of a checkpoint are not shown
 MODULE_FILE = (
     "A module: its file, which 'run' leaves in 'runs/modules/' and 'module import' writes, or "
     "'hf://OWNER/NAME'"
@@ -210,7 +213,7 @@ def import_module(
         _print_formats(as_json)
         return
     required = {"FILE": file, "--task": task, "--source": source}
-    absent = [name for name, value in required.items() if not value]
+    absent = [option for option, value in required.items() if not value]
     if file is None or task is None or source is None or absent:
         raise CompatbenchError(
             f"import needs {', '.join(absent)}; 'compatbench module import --inspect FILE' shows "
@@ -227,7 +230,9 @@ def import_module(
     facts = imported.about["imported"]
     path = out or Path(f"{facts['format']}-{task}.safetensors")
     write_module(imported, path)
-    print_facts({name: value for name, value in facts.items() if name != "sha256"})
+    shown = dict(facts)
+    shown.pop("sha256", None)
+    print_facts(shown)
     say(escape(f"  compatbench evaluate {path} --target NEW_MODEL"))
 
 
@@ -303,17 +308,23 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
     from compatbench.results.estimate import interval_columns
     from compatbench.tables.numbers import percent, signed, with_interval
 
-    fitted, source, target = evaluation.fitted, evaluation.source, evaluation.target
-    through = "" if evaluation.transfer == "copied" else f", through {evaluation.transfer}"
+    fitted = evaluation.fitted
+    source = evaluation.source
+    target = evaluation.target
+    through = ""
+    if evaluation.transfer != "copied":
+        through = f", through {evaluation.transfer}"
     draw = f"imported for {fitted.task}"
     if fitted.shots is not None:
         draw = f"{count_shots(fitted.shots)} of {fitted.task}, seed {fitted.seed}"
     if fitted.ported is not None:
         draw += ", ported from {from} with {transfer}".format_map(fitted.ported)
     say(escape(f"{fitted.method}, {draw}{through}"))
-    how = "" if evaluation.precision == "fp32" else f" in {evaluation.precision}"
+    precision = ""
+    if evaluation.precision != "fp32":
+        precision = f" in {evaluation.precision}"
     images = f"{evaluation.images:,} images of {evaluation.test_set}"
-    say(escape(f"tested{how} on {images}; top-1 in percent"))
+    say(escape(f"tested{precision} on {images}; top-1 in percent"))
     columns = ["", f"{fitted.source} (source)", evaluation.backbone]
     sides = [source, target]
     rows = [
@@ -336,7 +347,8 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
     if source is None:
         say(f"{escape(fitted.source)} is not here, so flips and H are not known.")
     else:
-        lost, gained = percent(evaluation.negative_flips), percent(evaluation.positive_flips)
+        lost = percent(evaluation.negative_flips)
+        gained = percent(evaluation.positive_flips)
         say(
             f"{lost} % of the images were right before and are wrong now, {gained} % the reverse; "
             f"H is {percent(evaluation.h)}."
@@ -363,11 +375,12 @@ def _print_inspection(file: Path, as_json: bool) -> None:
         return
     kind = " or ".join(checkpoint.formats) or "not recognised"
     say(escape(f"{checkpoint.path}: format {kind}"))
-    shown = list(checkpoint.tensors.items())[:40]
-    rows = [(name, " × ".join(map(str, shape)), kind) for name, (shape, kind) in shown]
+    rows = []
+    for name, (shape, dtype) in islice(checkpoint.tensors.items(), MOST_TENSORS):
+        rows.append((name, " × ".join(map(str, shape)), dtype))
     print_table(["tensor", "shape", "type"], rows)
-    if len(checkpoint.tensors) > len(shown):
-        say(f"and {len(checkpoint.tensors) - len(shown)} more")
-    print_facts(dict(list(checkpoint.values.items())[:20]))
+    if len(checkpoint.tensors) > len(rows):
+        say(f"and {len(checkpoint.tensors) - len(rows)} more")
+    print_facts(dict(islice(checkpoint.values.items(), MOST_VALUES)))
     for name, why in checkpoint.needs.items():
         say(escape(f"to be given: --set {name}=NUMBER ({why})"))

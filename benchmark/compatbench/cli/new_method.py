@@ -41,18 +41,23 @@ def new_method(
         raise CompatbenchError(
             f"a file {name}.py would hide the module '{name}' of this Python; choose another name"
         )
-    path = (checkout / "methods" if checkout else Path()) / f"{name}.py"
+    folder = checkout / "methods" if checkout else Path()
+    path = folder / f"{name}.py"
     require_new(path, "choose another name")
     write_atomic(path, fill_template(name).encode())
-    wanted = name if checkout else f"./{path}"
-    shown = path.relative_to(checkout) if checkout else path
+    if checkout:
+        shown = path.relative_to(checkout)
+        argument = name
+    else:
+        shown = path
+        argument = f"./{path}"
     say(escape(f"wrote {shown}: a method that works; make it yours"))
-    say(f"  compatbench check {wanted}")
-    say(f"  compatbench run --suite smoke --methods {wanted}")
+    say(f"  compatbench check {argument}")
+    say(f"  compatbench run --suite smoke --methods {argument}")
 
 
 def find_checkout(folder: Path) -> Path | None:
-    """The repository's root, if a folder is it or lies in it."""
+    """Return the root of the checkout that contains a folder; None if there is none."""
     files = ("methods/__init__.py", "benchmark/compatbench/__init__.py")
     for root in (folder, *folder.parents):
         if all((root / file).is_file() for file in files):
@@ -61,7 +66,8 @@ def find_checkout(folder: Path) -> Path | None:
 
 
 def fill_template(name: str) -> str:
-    """The text of a new method file."""
-    title = " ".join(word.capitalize() for word in name.split("_") if word)
+    """Return the text of a new method file."""
+    words = name.replace("_", " ").split()
+    title = " ".join(word.capitalize() for word in words)
     text = _TEMPLATE.read_text(encoding="utf-8").replace("NAME", name).replace("TITLE", title)
     return text.replace("CLASS", title.replace(" ", ""))

@@ -15,7 +15,7 @@ from compatbench.cli.shared_options import AsJson, Cards
 if TYPE_CHECKING:
     from compatbench.data.new_task import NewTask
 
-MOST_CLASSES = 12  # that are shown
+MOST_CLASSES = 12  # more classes are not shown
 FIRST_METHOD = "tip_adapter"
 
 
@@ -115,7 +115,7 @@ def new_task(
         print_json(made.frame)
         return
     frame = made.frame
-    total = sum(sum(counts.values()) for counts in made.images.values())
+    total = sum(counts.total() for counts in made.images.values())
     say(escape(f"{made.kind} in {made.folder}: {total:,} images of {len(frame)} classes"))
     checked = "all" if made.decoded == total else f"{made.decoded:,}, drawn at random,"
     say(f"{checked} were decoded; a module learns from {made.shots} of each class")

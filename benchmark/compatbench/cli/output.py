@@ -1,4 +1,4 @@
-"""Lines and frames on a terminal; one console of each stream serves all commands."""
+"""Print lines and frames on a terminal. All commands share one console per stream."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ error_console = SafeConsole(highlight=False, stderr=True)
 
 
 def say(text: str, to: Console = console, style: str = "") -> None:
-    """Prints a line of markup, which the terminal may wrap, so that it can be copied whole."""
+    """Print a line of markup. Only the terminal wraps it, so that it can be copied whole."""
     to.print(text, soft_wrap=True, style=style)
 
 
@@ -55,13 +55,16 @@ def show(value: Any, as_json: bool = False) -> None:
 
 @contextmanager
 def status_line() -> Iterator[Callable[[str], None]]:
-    """Show a line that each call of the yielded function replaces, and that is gone at the end."""
+    """Show a line that each call of the yielded function replaces. It disappears at the end."""
     with console.status("") as status:
         yield lambda line: status.update(escape(line))
 
 
 def print_json(data: Any) -> None:
-    """Prints JSON, of frames, records and reports, too; the console would wrap and colour it."""
+    """Print data as JSON: values of JSON, frames, records and reports.
+
+    The console is not used, since it would wrap and colour the text.
+    """
 
     def as_values(value: Any) -> Any:
         if hasattr(value, "columns"):  # a frame
@@ -71,13 +74,15 @@ def print_json(data: Any) -> None:
             return str(value)
         if hasattr(value, "model_dump"):
             return value.model_dump(mode="json")
-        return value.as_dict() if hasattr(value, "as_dict") else asdict(value)
+        if hasattr(value, "as_dict"):
+            return value.as_dict()
+        return asdict(value)
 
     print_json_text(json.dumps(data, indent=1, ensure_ascii=False, default=as_values))
 
 
 def print_json_text(text: str) -> None:
-    """Prints JSON with escapes for what a terminal would obey."""
+    """Print JSON, with escapes for the characters that a terminal would obey."""
 
     def escaped(character: str) -> str:
         return json.dumps(character)[1:-1]
@@ -97,7 +102,7 @@ def write_module(module: Module, path: Path, note: str = "") -> None:
 
 
 def show_table(table: Table) -> None:
-    """Prints a table with what stands above and below it."""
+    """Print a table with its caption above and its notes below."""
     from compatbench.tables.terminal import render_table
 
     if table.caption is not None:
@@ -108,14 +113,14 @@ def show_table(table: Table) -> None:
 
 
 def _print_prose(text: str) -> None:
-    """Prints what is broken between words on a terminal, and nowhere in a file."""
+    """Print a sentence: wrapped between words on a terminal, and on one line in a file."""
     console.print(escape(text), soft_wrap=not console.is_terminal)
 
 
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], right: Collection[str] = ()
 ) -> None:
-    """Prints rows, whose cells may be ``Cell``; some columns are aligned right."""
+    """Print rows, whose cells may be ``TableCell``; the columns ``right`` are aligned right."""
     from compatbench.tables.table import plain_table
 
     left = [place for place, name in enumerate(columns) if name not in right]
@@ -125,16 +130,16 @@ def print_table(
 def print_frame(
     frame: pd.DataFrame, right: Collection[str] = (), narrow: Sequence[str] = ()
 ) -> None:
-    """Prints a frame; its numbers are aligned right, and a narrow terminal leaves columns out."""
+    """Print a frame; its numbers are aligned right, and a narrow terminal leaves columns out."""
     from compatbench.tables.table import frame_table
 
     show_table(replace(frame_table(frame, right), narrow=tuple(narrow)))
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
-    """Prints what is known of one thing, a line for each fact that is known.
+    """Print facts about one thing, a line each; facts without a value are left out.
 
-    On a terminal what is wrapped keeps its indent; elsewhere a line is a line.
+    Lines that a terminal wraps keep their indent. In a file, no line is wrapped.
     """
     for name, value in facts.items():
         if value in (None, "", (), [], {}):
@@ -147,14 +152,18 @@ def print_facts(facts: Mapping[str, Any]) -> None:
 
 
 def _in_words(value: Any) -> str:
-    """A value as people write it: ``yes``, ``50,000``, ``0.481 0.458``, ``train 12, test 3``."""
+    """Return a value as people write it, such as ``yes``, ``50,000`` or ``train 12, test 3``."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_in_words(each)}" for name, each in value.items())
     if isinstance(value, (list, tuple)):
-        lines = any(isinstance(each, str) for each in value)
-        return ("\n" if lines else " ").join(map(_in_words, value))
+        # Texts are on a line each. Numbers are on one line, such as ``0.481 0.458``.
+        has_text = any(isinstance(each, str) for each in value)
+        between = "\n" if has_text else " "
+        return between.join(map(_in_words, value))
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)

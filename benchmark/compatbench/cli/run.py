@@ -1,4 +1,4 @@
-"""``run``, ``plan`` and ``maintain tune``: what is planned, and how far it is."""
+"""``run``, ``plan`` and ``maintain tune``: show a plan, and the progress of its cells."""
 
 import math
 from collections.abc import Iterator
@@ -205,7 +205,9 @@ def _say_what_was_written(plan: "Plan", out: Path) -> None:
     if plan.trial:
         say(escape(f"a trial: wrote {modules}"))
         return
-    board = f"{out / 'leaderboard.md'}, " if plan.suite.publish else ""
+    board = ""
+    if plan.suite.publish:
+        board = f"{out / 'leaderboard.md'}, "
     say(escape(f"wrote {board}results in {out / 'results' / plan.suite.name}/, {modules}"))
 
 
@@ -290,27 +292,33 @@ def _format_about(seconds: float) -> str:
 
 
 def say_plan(plan: "Plan", workers: int, to: "Console" = console) -> None:
-    """What cannot be loaded or is not here, and why; then how much of the suite is left."""
+    """Print what is missing or cannot be loaded, with reasons, and then how much is left to do."""
     for name, why in plan.matrix.registry.broken.items():
-        say(
-            f"[yellow]left out[/] method '{escape(name)}', which cannot be loaded: {escape(why)}",
-            to,
-        )
+        method = f"method '{escape(name)}', which cannot be loaded"
+        say(f"[yellow]left out[/] {method}: {escape(why)}", to)
     for name, why in plan.missing.test_sets.items():
         if name not in plan.missing.broken:
             say(f"[yellow]missing[/] images of {escape(name)}: {escape(why)}", to)
-    for name, why in dict.fromkeys((cell.test_sets[0], cell.broken) for cell in plan.broken):
+    broken = [(cell.test_sets[0], cell.broken) for cell in plan.broken]
+    for name, why in dict.fromkeys(broken):
         say(f"[red]broken[/] images of {escape(name)}: {escape(why)}", to)
     for name, why in plan.missing.backbones.items():
         say(f"[yellow]missing[/] weights of {escape(name)}: {escape(why)}", to)
-    left, mine, total = len(plan.to_do), len(plan.mine), plan.total
-    done, what = mine - left, ""
+    left = len(plan.to_do)
+    total = plan.total
+    done = len(plan.mine) - left
+    in_shard = ""
     if plan.shard is not None:
-        what = f" of {len(plan.cells):,} in this shard"
-    parts = [f"[bold]{plan.suite.name}[/]: {total:,} cell{'s' if total != 1 else ''}{what}"]
-    parts.append("all done" if done == total else f"{done:,} done, {left:,} to do")
-    if total > mine:
-        parts.append(f"{total - mine:,} without images or weights")
+        in_shard = f" of {len(plan.cells):,} in this shard"
+    cells = "cell" if total == 1 else "cells"
+    parts = [f"[bold]{plan.suite.name}[/]: {total:,} {cells}{in_shard}"]
+    if done == total:
+        parts.append("all done")
+    else:
+        parts.append(f"{done:,} done, {left:,} to do")
+    missing = total - len(plan.mine)
+    if missing > 0:
+        parts.append(f"{missing:,} without images or weights")
     if workers and done < total:
         parts += _describe_time(plan, workers)
     say(", ".join(parts), to)
@@ -318,11 +326,13 @@ def say_plan(plan: "Plan", workers: int, to: "Console" = console) -> None:
 
 def _describe_time(plan: "Plan", workers: int) -> list[str]:
     """Return how long the remaining cells take, and the methods whose time is not known yet."""
-    with_workers = f"with {workers} worker{'s' if workers > 1 else ''}"
+    with_workers = f"with {workers} workers" if workers > 1 else "with 1 worker"
     unknown = plan.unknown
     if not plan.seconds:
-        reason = ["their time is not known before some have finished"] if unknown else []
-        return [with_workers, *reason]
+        parts = [with_workers]
+        if unknown:
+            parts.append("their time is not known before some have finished")
+        return parts
     parts = [f"about {format_seconds(plan.seconds / workers)} {with_workers}"]
     if unknown:
         names = ", ".join(unknown[:3])
@@ -393,7 +403,7 @@ def _print_tunings_as_json(tunings: Any) -> None:
 
 
 def _print_tunings(tunings: Any) -> None:
-    """Show every setting and what was chosen, and what the suite's file says of it."""
+    """Show every setting, the chosen one, and the lines for the suite's file."""
     import yaml
 
     from compatbench.method.registry import builtin_methods
@@ -402,12 +412,13 @@ def _print_tunings(tunings: Any) -> None:
     for tuning in tunings:
         images = f"{sum(tuning.total):,} held-out images, in percent"
         say(f"[bold]{escape(tuning.method)}[/], {images}")
-        choice = ["chosen" if number == tuning.chosen else "" for number in tuning.frame.index]
+        choice = [""] * len(tuning.settings)
+        choice[tuning.chosen] = "chosen"
         rounded = tuning.frame.round({"accuracy": 1, "gain": 1, "error": 1})
         print_frame(rounded.assign(choice=choice))
         published = builtin_methods().get(tuning.method).Config()
         changes = tuning.settings[tuning.chosen].changes(published)
-        # A copy: YAML would write once what two entries share, and give it a name.
+        # A copy, because YAML writes an object that two entries share only once, under a label.
         entries[tuning.method] = deepcopy(changes)
     say("what 'methods' of the suite says of these settings ({}: nothing):")
     say(escape(yaml.safe_dump(entries, sort_keys=False).rstrip()))

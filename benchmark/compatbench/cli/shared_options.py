@@ -86,7 +86,9 @@ def read_seconds(text: str | None) -> float | None:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
     if match is None:
         raise CompatbenchError(f"--timeout '{text}': give a time such as 90s, 10m or 2h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    number, unit = match.groups()
+    seconds_per_unit = {"": 1, "s": 1, "m": 60, "h": 3600}
+    return float(number) * seconds_per_unit[unit]
 
 
 def read_settings(texts: Iterable[str] | None) -> dict[str, Any] | None:
@@ -102,7 +104,8 @@ def read_settings(texts: Iterable[str] | None) -> dict[str, Any] | None:
         *outer, name = name.strip().split(".")
         place: Any = settings
         for part in outer:
-            place = place.setdefault(part, {}) if isinstance(place, dict) else None
+            if isinstance(place, dict):
+                place = place.setdefault(part, {})
         if not name or not equals or not isinstance(place, dict):
             raise CompatbenchError(f"--set '{text}': write it as NAME=VALUE, such as alpha=1")
         try:

@@ -19,14 +19,18 @@ STOPPED = 130  # exit code of a command that was stopped, as shells have it
 def stoppable(
     outcome: str = "finished cells are kept, and the same command continues:\n  {command}",
 ) -> Iterator[None]:
-    """Ends a command with exit code 130 on Ctrl-C, or when a batch system or a terminal ends it.
+    """End a command with exit code 130 on Ctrl-C, or when a batch system or a terminal ends it.
 
-    ``outcome`` says what is left of its work.
+    Args:
+        outcome: a sentence for the user on the finished part of the work.
     """
-    stops = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {stop: signal.getsignal(stop) for stop in stops}
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            stop = getattr(signal, name)
+            before[stop] = signal.getsignal(stop)
     for stop, handler in before.items():
-        if handler != signal.SIG_IGN:  # as by nohup
+        if handler != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(stop, _stop)
     try:
         yield
@@ -40,7 +44,10 @@ def stoppable(
 
 
 def _stop(*_: object) -> None:
-    """What Ctrl-C does; nothing is written to a terminal that is gone, for that would fail."""
+    """Raise KeyboardInterrupt, as Ctrl-C does; first discard output to a terminal that is gone.
+
+    Writing to such a terminal would fail.
+    """
     for stream in (1, 2):
         with suppress(OSError):  # it may be closed
             if stat.S_ISCHR(os.fstat(stream).st_mode) and not os.isatty(stream):

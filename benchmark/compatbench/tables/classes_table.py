@@ -1,9 +1,9 @@
-"""The table of known and other classes, for suites whose protocol tests both."""
+"""The table of known and other classes, for suites with a protocol that tests both."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from compatbench.data.cards import COPIED
 from compatbench.engine.cell import NOT_APPLICABLE
@@ -42,24 +42,27 @@ def classes_table(page: SuitePage, upgrade: Upgrade, top: int | None = None) -> 
         "95 %",
     ]
     measured = measure_other_classes(page.tidy, page.expected, upgrade, page.most_shots)
-    measured = measured[(measured["transfer"] == COPIED) & ~measured["sees_tests"]]
+    is_shown = (measured["transfer"] == COPIED) & ~measured["sees_tests"]
+    measured = measured[is_shown]
     rows = []
     for method in records(measured[:top]):
         cells = [
-            _accuracies(method, "own"),
-            _accuracies(method, "other"),
-            " → ".join(percent(method[f"h_{model}"]) for model in MODELS),
+            _source_to_target(method, "own"),
+            _source_to_target(method, "other"),
+            _source_to_target(method, "h"),
             percent(method["h_own"]),
             percent(method["h_other"]),
             percent(method["four"]),
             interval_text(method, "four"),
         ]
         if method["other_reason"].startswith(NOT_APPLICABLE):
+            # Only the accuracy and the mean of the known classes are defined.
             cells = [cells[0], "n/a", "n/a", cells[3], "n/a", "n/a", "n/a"]
-        rows.append([text(method["title"], method["paper"]), *map(number, cells)])
+        title = text(method["title"], method["paper"])
+        rows.append([title, *map(number, cells)])
     return plain_table(header, rows)
 
 
-def _accuracies(method: Mapping[str, Any], classes: Classes) -> str:
-    """Return the accuracies on source and target, such as ``61.9 → 56.8``."""
-    return " → ".join(percent(method[f"{classes}_{model}"]) for model in MODELS)
+def _source_to_target(method: Mapping[str, Any], name: Classes | Literal["h"]) -> str:
+    """Return a method's values on source and target, such as ``61.9 → 56.8``."""
+    return " → ".join(percent(method[f"{name}_{model}"]) for model in MODELS)

@@ -32,13 +32,17 @@ def escape(text: str, longest: int = 200) -> str:
 
 def code(name: str) -> str:
     """Return a name in code type, or escaped if it contains anything that could end the code."""
-    return f"`{name}`" if _SAFE_CODE.fullmatch(name) and name == name.strip() else escape(name)
+    if _SAFE_CODE.fullmatch(name) and name == name.strip():
+        return f"`{name}`"
+    return escape(name)
 
 
 def paper_id(paper: str) -> str | None:
     """Return the arXiv identifier, or None if the paper is published elsewhere."""
     match = _PAPER.fullmatch(paper)
-    return match[1] if match else None
+    if match is None:
+        return None
+    return match[1]
 
 
 def slug(heading: str) -> str:
@@ -48,7 +52,7 @@ def slug(heading: str) -> str:
 
 def define_links(text: str) -> str:
     """Return the targets of all references to papers in a text, one a line."""
-    papers = sorted({*re.findall(r"\]\[(\d{4}\.\d{4,5})\]", text)})
+    papers = sorted(set(re.findall(r"\]\[(\d{4}\.\d{4,5})\]", text)))
     return "\n".join(f"[{paper}]: https://arxiv.org/abs/{paper}" for paper in papers)
 
 
@@ -57,14 +61,17 @@ def table(
 ) -> list[str]:
     """Return the lines of a table; cells must be escaped already.
 
-    Columns of text are aligned ``left``; all others hold numbers.
+    The columns ``left`` are aligned left; all others hold numbers.
     """
-    of_words = set(left)
-    rule = ["---" if place in of_words else "---:" for place in range(len(header))]
+    rule = ["---:"] * len(header)
+    for place in left:
+        rule[place] = "---"
     lines = []
     for row in (header, rule, *rows):
-        cells = [f" {cell} |" if cell else " |" for cell in row]
-        lines.append("|" + "".join(cells))
+        line = "|"
+        for cell in row:
+            line += f" {cell} |" if cell else " |"
+        lines.append(line)
     return lines
 
 
@@ -72,23 +79,28 @@ def render_table(shown: Table, longest: int = 200) -> str:
     """Return a table with its caption above and its notes below; texts are cut to ``longest``."""
     left = [place for place, column in enumerate(shown.columns) if column.left]
     header = [render_cell(text(column.title, column.paper)) for column in shown.columns]
-    rows = [[render_cell(cell, longest) for cell in row] for row in shown.rows]
+    rows = []
+    for row in shown.rows:
+        rows.append([render_cell(cell, longest) for cell in row])
     lines = table(header, rows, left)
-    parts = ["\n".join(lines)]
+    parts = []
     if shown.caption is not None:
-        parts.insert(0, render_cell(shown.caption, longest))
+        parts.append(render_cell(shown.caption, longest))
+    parts.append("\n".join(lines))
     if shown.notes:
         parts.append("\n".join(f"* {escape(note, longest)}" for note in shown.notes))
     return "\n\n".join(parts)
 
 
 def render_cell(cell: TableCell, longest: int = 200) -> str:
-    """Return what a cell shows; what is in bold stands between one pair of asterisks."""
-    parts = []
+    """Return a cell as Markdown; bold spans that follow each other share one pair of asterisks."""
+    rendered = ""
     for bold, spans in groupby(cell.spans, key=lambda span: span.bold):
         joined = "".join(_render_span(span, longest) for span in spans)
-        parts.append(f"**{joined}**" if bold else joined)
-    return "".join(parts)
+        if bold:
+            joined = f"**{joined}**"
+        rendered += joined
+    return rendered
 
 
 def _render_span(span: Span, longest: int) -> str:
@@ -96,7 +108,9 @@ def _render_span(span: Span, longest: int) -> str:
         return span.text
     shown = code(span.text) if span.style == "code" else escape(span.text, longest)
     identifier = paper_id(span.paper)
-    return f"[{shown}][{identifier}]" if identifier else shown
+    if identifier is None:
+        return shown
+    return f"[{shown}][{identifier}]"
 
 
 def fill_section(text: str, name: str, content: str) -> str:

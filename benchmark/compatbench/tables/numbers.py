@@ -15,44 +15,56 @@ NOTHING = "–"
 
 def rounded(value: float | None, digits: int) -> float | None:
     """Return a number without more digits than these, if there is one."""
-    # Adding 0 makes -0.0 the 0 that it is.
-    return None if value is None else round(value, digits) + 0.0
+    if value is None:
+        return None
+    # Adding 0 turns -0.0 into 0.0.
+    return round(value, digits) + 0.0
 
 
 def percent(value: float | None) -> str:
     """Return a number with one decimal, never ``-0.0``."""
-    # Adding 0 makes -0.0 the 0 that it is.
-    return NOTHING if value is None else f"{round(value, 1) + 0:.1f}"
+    if value is None:
+        return NOTHING
+    # Adding 0 turns -0.0 into 0.0.
+    return f"{round(value, 1) + 0:.1f}"
 
 
 def signed(value: float | None) -> str:
     """Return a number with one decimal and its sign; ``0.0`` has none."""
     text = percent(value)
-    has_no_sign = text in (NOTHING, "0.0") or text.startswith("-")
-    return text if has_no_sign else f"+{text}"
+    if text in (NOTHING, "0.0") or text.startswith("-"):
+        return text
+    return f"+{text}"
 
 
 def share(value: float | None) -> str:
-    """Return a share of a gain as a whole percentage; below 0 nothing is kept of it."""
+    """Return a share of a gain as a whole percentage; ``< 0`` if nothing of the gain is kept."""
     if value is None:
         return NOTHING
-    return "< 0" if round(value) < 0 else str(round(value))
+    whole = round(value)
+    if whole < 0:
+        return "< 0"
+    return str(whole)
 
 
 def duration(seconds: float | None) -> str:
     """Return ``11.7 s``, or ``<0.1 s``."""
     if seconds is None:
         return NOTHING
-    return "<0.1 s" if seconds < 0.05 else f"{seconds:,.1f} s"
+    if seconds < 0.05:
+        return "<0.1 s"
+    return f"{seconds:,.1f} s"
 
 
 def size(number: float | None) -> str:
     """Return ``32.0 KiB``."""
-    return NOTHING if number is None else format_bytes(number)
+    if number is None:
+        return NOTHING
+    return format_bytes(number)
 
 
 def bounds(interval: Interval | None, show: Callable[[float | None], str] = percent) -> str:
-    """Return ``42.9 to 63.1``; a dash where only one dataset is known."""
+    """Return ``42.9 to 63.1``; a dash if there is no interval, as with a single dataset."""
     if interval is None or not interval.bounded:
         return NOTHING
     return f"{show(interval.low)} to {show(interval.high)}"
@@ -62,13 +74,17 @@ def with_interval(row: Mapping[str, Any], name: str, show: Callable[[Any], str] 
     """Return the columns of ``interval_columns`` as ``+1.2 (-0.3 to +2.5)``."""
     if row[name] is None:
         return NOTHING
-    between = interval_text(row, name, show)
     shown = show(row[name])
-    return shown if between == NOTHING else f"{shown} ({between})"
+    between = interval_text(row, name, show)
+    if between == NOTHING:
+        return shown
+    return f"{shown} ({between})"
 
 
 def interval_text(row: Mapping[str, Any], name: str, show: Callable[[Any], str] = percent) -> str:
     """Return the bounds alone: ``-0.3 to +2.5``."""
     low = row[f"{name}_low"]
     high = row[f"{name}_high"]
-    return NOTHING if low is None else f"{show(low)} to {show(high)}"
+    if low is None:
+        return NOTHING
+    return f"{show(low)} to {show(high)}"

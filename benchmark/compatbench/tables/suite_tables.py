@@ -29,30 +29,34 @@ from compatbench.tables.templates import show_setting
 
 
 def join_versions(pages: Iterable[SuitePage]) -> dict[str, tuple[str, ...]]:
-    """Return versions and processors, all values together where rows differ."""
-    methods = [method for page in pages for method in page.tidy.methods.values()]
-    return join_provenance(method.provenance for method in methods)
+    """Return versions and processors of all rows of some suites; several values if they differ."""
+    provenances = []
+    for page in pages:
+        for method in page.tidy.methods.values():
+            provenances.append(method.provenance)
+    return join_provenance(provenances)
 
 
 def path_table(
     page: SuitePage, path: Sequence[str], shots: int, name: Literal["accuracy", "gain"]
 ) -> Table:
-    """Return accuracy or gain of every method at every model of a path, and what steps change.
+    """Return accuracy or gain of every method at every model of a path, and the change per step.
 
     Methods are in the order of H at the path's last model.
     """
     show = percent if name == "accuracy" else signed
     rows = []
     along = follow_path(page.tidy, page.expected, path, shots)
-    for _, of_method in along.groupby("method", sort=False):
-        steps = records(of_method)
+    for _, method_rows in along.groupby("method", sort=False):
+        steps = records(method_rows)
         cells = []
         for step in steps:
             shown = show(step[name])
             change = step[f"{name}_change"]
             if change is not None:
                 shown += f" ({signed(change)})"
-            cells.append(number(shown, step[name] if step["step"] else None))
+            value = step[name] if step["step"] else None
+            cells.append(number(shown, value))
         per_step = number(signed(steps[0][f"{name}_per_step"]))
         rows.append([method_cell(steps[0]), *cells, per_step])
     return plain_table(["Method", *map(page.backbone_title, path), "Per step"], rows)
@@ -60,20 +64,24 @@ def path_table(
 
 def shots_table(page: SuitePage, upgrade: Upgrade, measure: str) -> Table:
     """Return a measure by number of images per class, in the order of H at the largest."""
-    counts = sorted(page.expected.shots)
-    rankings = [rank_transfer(page.ranking(upgrade, count)) for count in counts]
+    header = ["Method"]
     by_count = []
-    for ranking in rankings:
+    for count in sorted(page.expected.shots):
+        header.append(str(show_shots(count)))
+        ranking = rank_transfer(page.ranking(upgrade, count))
         by_count.append({method["method"]: method for method in records(ranking)})
     rows = []
     for name, method in by_count[-1].items():
-        values = [methods[name][measure] for methods in by_count]
-        rows.append([method_cell(method), *(number(percent(value), value) for value in values)])
-    return plain_table(["Method", *(str(show_shots(count)) for count in counts)], rows)
+        cells = [method_cell(method)]
+        for methods in by_count:
+            value = methods[name][measure]
+            cells.append(number(percent(value), value))
+        rows.append(cells)
+    return plain_table(header, rows)
 
 
 def ablation_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
-    """Return what each config changes in the method that it configures."""
+    """Return the settings that each config changes, and the effect on accuracy and H."""
     compared = compare_configs(page.tidy, page.expected, upgrade, shots, page.configs)
     rows = []
     for config in records(compared):
@@ -85,7 +93,9 @@ def ablation_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
             shown[2] = number(f"{diversity:.2f}")
         for name in DIFFERENCES:
             cell = number(signed(config[name]))
-            shown.append(cell.bold() if config[f"{name}_decides"] else cell)
+            if config[f"{name}_decides"]:
+                cell = cell.bold()
+            shown.append(cell)
         rows.append([*shown, number(interval_text(config, "h", signed))])
     header = ["Config", "Change", "Diversity", "Source", "Target", "H", "95 % of H"]
     return plain_table(header, rows, left=(0, 1))
@@ -97,21 +107,25 @@ def _changes(page: SuitePage, name: str, base: str) -> TableCell:
     before = page.tidy.methods[base].config
     parts: list[str | TableCell] = []
     for setting in sorted(settings):
-        if settings[setting] != before.get(setting):
-            change = show_change(setting, before.get(setting), settings[setting])
-            parts += ["; ", change] if parts else [change]
-    return sentence(*parts) if parts else number(NOTHING)
+        if settings[setting] == before.get(setting):
+            continue
+        if parts:
+            parts.append("; ")
+        parts.append(show_change(setting, before.get(setting), settings[setting]))
+    if not parts:
+        return number(NOTHING)
+    return sentence(*parts)
 
 
 def show_change(setting: str, before: Any, after: Any) -> TableCell:
     """Return ``lr: 0.002 → 0.01``."""
-    return sentence(
-        code(setting), ": ", text(show_setting(before)), " → ", text(show_setting(after))
-    )
+    old = text(show_setting(before))
+    new = text(show_setting(after))
+    return sentence(code(setting), ": ", old, " → ", new)
 
 
 def retained_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
-    """Return the gains of old and retrained modules, and the share that is kept."""
+    """Return the gains of old and retrained modules, and the share of the gain that is kept."""
     rows = []
     for method in records(measure_retained(page.tidy, page.expected, upgrade, shots)):
         rows.append([method_cell(method), *_retained_cells(method)])
@@ -119,6 +133,7 @@ def retained_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
 
 
 def _retained_cells(method: Mapping[str, Any]) -> list[TableCell]:
+    """Return the cells of a method after its title."""
     shown = [
         signed(method["old"]),
         signed(method["retrained"]),

@@ -1,4 +1,4 @@
-"""One model of a table, whatever shows it: ``markdown``, ``terminal`` and ``site_data``."""
+"""The model of a table that all renderers share: ``markdown``, ``terminal`` and ``site_data``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ class Span(NamedTuple):
     """A piece of a cell.
 
     Attributes:
-        style: a ``text`` comes from a card, a file or a result, and no renderer takes it for
-            markup; a ``number`` is made here, and may hold ``<`` or ``=``.
-        paper: to which it refers, such as ``arXiv:2109.01134``; of others there is no link.
+        style: a ``text`` comes from a card, a file or a result, and is escaped, so that it is never
+            taken for markup. A ``number`` is written by this program, and may contain ``<`` or
+            ``=``.
+        paper: the paper that it refers to, such as ``arXiv:2109.01134``. Only arXiv papers are
+            linked.
         tone: its colour on a terminal, such as ``green``.
-        minor: left out where there is little room.
+        minor: True if it is left out where there is little room.
     """
 
     text: str
@@ -33,31 +35,34 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class TableCell:
-    """What a cell shows, and the value by which it is sorted: its text if it has no number."""
+    """The contents of a cell. It is sorted by its value, or by its text if it has none."""
 
     spans: tuple[Span, ...]
     value: float | str | None = None
 
     @property
     def text(self) -> str:
+        """Return the text of all spans."""
         return "".join(span.text for span in self.spans)
 
     def bold(self) -> TableCell:
         """Return the cell with all of its spans in bold."""
-        return replace(self, spans=tuple(span._replace(bold=True) for span in self.spans))
+        spans = [span._replace(bold=True) for span in self.spans]
+        return replace(self, spans=tuple(spans))
 
     def without_minor(self) -> TableCell:
-        """Return the cell with its most important spans alone."""
-        return replace(self, spans=tuple(span for span in self.spans if not span.minor))
+        """Return the cell without its minor spans."""
+        spans = [span for span in self.spans if not span.minor]
+        return replace(self, spans=tuple(spans))
 
 
 def text(shown: str, paper: str = "") -> TableCell:
-    """Return words from anywhere as a cell."""
+    """Return words as a cell; they may come from anywhere, and are escaped."""
     return TableCell((Span(shown, paper=paper),), shown)
 
 
 def code(name: str) -> TableCell:
-    """Return a name that commands know as a cell."""
+    """Return a name that commands know as a cell in code type."""
     return TableCell((Span(name, "code"),), name)
 
 
@@ -70,9 +75,11 @@ def spread(mean: float | None, deviation: float | None, value: float | None = No
     """Return ``44.9 ± 0.4``, or the mean alone if there is one seed.
 
     Args:
-        value: by what the cell is sorted; by default the mean.
+        value: the value by which the cell is sorted; by default the mean.
     """
-    shown = number(percent(mean), mean if value is None else value)
+    if value is None:
+        value = mean
+    shown = number(percent(mean), value)
     if mean is None or deviation is None:
         return shown
     error = Span(f" ± {percent(deviation)}", "number", minor=True)
@@ -80,16 +87,18 @@ def spread(mean: float | None, deviation: float | None, value: float | None = No
 
 
 def sentence(*parts: str | TableCell) -> TableCell:
-    """Return words that are made here, and cells, one after the other."""
+    """Return a cell of words written by this program and of other cells, one after the other."""
     spans: list[Span] = []
     for part in parts:
-        cell = part if isinstance(part, TableCell) else number(part)
-        spans += cell.spans
+        if isinstance(part, TableCell):
+            spans += part.spans
+        else:
+            spans.append(Span(part, "number"))
     return TableCell(tuple(spans))
 
 
 def join(cells: Iterable[TableCell], between: str = " → ") -> TableCell:
-    """Return several cells as one, which is sorted by the first."""
+    """Return several cells as one that is sorted by the first."""
     first, *others = cells
     parts: list[str | TableCell] = [first]
     for other in others:
@@ -98,7 +107,7 @@ def join(cells: Iterable[TableCell], between: str = " → ") -> TableCell:
 
 
 def _mark_best(cells: Sequence[TableCell]) -> list[TableCell]:
-    """Return the cells of a column, in bold those that show the highest value (one decimal)."""
+    """Return the cells of a column; those that show the highest value (one decimal) are bold."""
     values = [cell.value for cell in cells if isinstance(cell.value, (int, float))]
     if not values:
         return list(cells)
@@ -116,14 +125,14 @@ class Column:
     """A column.
 
     Attributes:
-        key: the name of its values in the records that a table is made of.
+        key: the name of its values in the records of a table.
         about: a sentence for readers who point at the title.
-        show: how a number is written.
-        left: aligned left, as words are.
-        best: whether the highest value is in bold.
-        descending: whether who sorts by it wants the highest value first.
-        paper: to which the title refers.
-        exact: whether the value by which it is sorted is the number that it shows.
+        show: the function that writes a number.
+        left: True if it is aligned left, as words are.
+        best: True if the highest value is in bold.
+        descending: True if sorting by it puts the highest value first.
+        paper: the paper that the title refers to.
+        exact: True if the number that a cell shows is the value by which it is sorted.
     """
 
     key: str
@@ -137,22 +146,24 @@ class Column:
     paper: str = ""
 
     def cell(self, value: Any) -> TableCell:
-        """Return a value as a cell: text stays text, and what is missing is a dash."""
+        """Return a value as a cell: text stays text, and a missing value is a dash."""
         if isinstance(value, TableCell):
             return value
         if value is None:
             return number(NOTHING)
-        return text(value) if isinstance(value, str) else number(self.show(value), value)
+        if isinstance(value, str):
+            return text(value)
+        return number(self.show(value), value)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows, with what stands above and below them.
+    """Columns and rows, with a caption above and notes below.
 
     Attributes:
         rows: a cell for each column.
-        narrow: the keys of columns in the order in which a narrow terminal leaves them out; the
-            key ``±`` is for the minor spans of all.
+        narrow: the keys of columns in the order in which a narrow terminal leaves them out. The
+            key ``±`` stands for the minor spans of all columns.
     """
 
     columns: tuple[Column, ...]
@@ -169,19 +180,23 @@ class Table:
         known = [column.key for column in self.columns]
         places = [known.index(key) for key in keys]
         columns = tuple(self.columns[place] for place in places)
-        rows = tuple(tuple(row[place] for place in places) for row in self.rows)
-        return replace(self, columns=columns, rows=rows)
+        rows = []
+        for row in self.rows:
+            rows.append(tuple(row[place] for place in places))
+        return replace(self, columns=columns, rows=tuple(rows))
 
     def without_minor(self) -> Table:
-        """Return the table with the most important part of every cell alone."""
-        rows = tuple(tuple(cell.without_minor() for cell in row) for row in self.rows)
-        return replace(self, rows=rows)
+        """Return the table without the minor spans of its cells."""
+        rows = []
+        for row in self.rows:
+            rows.append(tuple(cell.without_minor() for cell in row))
+        return replace(self, rows=tuple(rows))
 
 
 def make_table(
     columns: Iterable[Column], records: Iterable[Mapping[str, Any]], **more: Any
 ) -> Table:
-    """Return a table of records; what a record lacks is a dash.
+    """Return a table of records; a value that a record lacks is a dash.
 
     Args:
         more: fields of ``Table``.
@@ -191,7 +206,9 @@ def make_table(
     by_column = []
     for column in columns:
         cells = [column.cell(record.get(column.key)) for record in records]
-        by_column.append(_mark_best(cells) if column.best else cells)
+        if column.best:
+            cells = _mark_best(cells)
+        by_column.append(cells)
     return Table(columns, tuple(zip(*by_column, strict=True)), **more)
 
 
@@ -202,21 +219,30 @@ def plain_table(
     caption: TableCell | str = "",
     notes: Sequence[str] = (),
 ) -> Table:
-    """Return a table of ready texts and cells; those of the columns ``left`` are words."""
-    of_words = set(left)
+    """Return a table of texts and cells.
+
+    Args:
+        left: the numbers of the columns that are aligned left, from 0.
+    """
+    word_columns = set(left)
     columns = []
     for place, title in enumerate(header):
-        columns.append(Column(title, title, left=place in of_words))
-    made = []
+        columns.append(Column(title, title, left=place in word_columns))
+    cells = []
     for row in rows:
         pairs = zip(columns, row, strict=True)
-        made.append(tuple(column.cell(value) for column, value in pairs))
-    head = Column("", "").cell(caption) if caption else None
-    return Table(tuple(columns), tuple(made), head, tuple(notes))
+        cells.append(tuple(column.cell(value) for column, value in pairs))
+    caption_cell = None
+    if caption:
+        caption_cell = Column("", "").cell(caption)
+    return Table(tuple(columns), tuple(cells), caption_cell, tuple(notes))
 
 
 def frame_table(frame: pd.DataFrame, right: Iterable[str] = ()) -> Table:
-    """Return a frame as a table, aligned right where it holds numbers; what is missing is empty."""
+    """Return a frame as a table; its numbers and the columns ``right`` are aligned right.
+
+    Missing values give empty cells.
+    """
     numbers = {*frame.select_dtypes("number").columns, *right}
     left = [place for place, name in enumerate(frame.columns) if name not in numbers]
     rows = frame.astype(object).where(frame.notna(), "").itertuples(index=False)
@@ -224,7 +250,7 @@ def frame_table(frame: pd.DataFrame, right: Iterable[str] = ()) -> Table:
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows of a frame as dictionaries; what is missing is None."""
+    """Return the rows of a frame as dictionaries; missing values are None."""
     names = []
     columns = []
     for name, column in frame.items():

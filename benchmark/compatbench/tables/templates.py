@@ -1,4 +1,4 @@
-"""How pages and figures are made and written: their Jinja templates, files beside these, checks."""
+"""Render Jinja templates of pages and figures, and write the files that have changed."""
 
 from __future__ import annotations
 
@@ -40,28 +40,32 @@ _FILTERS: dict[str, Callable[..., Any]] = {
 
 
 def show_setting(setting: Any) -> str:
-    """Return a method's setting as a file has it."""
+    """Return a method's setting as it is written in a card."""
     if setting is None:
         return "none"
-    return setting if isinstance(setting, str) else json.dumps(setting, ensure_ascii=False)
+    if isinstance(setting, str):
+        return setting
+    return json.dumps(setting, ensure_ascii=False)
 
 
 def render_markdown(
     name: str, filters: Mapping[str, Callable[..., str]] = {}, **context: Any
 ) -> str:
-    """Return a template as Markdown, without empty lines to spare.
+    """Render a template as Markdown, without superfluous empty lines.
 
     Args:
         filters: more filters of Jinja, by name.
     """
-    made = template(name, autoescape=False, **{**_FILTERS, **filters}).render(**context)
-    made = re.sub(r"(?<=\|)  (?=\|)", " ", made)  # an empty cell of a table
-    return re.sub(r"\n{3,}", "\n\n", made).strip()
+    all_filters = {**_FILTERS, **filters}
+    page = template(name, autoescape=False, **all_filters)
+    rendered = page.render(**context)
+    rendered = re.sub(r"(?<=\|)  (?=\|)", " ", rendered)  # an empty cell of a table
+    return re.sub(r"\n{3,}", "\n\n", rendered).strip()
 
 
 @cache
 def template(name: str, autoescape: bool, **filters: Callable[..., Any]) -> Template:
-    """Return a template, for which an undefined name is an error."""
+    """Return a template. An undefined name in it is an error."""
     environment = Environment(
         loader=FunctionLoader(read_source),
         autoescape=autoescape,
@@ -76,23 +80,29 @@ def template(name: str, autoescape: bool, **filters: Callable[..., Any]) -> Temp
 
 
 def _finalize(shown: Any) -> Any:
+    """Return tables and cells as Markdown; leave other values to Jinja."""
     if isinstance(shown, TableCell):
         return markdown.render_cell(shown)
-    return markdown.render_table(shown) if isinstance(shown, Table) else shown
+    if isinstance(shown, Table):
+        return markdown.render_table(shown)
+    return shown
 
 
 def read_source(name: str) -> str:
-    """Read a file beside the code of pages, or of figures if it is YAML; or any by its path."""
+    """Read a file from the folder of the figures if it is YAML, and else from that of the pages.
+
+    An absolute path reads that file.
+    """
     folder = "figures" if ".yaml" in name else "pages"
-    return resources.files(f"compatbench.tables.{folder}").joinpath(name).read_text("utf-8").strip()
+    path = resources.files(f"compatbench.tables.{folder}").joinpath(name)
+    return path.read_text("utf-8").strip()
 
 
 def write_changed(files: Mapping[Path, bytes], check: bool) -> None:
     """Write the files that have changed; with ``check``, raise an error for the first of them."""
     for path, content in files.items():
-        if not holds(path, content):
-            if check:
-                raise CompatbenchError(
-                    f"{path} is not what results/ gives; run 'compatbench report'"
-                )
-            write_atomic(path, content)
+        if holds(path, content):
+            continue
+        if check:
+            raise CompatbenchError(f"{path} is not what results/ gives; run 'compatbench report'")
+        write_atomic(path, content)
