@@ -181,8 +181,6 @@ def test_commands_of_pages_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     names = sorted(os.listdir("photos"))
     save_coop(Path("output/seed1"), load_backbone("mini-clip"), names)
-    imported = "coop output/seed1 --task photos --source mini-clip --out mine.safetensors"
-    run(f"compatbench module import {imported}")
     assert "coop" in walk("import.md")
     for module in Path("runs/modules").glob("*/*.safetensors"):
         about = load_module(module).about
