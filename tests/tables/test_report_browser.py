@@ -307,6 +307,14 @@ def test_the_site_opens_on_the_verdicts_and_their_caveat(
     assert not page.locator("#survival").is_visible()
 
 
+def test_the_verdicts_need_no_script(browser: Browser, survival_site: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(f"{survival_site.as_uri()}/index.html")
+    assert page.locator("#verdicts tbody tr").first.is_visible()
+    context.close()
+
+
 def test_a_method_page_begins_with_its_verdicts(open_page: OpenPage, survival_site: Path) -> None:
     page = open_page(site=survival_site)
     page.locator("#verdicts").get_by_role("link", name="CoOp").press("Enter")
@@ -329,8 +337,10 @@ def test_the_verdicts_can_be_read_and_used_by_all(
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = open_page(site=survival_site, width=width, height=844, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") == width
-    box = page.locator("#survival .scroll").first
-    assert box.evaluate("e => e.scrollWidth <= e.clientWidth")
+    boxes = page.locator("#survival .scroll")
+    assert boxes.count() == 2  # the verdicts, and what to do about them
+    assert boxes.evaluate_all("all => all.every(e => e.scrollWidth <= e.clientWidth)")
+    assert page.locator(".answer").get_by_role("columnheader").count() > 2
     wide = page.locator(".scroll:visible")
     assert wide.evaluate_all("all => all.every(e => e.tabIndex === 0)")
     options = {"preload": False, "resultTypes": ["violations"]}

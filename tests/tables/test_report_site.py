@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from command_line import output_of
 from made_results import UPGRADE, make_method, make_row, with_card
-from made_up_suites import HOSTILE, hostile_page, info, small_page, survival_page
+from made_up_suites import HOSTILE, KINDS, hostile_page, info, small_page, survival_page
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.messages import one_line
@@ -195,6 +195,19 @@ def test_verdicts_in_words_are_those_of_the_frame() -> None:
     probe = sentences["probe"][0].sentence
     assert probe.startswith("We cannot tell whether Linear probe gains or loses if the new model ")
     assert probe.endswith("(+0.5 points, -9.3 to +10.3, over 6 tasks).")
+
+
+def test_the_first_view_of_the_site_has_the_verdicts_of_the_frame() -> None:
+    page = survival_page()
+    frame = read_survival(page)
+    html = render_site([page])["index.html"].decode()
+    for title, of_method in frame.groupby("title"):
+        [line] = [line for line in html.splitlines() if f">{title}</a>" in line]
+        shown = re.findall(r'<b class="[a-z-]+">(.*?)</b>', line)
+        kinds = [KINDS.index(kind) for kind in of_method["kind"]]
+        assert [shown[place] for place in kinds] == of_method["verdict"].tolist()
+    assert "What can I do about it?" in html
+    assert 'id="survival"' not in render_site([small_page()])["index.html"].decode()
 
 
 def test_what_methods_can_do_is_what_was_measured_of_them() -> None:
