@@ -50,7 +50,10 @@ def suites(names: Names = "all") -> pd.DataFrame:
     """Return the suites: name, title, upgrades, tasks, shots, seeds."""
     rows = []
     for card in suite_cards.select(names):
-        pairs = {(path[0], target) for path in card.upgrades for target in path[1:]}
+        pairs = set()
+        for source, *targets in card.upgrades:
+            for target in targets:
+                pairs.add((source, target))
         upgrades = f"{len(pairs)} upgrades"
         if len(pairs) == 1:
             [(source, target)] = pairs

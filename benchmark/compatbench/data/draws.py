@@ -79,7 +79,10 @@ def draw_first(
         by_class: dict[int, list[Sample]] = {}
         for image in images:
             by_class.setdefault(image.label, []).append(image)
-        return tuple(image for group in by_class.values() for image in group[:count])
+        chosen: list[Sample] = []
+        for group in by_class.values():
+            chosen += group[:count]
+        return tuple(chosen)
 
     whole = draw_shots(task, max(shots, NESTED), seed, max_val_shots)
     train = first(whole.train, shots)

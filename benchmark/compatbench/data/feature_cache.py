@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,7 @@ class FeatureCache:
                 together = [View(number) for number in range(width)]
             group = [Images(backbone, task, encoded, each, image_input) for each in together]
             groups.append(group)
-        flat = [images for group in groups for images in group]
+        flat = list(chain.from_iterable(groups))
         parts: list[list[Images]] = []  # by part of the images, then by view
         for i in range(0, len(encoded), PART):
             part_samples = encoded[i : i + PART]
@@ -172,7 +173,7 @@ class FeatureCache:
         Return 0 if all entries are there. Return None if they exceed the limit, or if all entries
         of the cache would take more than half of the room that the disk has for them.
         """
-        every = [images for part in parts for images in part]
+        every = list(chain.from_iterable(parts))
         missing = [images for images in every if not self._path(images).is_file()]
         if not missing:
             return 0

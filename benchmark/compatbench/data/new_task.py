@@ -62,7 +62,10 @@ class NewTask:
         """Return a row per class: ``class``, and its images by split."""
         import pandas as pd
 
-        columns = {split: pd.Series(counts) for split, counts in self.images.items() if counts}
+        columns = {}
+        for split, counts in self.images.items():
+            if counts:
+                columns[split] = pd.Series(counts)
         labels = range(len(self.task.classes))
         frame = pd.DataFrame(columns).reindex(labels, fill_value=0)
         frame = frame.fillna(0).astype(int)  # a class may be in one split only
@@ -149,7 +152,10 @@ def new_task(
     values["templates"] = [*(template or listing.templates or TEMPLATES)]
     values["source"] = {"kind": "table", "folder": below, "file": paths["list"].name}
     counts = Counter(listing.frame["split"])
-    values["counts"] = {split: counts[split] for split in SPLITS if counts[split]}
+    values["counts"] = {}
+    for split in SPLITS:
+        if counts[split]:
+            values["counts"][split] = counts[split]
     values["licence"] = LICENCE
     card = _check(TaskCard, values, paths["task"])
     targets = dict.fromkeys(map(_backbone, backbone_cards.resolve_all(target)))
@@ -284,7 +290,9 @@ def _decode(task: Task, seed: int, progress: Callable[[str], object]) -> int:
     The error names the first one that fails.
     """
     task.source.check_files()
-    all_samples = [sample for split in SPLITS for sample in task.source.samples[split]]
+    all_samples: list[Any] = []
+    for split in SPLITS:
+        all_samples += task.source.samples[split]
     samples = _draw(all_samples, seed)
 
     def show(done: int, total: int) -> None:
@@ -327,8 +335,11 @@ def _find_twins(task: Task, seed: int) -> list[str]:
             if size(sample) in shared_sizes:
                 yield sha256_bytes(task.source.content(sample)), sample
 
-    known = dict(digests(trained))
-    twins = [(sample, known[digest]) for digest, sample in digests(tested) if digest in known]
+    trained_by_digest = dict(digests(trained))
+    twins = []
+    for digest, sample in digests(tested):
+        if digest in trained_by_digest:
+            twins.append((sample, trained_by_digest[digest]))
     if not twins:
         return []
     test_image, training_image = twins[0]

@@ -82,7 +82,8 @@ def _check_titles(titles: dict[str, str]) -> None:
     numbers = Counter(folded.values())
     for name, number in numbers.items():
         if number > 1:
-            both = " and ".join(repr(label) for label in titles if folded[label] == name)
+            same = [repr(label) for label in titles if folded[label] == name]
+            both = " and ".join(same)
             raise CompatbenchError(
                 f"the classes {both} are both called '{name}', whatever the capitals; put them "
                 "together, rename one, or give --class-names"

@@ -158,13 +158,20 @@ def restrict_task(task: Task, kept: Sequence[int]) -> Task:
     parent_labels = None
     if task.parent_labels is not None:
         numbers = {label: number for number, label in enumerate(kept)}
-        places = [place for place, label in enumerate(task.parent_labels) if label in numbers]
-        parent_labels = tuple(numbers[task.parent_labels[place]] for place in places)
+        places = []
+        kept_labels = []
+        for place, label in enumerate(task.parent_labels):
+            if label in numbers:
+                places.append(place)
+                kept_labels.append(numbers[label])
+        parent_labels = tuple(kept_labels)
     source = copy.copy(task.source)
     source.samples = {}
+    counts = {}
     for split, samples in task.source.samples.items():
-        source.samples[split] = keep_classes(samples, places)
-    counts = {split: len(samples) for split, samples in source.samples.items()}
+        kept_samples = keep_classes(samples, places)
+        source.samples[split] = kept_samples
+        counts[split] = len(kept_samples)
     card = task.card.model_copy(update={"counts": counts, "least_per_class": {}})
     names = tuple(task.labels.names[label] for label in places)
     return Task(card, replace(task.labels, names=names), source, parent_labels)
@@ -292,7 +299,9 @@ def inspect_task(name: str, deep: bool = False) -> TaskReport:
         if card.source.kind != "drawings":
             folder = dataset_folder(name, card.source.folder)
         source = _open(card, classes)
-        counts = {split: len(listed) for split, listed in source.samples.items() if listed}
+        for split, listed in source.samples.items():
+            if listed:
+                counts[split] = len(listed)
         if _shows_class_order(card, folder):
             class_order = True
         if card.source.kind in ("coop-split", "fgvc", "table"):

@@ -224,7 +224,9 @@ def _resolve_suite(card: Any, folder: Path) -> Any:
     for path in card.upgrades:
         renamed[path] = tuple(resolve(backbone_cards, name) for name in path)
     upgrades = tuple(renamed[path] for path in card.upgrades)
-    groups = {title: tuple(map(renamed.get, paths)) for title, paths in card.groups.items()}
+    groups = {}
+    for title, paths in card.groups.items():
+        groups[title] = tuple(map(renamed.get, paths))
     return card.model_copy(update={"tasks": tasks, "upgrades": upgrades, "groups": groups})
 
 
@@ -241,8 +243,11 @@ def suite_tasks(suite: SuiteCard) -> tuple[str, ...]:
 def _select_tasks(selection: Sequence[str]) -> tuple[str, ...]:
     """Return the selected tasks, without variants. Halves must be selected by their full names."""
     tasks = [name for name, parent in _parents().items() if parent is None]
-    halves = [name for name in selection if name not in tasks and whole_name(name) in tasks]
-    return tuple(select_names(selection, [*tasks, *halves], "task"))
+    known = list(tasks)
+    for name in selection:
+        if name not in tasks and whole_name(name) in tasks:
+            known.append(name)
+    return tuple(select_names(selection, known, "task"))
 
 
 def development_tasks(suite: SuiteCard) -> tuple[str, ...]:
@@ -255,7 +260,10 @@ def suite_variants(suite: SuiteCard) -> dict[str, tuple[str, ...]]:
     """Return the further test sets of each task: its variants, or those of the protocol."""
     tasks = suite_tasks(suite)
     if suite.protocol == "base-to-new":
-        return {task: (half_name(whole_name(task), "new"),) for task in tasks}
+        new_halves = {}
+        for task in tasks:
+            new_halves[task] = (half_name(whole_name(task), "new"),)
+        return new_halves
     if suite.protocol == "cross-dataset":
         tested = _select_tasks(suite.tasks)
         others = {}

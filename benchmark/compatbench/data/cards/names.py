@@ -106,14 +106,19 @@ def select_names(selection: str | Iterable[str], known: Sequence[str], kind: str
     Raises:
         CompatbenchError: a part matches nothing. The message names the ``kind`` of the names.
     """
-    parts = selection.split(",") if isinstance(selection, str) else list(selection)
-    parts = [part.strip() for part in parts if part.strip()]
+    if isinstance(selection, str):
+        selection = selection.split(",")
+    stripped = [part.strip() for part in selection]
+    parts = [part for part in stripped if part]
     only_exclusions = all(part.startswith("!") for part in parts)
     chosen = set(known) if only_exclusions else set()
     for part in parts:
         pattern = part.removeprefix("!")
         glob = "*" if pattern == "all" else pattern
-        matches = {name for name in known if name == pattern or fnmatchcase(name, glob)}
+        matches = set()
+        for name in known:
+            if name == pattern or fnmatchcase(name, glob):
+                matches.add(name)
         if not matches:
             raise CompatbenchError(unknown_name(pattern, known, kind))
         if part.startswith("!"):

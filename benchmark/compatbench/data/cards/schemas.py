@@ -99,7 +99,10 @@ class TaskCard(CardModel):
             self._check_task()
         elif self.classes or self.templates or self.folders or set(self.counts) != {"test"}:
             raise ValueError("a variant inherits classes and templates, and has test images only")
-        shared = {name for name, count in Counter(self.classes).items() if count > 1}
+        shared = set()
+        for name, number in Counter(self.classes).items():
+            if number > 1:
+                shared.add(name)
         different = sorted(shared ^ set(self.namesakes))
         if different:
             rule = "'namesakes' lists the names that two classes have, and no other"
@@ -300,11 +303,14 @@ class SuiteCard(CardModel):
         upgrades = values.get("upgrades") if isinstance(values, dict) else None
         if not isinstance(upgrades, dict):
             return values
-        if not all(isinstance(paths, (list, tuple)) for paths in upgrades.values()):
-            raise ValueError("upgrades: a group is a title with a list of upgrades")
-        flat = [path for paths in upgrades.values() for path in paths]
-        titles = {str(title): paths for title, paths in upgrades.items()}
-        return values | {"upgrades": flat, "groups": titles}
+        flat: list[Any] = []
+        groups = {}
+        for title, paths in upgrades.items():
+            if not isinstance(paths, (list, tuple)):
+                raise ValueError("upgrades: a group is a title with a list of upgrades")
+            flat += paths
+            groups[str(title)] = paths
+        return values | {"upgrades": flat, "groups": groups}
 
     @model_validator(mode="after")
     def _check(self) -> SuiteCard:

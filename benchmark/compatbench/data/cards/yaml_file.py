@@ -165,13 +165,15 @@ def _find_field(text: str, location: tuple[int | str, ...]) -> tuple[int, str]:
             break
         inner: dict[str, tuple[yaml.Node, yaml.Node]] = {}
         if isinstance(node, yaml.MappingNode):
-            inner = {str(key.value): (key, value) for key, value in node.value}
+            for key, value in node.value:
+                inner[str(key.value)] = (key, value)
             if part not in inner and KIND in inner and inner[KIND][1].value == part:
                 continue
         elif isinstance(node, yaml.SequenceNode):
-            inner = {str(number): (item, item) for number, item in enumerate(node.value)}
+            for number, item in enumerate(node.value):
+                inner[str(number)] = (item, item)
         names.append(part)
-        key, node = inner.get(part, (None, None))
-        if key:
-            line = key.start_mark.line + 1
+        found, node = inner.get(part, (None, None))
+        if found:
+            line = found.start_mark.line + 1
     return line, ".".join(names) or "card"

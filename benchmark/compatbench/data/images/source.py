@@ -173,7 +173,10 @@ class ImageSource:
             return ""
 
         if samples is None:
-            samples = [sample for split in SPLITS for sample in self.samples[split]]
+            every_sample: list[Any] = []
+            for split in SPLITS:
+                every_sample += self.samples[split]
+            samples = every_sample
         broken: list[str] = []
         with ThreadPoolExecutor(self.decoders) as pool:  # threads, since decoders release the GIL
             for start in range(0, len(samples), PART):

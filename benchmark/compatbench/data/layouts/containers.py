@@ -142,7 +142,8 @@ def _open_parquet_rows(path: Path, name: str, labelled: bool) -> Content:
     file = open_parquet(path)
     schema = file.schema_arrow
     _image_column(path, schema)  # raises an error if there is none
-    column = next((column for column in _LABELS if column in schema.names), "")
+    columns = [name for name in _LABELS if name in schema.names]
+    column = columns[0] if columns else ""
     if labelled and not column:
         raise CompatbenchError(f"{path} has no column 'label'; it has {', '.join(schema.names)}")
     places = []
@@ -176,7 +177,9 @@ def hub_class_names(folder: Path) -> tuple[str, ...]:
         _, head, _ = read_bytes(path).split(b"---\n", 2)
         info = load_yaml(head.decode())["dataset_info"]
         [dataset] = info if isinstance(info, list) else [info]
-        kinds = {feature["name"]: feature["dtype"] for feature in dataset["features"]}
+        kinds = {}
+        for feature in dataset["features"]:
+            kinds[feature["name"]] = feature["dtype"]
         kind = next(kinds[name] for name in _LABELS if name in kinds)
         names = kind["class_label"]["names"]
         if isinstance(names, dict):
@@ -203,7 +206,10 @@ def _read_column(path: Path, name: str) -> list[Any]:
     file = open_parquet(path)
     with reading(path, Exception):
         batches = [*_unpack(file, [name], [*range(file.num_row_groups)], 1024)]
-    return [value for batch in batches for value in batch[name]]
+    values: list[Any] = []
+    for batch in batches:
+        values += batch[name]
+    return values
 
 
 def _unpack(file: Any, columns: list[str], groups: list[int], rows: int) -> Iterator[Any]:

@@ -153,7 +153,8 @@ def _find_stored(listing: Listing, path: str) -> Stored | None:
     for parent in reversed(PurePosixPath(path).parents):
         if parent.suffix in CONTAINERS and not (listing.folder / parent).is_dir():
             images, _ = open_container(listing.folder, str(parent), labelled=False)
-            listing.stored |= {image.id: image for image, _ in images}
+            for image, _ in images:
+                listing.stored[image.id] = image
             if path not in listing.stored:
                 problem = f"{listing.folder / parent} has no image {path!r}"
                 raise CompatbenchError(f"{problem}, see {listing.table}")
@@ -277,9 +278,13 @@ def _read_json_lines(content: bytes, max_lines: int | None) -> pd.DataFrame:
     """Return a table like that of a CSV file; its row of names has the index −1."""
     import pandas as pd
 
-    lines = [json.loads(line or "{}") for line in content.decode().splitlines()[:max_lines]]
-    header = dict.fromkeys(name for line in lines for name in line)
-    rows = [[*header]]
+    lines = []
+    header: dict[str, None] = {}  # the names of all lines, in the order of their first appearance
+    for text in content.decode().splitlines()[:max_lines]:
+        line = json.loads(text or "{}")
+        lines.append(line)
+        header |= dict.fromkeys(line)
+    rows = [list(header)]
     for line in lines:
         rows.append([str(line.get(name, "")) for name in header])
     table = pd.DataFrame(rows)

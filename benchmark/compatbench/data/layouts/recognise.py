@@ -57,8 +57,12 @@ def scan(place: Path, ignore: Path | None = None) -> Listing:
     lists = ending(*LISTS)
     if is_folder:
         # In a folder, only files beside the class folders that have the right columns are lists.
-        beside = [name for name in lists if "/" not in name and place / name != ignore]
-        lists = [name for name in beside if _is_list(place / name)]
+        candidates = lists
+        lists = []
+        for name in candidates:
+            path = place / name
+            if "/" not in name and path != ignore and _is_list(path):
+                lists.append(name)
     elif lists and place == ignore:
         raise CompatbenchError(f"{place} would be replaced; choose another name: --name")
     if len(lists) > 1:
@@ -120,8 +124,10 @@ def _list_tree(root: Path) -> Iterator[str]:
                 if name in folders:
                     fix = "put the folder itself there"
                     raise CompatbenchError(f"{place}/{name} is a link to a folder; {fix}")
-        yield from (f"{prefix}{name}/" for name in folders)
-        yield from (f"{prefix}{name}" for name in files)
+        for name in folders:
+            yield f"{prefix}{name}/"
+        for name in files:
+            yield f"{prefix}{name}"
 
 
 def _is_list(path: Path) -> bool:
@@ -153,7 +159,10 @@ def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
     images = [name for name in entries if is_image(name)]
     if not images:
         raise CompatbenchError(f"{folder} holds no image ({', '.join(EXTENSIONS)})")
-    deep = [PurePosixPath(name).parts for name in images if "/" in name]
+    deep = []  # the parts of the paths of images that are in a folder
+    for name in images:
+        if "/" in name:
+            deep.append(PurePosixPath(name).parts)
     if not deep:
         raise CompatbenchError(
             f"{folder} holds {len(images)} images and no class folders; sort them into a folder "
@@ -166,7 +175,7 @@ def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
     level = _find_level(deep)
     tops = {parts[level] for parts in deep}
     splits = sorted(name for name in tops if name.lower() in SPLIT_NAMES)
-    has_train = any(SPLIT_NAMES[name.lower()] == "train" for name in splits)
+    has_train = "train" in [SPLIT_NAMES[name.lower()] for name in splits]
     if has_train and len(tops) > 1:
         others = sorted(tops.difference(splits))
         if others:

@@ -73,7 +73,8 @@ def scan_class_folders(folder: Path, card: ClassFoldersSource, classes: Classes)
     _check_class_names(folder, classes)
     # CoOp keeps ImageNet's train/ and val/ in images/; torchvision, Kaggle and others do not.
     places = [inside(folder, place) for place in (card.images, *card.elsewhere)]
-    base = next((place for place in places if place.is_dir()), folder)
+    existing = [place for place in places if place.is_dir()]
+    base = existing[0] if existing else folder
     rows: Rows = []
     for split in SPLITS:
         place = getattr(card, split)
@@ -94,9 +95,14 @@ def _check_class_names(folder: Path, classes: Classes) -> None:
     if classes.ids == classes.names or not path.exists():
         return
     # A variant may have fewer classes than the list, which is then that of all of ImageNet.
-    lines = [line for line in read_lines(path) if line.partition(" ")[0] in classes.ids]
-    pairs = zip(classes.ids, classes.names, strict=True)
-    expected = [f"{name} {title}" for name, title in pairs]
+    lines = []
+    for line in read_lines(path):
+        identifier, _, _ = line.partition(" ")
+        if identifier in classes.ids:
+            lines.append(line)
+    expected = []
+    for identifier, title in zip(classes.ids, classes.names, strict=True):
+        expected.append(f"{identifier} {title}")
     classes.check(lines, path, expected)
 
 
@@ -246,7 +252,8 @@ def scan_containers(
         names = names or page
         if names and classes is not None:
             classes.check(names, folder / name, exact=False)
-        listing.names |= {str(label): title for label, title in enumerate(names)}
+        for label, title in enumerate(names):
+            listing.names[str(label)] = title
         for image, label in images:
             if label in (None, -1) or not str(label).isprintable():
                 raise WrongClasses(f"{folder / image.id}: label {label!r} is not a class's name")
