@@ -164,14 +164,11 @@ def _gains_on(page: SuitePage, upgrades: tuple[Upgrade, ...], method: str) -> li
     return gains
 
 
-@lru_cache(maxsize=256)
 def _task_gains(page: SuitePage, upgrade: Upgrade, method: str) -> list[float]:
-    """Return the gain of a method's untouched module on each task; none if it has no rank."""
-    if method not in page.tidy.methods:
-        return []
-    results = page.tidy.restrict([method], [COPIED])
-    _, _, gain = list_options(results, page.expected, upgrade)
-    return gain.to_numpy().ravel().tolist()
+    """Return the gain of a method's untouched module on each task; none if one is missing."""
+    rows = pair_rows(page.tidy, page.expected, upgrade, page.most_shots)
+    untouched = rows[(rows["method"] == method) & (rows["transfer"] == COPIED)]
+    return task_means(untouched, "gain").to_numpy().ravel().tolist()
 
 
 @lru_cache(maxsize=64)
