@@ -1,6 +1,7 @@
 "use strict";
-// The site: one suite at a time, from data/<suite>.js. The part of the address after "#" says all
-// that a reader has chosen, so that a view can be shared.
+// The site: one suite at a time, from data/<suite>.js. The part of the address after "#" holds
+// everything that a reader has chosen, so that a view can be shared. This script searches, sorts and
+// filters what it is given. It judges nothing: ranks, verdicts and capabilities come with the data.
 const compatbench = {
   // index.js, the last script, hands over the suites, columns and figures.
   set index(value) {
@@ -9,7 +10,7 @@ const compatbench = {
   // data/<suite>.js
   set suite(value) {
     for (const board of value.boards) {
-      board.rows = board.rows.map(([method, kind, track, cells, sets]) => ({ method, kind, track, cells, sets }));
+      board.rows = board.rows.map(([method, kind, track, can, cells, sets]) => ({ method, kind, track, can, cells, sets }));
     }
     compatbench.loaded = value;
   },
@@ -19,6 +20,7 @@ function start(index) {
   const at = (id) => document.getElementById(id);
   const FILTERS = ["track", "kind", "can", "q", "sets"];
   const CHOICES = ["suite", "upgrade", "shots", ...FILTERS];
+  const OF_RANKING = [...CHOICES.filter((key) => key !== "q"), "sort", "columns"];
   const suites = new Map(); // name -> promise of its data
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const phone = matchMedia("(max-width: 40rem)");
@@ -35,7 +37,7 @@ function start(index) {
 
   function read() {
     const given = new URLSearchParams(location.hash.slice(1));
-    return Object.fromEntries([...CHOICES, "sort", "method"].map((key) => [key, given.get(key) ?? ""]));
+    return Object.fromEntries(["view", ...CHOICES, "sort", "columns", "method"].map((key) => [key, given.get(key) ?? ""]));
   }
 
   function address(changes) {
@@ -61,9 +63,22 @@ function start(index) {
     return suites.get(name);
   }
 
+  // An address that chooses something of a ranking, and no view, is of the ranking.
+  function view() {
+    if (state.method) return "method";
+    if (!at("survival")) return "ranking";
+    if (state.view) return state.view === "ranking" ? "ranking" : "survival";
+    return OF_RANKING.some((key) => state[key]) ? "ranking" : "survival";
+  }
+
   async function show() {
     const asked = location.hash;
     state = read();
+    if (view() === "survival") {
+      reveal("survival");
+      showSurvival();
+      return;
+    }
     const names = index.suites.map((one) => one.name);
     const name = names.includes(state.suite) ? state.suite : names[0];
     try {
@@ -76,13 +91,46 @@ function start(index) {
       return;
     }
     offer(name);
-    const method = suite.methods[state.method] !== undefined;
-    at("all").hidden = method;
-    at("method").hidden = !method;
-    document.querySelector(".controls").hidden = method;
-    at("filters").hidden = method;
-    if (method) showMethod(state.method);
+    if (suite.methods[state.method] === undefined) state.method = "";
+    reveal(view());
+    if (view() === "survival") showSurvival();
+    else if (state.method) showMethod(state.method);
     else showAll();
+  }
+
+  function reveal(shown) {
+    at("all").hidden = shown !== "ranking";
+    at("method").hidden = shown !== "method";
+    if (at("survival")) at("survival").hidden = shown !== "survival";
+    for (const link of document.querySelectorAll("#views a")) {
+      link.href = address({ view: link.dataset.view, method: "" });
+      if (link.dataset.view === shown) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
+    const all = state.columns === "all";
+    for (const button of document.querySelectorAll("button.more")) {
+      button.textContent = all ? "Fewer columns" : "More columns";
+      button.setAttribute("aria-expanded", all);
+    }
+  }
+
+  // "tip adapter" finds Tip-Adapter.
+  const plain = (text) => text.toLowerCase().replace(/[^\p{L}\p{N}+]/gu, "");
+  const found = (...texts) => texts.some((text) => plain(text).includes(plain(state.q)));
+
+  function showSurvival() {
+    document.title = "compatbench report: Does my module survive?";
+    if (at("find").value !== state.q) at("find").value = state.q;
+    const lines = [...at("verdicts").tBodies[0].rows];
+    for (const line of lines) {
+      const link = line.querySelector("a");
+      link.href = address({ method: link.dataset.method });
+      line.hidden = !found(line.cells[0].textContent, link.dataset.method);
+    }
+    const left = lines.filter((line) => !line.hidden).length;
+    at("verdicts").parentElement.hidden = !left;
+    const none = `No method contains “${state.q}”. It may have another name in the ranking, or not be measured yet.`;
+    at("find-status").textContent = left ? `${left} of ${lines.length} modules` : none;
   }
 
   // Each choice offers what the choices before it leave.
@@ -90,11 +138,11 @@ function start(index) {
     const key = (one) => one.upgrade.join(",");
     options("suite", index.suites.map((one) => [one.name, one.title]), name);
     const upgrade = pick(suite.boards, state.upgrade, key);
-    options("upgrade", suite.boards.map((one) => [key(one), one.title]), upgrade);
+    options("upgrade", suite.boards.map((one) => [key(one), one.kind || one.title]), upgrade);
     const left = suite.boards.filter((one) => key(one) === upgrade);
     const shots = pick(left, state.shots, (one) => one.shots);
     options("shots", left.map((one) => [one.shots, one.shots]), shots);
-    board = left.find((one) => one.shots === shots) ?? { rows: [], figures: [], title: "", shots: "" };
+    board = left.find((one) => one.shots === shots) ?? { rows: [], figures: [], kind: "", title: "", shots: "" };
     const tracks = new Set(board.rows.map((row) => row.track).filter(Boolean));
     options("track", [["", "all"], ["-", "untouched"], ...[...tracks].map((one) => [one, one])], state.track);
     for (const key of FILTERS) {
@@ -117,13 +165,13 @@ function start(index) {
 
   // ---- the table
 
-  // Columns of the ranking, then one per dataset of the measure that was asked for.
+  // The first columns of the ranking or all of them, then one per task of the measure that is chosen.
   function columns() {
-    // On a phone what the ranking is by comes first, and there is no room for the spread over seeds.
-    const short = ([text, value]) => [phone.matches ? text.replace(/ ± .*$/, "") : text, value];
-    const all = index.columns.map((one, i) => ({ ...one, row: i === 1, cell: (row) => short(both(row.cells[i])) }));
-    const early = phone.matches ? ["Rank", "Method", "H", "Gain"] : [];
-    const fixed = [...all.filter((one) => early.includes(one.title)), ...all.filter((one) => !early.includes(one.title))];
+    // A phone has no room for the spread over seeds, nor for the transfer before a rank: its method names it, too.
+    const spare = (i) => (!phone.matches || i === 1 ? /$^/ : i === 0 ? /^.* / : / ± .*$/);
+    const short = ([text, value], i) => [text.replace(spare(i), ""), value];
+    const all = index.columns.map((one, i) => ({ ...one, i, row: i === 1, cell: (row) => short(both(row.cells[i]), i) }));
+    const fixed = all.filter(shown);
     const measure = index.measures.indexOf(state.sets);
     const sets = measure < 0 ? [] : suite.tasks.map((title, i) => ({
       title: `${title}: ${state.sets}`,
@@ -135,12 +183,19 @@ function start(index) {
     return [...fixed, ...sets];
   }
 
+  // A column by which the table is sorted is there, too.
+  function shown(column) {
+    const fits = phone.matches ? column.phone : column.first;
+    return fits || state.columns === "all" || column.title === state.sort.replace(/^-/, "");
+  }
+
   // What a cell shows, and what it is sorted by.
   function both(cell) {
     return typeof cell === "string" ? [cell, cell] : cell;
   }
 
   const title = (row) => both(row.cells[1])[0];
+  const nameOf = (one) => (one.kind ? `${one.kind}: ${one.title}` : one.title);
   const countShots = () => `${board.shots} shot${board.shots === "1" ? "" : "s"}`;
 
   function number(value, measure) {
@@ -169,11 +224,10 @@ function start(index) {
     document.title = `compatbench report: ${suite.title}`;
     const all = columns();
     const { column, down } = sorting(all);
-    const query = state.q.trim().toLowerCase();
     rows = board.rows
-      .filter((row) => title(row).toLowerCase().includes(query))
+      .filter((row) => found(title(row)))
       .filter((row) => !state.kind || row.kind === state.kind)
-      .filter((row) => !state.can || can(row, state.can))
+      .filter((row) => !state.can || row.can.includes(state.can))
       .filter((row) => !state.track || row.track === (state.track === "-" ? "" : state.track))
       .sort(order(column, down));
     const heads = all.map((one) => {
@@ -187,21 +241,17 @@ function start(index) {
       });
       return element("th", { scope: "col", "aria-sort": sorted, ...(one.text && { class: "text" }) }, button);
     });
-    const none = element("tr", { class: "none" }, element("td", { colspan: all.length, class: "text" }, "No method passes these filters."));
+    const none = element("tr", { class: "none" }, element("td", { colspan: all.length, class: "text" }, "No method matches these filters."));
     table(at("board"), heads, rows.length ? rows.map((row) => line(row, all)) : [none]);
-    at("board-caption").textContent = `${suite.title}: ${board.title}, ${countShots()}`;
+    at("board").classList.toggle("fits", phone.matches && all.every((one) => one.phone));
+    at("board-caption").textContent = `${suite.title}: ${nameOf(board)}, ${countShots()}`;
     at("board-status").textContent = `${rows.length} of ${board.rows.length} rows`;
+    if (["track", "kind", "can", "sets"].some((key) => state[key])) at("filters").open = true;
     const [first, ...more] = suite.notes.map((text) => element("p", { class: "note" }, text));
-    const rest = more.length ? [element("details", {}, element("summary", {}, "More about these figures"), ...more)] : [];
+    const rest = more.length ? [element("details", {}, element("summary", {}, "More about these results"), ...more)] : [];
     at("notes").replaceChildren(...(first ? [first, ...rest] : []));
     showFigures();
     showParts();
-  }
-
-  // What a method, and the transfer that its module came through, can do; of others nothing is known.
-  function can(row, what) {
-    const able = index.capabilities.methods[row.method]?.includes(what);
-    return able && (what !== "images" || !index.capabilities.images.some((track) => row.track.split(" ").includes(track)));
   }
 
   function table(place, heads, lines) {
@@ -227,7 +277,7 @@ function start(index) {
     // A text that a spreadsheet would take for a formula stands behind an apostrophe.
     const safe = (cell) => (typeof cell === "string" && /^[=+\-@\t\r]/.test(cell) ? `'${cell}` : cell);
     const quoted = (cell) => `"${String(safe(cell)).replaceAll('"', '""')}"`;
-    const fixed = { Suite: suite.title, Upgrade: board.title, Shots: board.shots };
+    const fixed = { Suite: suite.title, Upgrade: nameOf(board), Shots: board.shots };
     const lines = [[...Object.keys(fixed), ...all.map((one) => one.title)]];
     for (const row of rows) lines.push([...Object.values(fixed), ...all.map((one) => shown(one, row))]);
     const text = lines.map((cells) => cells.map(quoted).join(",") + "\r\n").join("");
@@ -245,12 +295,12 @@ function start(index) {
 
   function showFigures() {
     const titles = new Set(rows.map(title));
-    const key = JSON.stringify([suite.title, board.title, board.shots, [...titles].sort(), dark.matches]);
+    const key = JSON.stringify([suite.title, nameOf(board), board.shots, [...titles].sort(), dark.matches]);
     if (key === drawn) return; // another order of the same rows
     drawn = key;
     seen.disconnect();
     for (const section of document.querySelectorAll(".chart")) {
-      const own = board.figures.map((one) => ({ ...one, heading: `${board.title}, ${countShots()}${one.heading}` }));
+      const own = board.figures.map((one) => ({ ...one, heading: `${nameOf(board)}, ${countShots()}${one.heading}` }));
       const figures = [...own, ...suite.figures].filter((one) => one.kind === section.id);
       section.hidden = !figures.length;
       section.querySelector(".figures").replaceChildren(...figures.map((one) => figure(one, titles)));
@@ -272,7 +322,7 @@ function start(index) {
       .map((record) => Object.fromEntries(one.fields.map((name, i) => [name, record[i]])))
       .map((value) => (value.row === undefined ? value : { ...ofRow(board.rows[value.row]), ...value }))
       .filter((value) => titles.has(value.title));
-    if (!values.length) return element("p", { class: "missing" }, `${one.heading}: the filters leave no method that it shows.`);
+    if (!values.length) return element("p", { class: "missing" }, `${one.heading}: no method in it matches the filters.`);
     const plot = element("div", { class: "plot", role: "region", tabindex: 0, "aria-label": one.heading });
     plot.figure = { ...one, values };
     const readout = element("p", { class: "readout", "aria-hidden": "true" });
@@ -344,7 +394,7 @@ function start(index) {
     const lines = suite.gaps.map((row) => element("tr", {}, ...row.map((cell) => element("td", {}, cell))));
     const made = element("table", { class: "facts" });
     table(made, heads, lines);
-    place.replaceChildren(suite.gaps.length ? made : "Nothing: every measurement that the suite asks for is there.");
+    place.replaceChildren(suite.gaps.length ? made : "Nothing is missing: every measurement of the suite is there.");
     const sections = [...document.querySelectorAll("#all section:not([hidden])")];
     at("nav").replaceChildren(...sections.map((section) => {
       const heading = section.querySelector("h2");
@@ -373,32 +423,40 @@ function start(index) {
   // ---- one method
 
   function showMethod(name) {
-    const found = suite.boards.flatMap((one) => one.rows.filter((row) => row.method === name).map((row) => ({ ...row, board: one })));
-    const shown = found.length ? title(found[0]) : name;
-    document.title = `compatbench report: ${shown}`;
-    at("method-title").textContent = `${shown} in ${suite.title}`;
+    const measured = suite.boards.flatMap((one) => one.rows.filter((row) => row.method === name).map((row) => ({ ...row, board: one })));
+    const called = measured.length ? title(measured[0]) : name;
+    document.title = `compatbench report: ${called}`;
+    at("method-title").textContent = `${called} in ${suite.title}`;
+    const verdicts = index.verdicts[name] ?? [];
+    if (at("method-verdicts")) {
+      at("method-verdicts").replaceChildren(...verdicts.map(([verdict, sentence]) => element("li", { class: verdict.replaceAll(" ", "-") }, sentence)));
+      at("method-note").hidden = !verdicts.length;
+    }
     at("card").innerHTML = index.methods[name] ?? "";
-    wrap(at("card"), shown, "facts");
+    wrap(at("card"), called, "facts");
     at("settings").textContent = suite.methods[name].map((i) => index.settings[i]).join("; ") || "none";
     at("command").textContent = suite.command.replace("METHOD", name);
     at("back").href = address({ method: "" });
-    const shows = index.columns.map((one, i) => ({ ...one, i })).filter(({ i }) => i !== 1 && i !== 2);
+    const shows = columns().filter(({ i }) => i !== undefined && i !== 1);
     const named = (one) => element("th", { scope: "col", ...(one.text && { class: "text" }) }, one.title);
-    const heads = [{ title: "Upgrade", text: true }, { title: "Shots" }, ...shows].map(named);
-    table(at("ways"), heads, found.map((row) => element(
+    const several = new Set(suite.boards.map((one) => one.shots)).size > 1;
+    const heads = [{ title: "Upgrade", text: true }, ...(several ? [{ title: "Shots" }] : []), ...shows].map(named);
+    table(at("ways"), heads, measured.map((row) => element(
       "tr", {},
-      element("th", { scope: "row", title: row.board.title }, row.board.title + (row.track && ` (${row.track})`)),
-      element("td", {}, row.board.shots),
-      ...shows.map(({ i }) => element("td", {}, both(row.cells[i])[0])),
+      element("th", { scope: "row", title: nameOf(row.board) }, (row.board.kind || row.board.title) + (row.track && ` (${row.track})`)),
+      ...(several ? [element("td", {}, row.board.shots)] : []),
+      ...shows.map((one) => element("td", one.text ? { class: "text" } : {}, one.cell(row)[0])),
     )));
-    at("by-dataset").replaceChildren(...found.map((row) => {
-      const label = `${row.board.title}, ${row.board.shots} shots${row.track && `, ${row.track}`}`;
+    const measures = index.measures.map((title, m) => ({ title, m }))
+      .filter((one) => state.columns === "all" || index.columns.find((column) => column.title === one.title)?.first);
+    at("by-dataset").replaceChildren(...measured.map((row) => {
+      const label = `${row.board.kind || row.board.title}, ${row.board.shots} shots${row.track && `, ${row.track}`}`;
       const made = element("table", { class: "board", "aria-label": label });
       const lines = suite.tasks.map((task, i) => element(
         "tr", {}, element("th", { scope: "row" }, task),
-        ...index.measures.map((_, m) => element("td", {}, number(row.sets[m][i], m))),
+        ...measures.map(({ m }) => element("td", {}, number(row.sets[m][i], m))),
       ));
-      table(made, [{ title: "Dataset", text: true }, ...index.measures.map((one) => ({ title: one }))].map(named), lines);
+      table(made, [{ title: "Task", text: true }, ...measures].map(named), lines);
       return element("details", {}, element("summary", {}, label), element("div", { class: "scroll", role: "region", "aria-label": label, tabindex: 0 }, made));
     }));
     at("by-dataset").querySelector("details")?.setAttribute("open", "");
@@ -411,20 +469,27 @@ function start(index) {
   for (const key of CHOICES) {
     at(`choose-${key}`).addEventListener("input", (event) => choose({ [key]: event.target.value }));
   }
+  for (const button of document.querySelectorAll("button.more")) {
+    button.addEventListener("click", () => choose({ columns: state.columns ? "" : "all" }));
+  }
+  at("find")?.addEventListener("input", (event) => choose({ q: event.target.value }));
   at("csv").addEventListener("click", csv);
   at("reset").addEventListener("click", () => choose(Object.fromEntries([...FILTERS, "sort"].map((key) => [key, ""]))));
-  document.querySelector(".controls").addEventListener("submit", (event) => event.preventDefault());
+  for (const form of document.querySelectorAll("form")) {
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.hidden = false;
+  }
+  at("views").hidden = false;
+  for (const answer of document.querySelectorAll(".answer")) wrap(answer, answer.querySelector("h2").textContent);
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault();
     at("view").focus();
   });
   addEventListener("hashchange", show);
   dark.addEventListener("change", () => rows && showFigures());
-  phone.addEventListener("change", () => rows && showAll());
+  phone.addEventListener("change", () => rows && show());
   addEventListener("beforeprint", () => paper(true));
   addEventListener("afterprint", () => paper(false));
-  // On a phone the table is on the first screen.
-  at("filters").open = !phone.matches;
   state = read();
   show();
 }
