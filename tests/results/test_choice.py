@@ -33,7 +33,7 @@ def choose(**options: tuple[float, int] | tuple[float, int, float]) -> Choice:
     return choose_option(pd.DataFrame(scores).T, np.full(6, 60.0), costs)
 
 
-def test_the_cheapest_that_is_not_significantly_worse_than_the_best_is_taken() -> None:
+def test_the_cheapest_option_that_is_not_significantly_worse_than_the_best_is_chosen() -> None:
     assert choose(wide=(3, 0, 8), loss=(-3, 0)).option == ""
     assert choose(free=(3, 0), labels=(3, 4)).option == "free"
     assert choose(free=(3, 0), labels=(9, 4)).option == "labels"
@@ -149,7 +149,7 @@ def test_the_least_number_of_labels_is_of_the_most_accurate_method() -> None:
     assert first_better("option", retrained, compare_tasks(frame)) is None
 
 
-def test_how_many_units_would_decide() -> None:
+def test_units_to_decide_follow_from_the_interval() -> None:
     assert units_to_decide(Interval(2, -2, 6, 10), 10) == 40
     assert units_to_decide(Interval(2, 1, 3, 7), 7) == 6
     assert units_to_decide(Interval(0, -1, 1, 7), 7) == np.inf

@@ -108,7 +108,7 @@ def test_an_accuracy_is_not_certain_if_all_images_are_right() -> None:
     assert 85 < whole.low < 95
 
 
-def test_nothing_is_said_of_what_was_not_measured() -> None:
+def test_measurements_that_are_missing_give_no_comparison() -> None:
     assert estimate_accuracy([[10, np.nan]], [[20, 20]]) is None
     assert estimate_paired([[np.nan]], [[1]], [[20]]) is None
     difference = compare_tasks(pd.DataFrame([[1, 2], [3, np.nan]], index=["a", "b"]))

@@ -97,7 +97,7 @@ def test_a_row_without_a_number_leaves_no_mean(
     assert (row["reasons"], row["refused"]) == reasons
 
 
-def test_rows_that_the_suite_does_not_ask_for_are_passed_over() -> None:
+def test_rows_that_the_suite_does_not_ask_for_are_ignored() -> None:
     rows = make_pairs(COUNTS)
     extra = make_pairs({("birds", 1): (1, 1), ("cats", 3): (1, 1)})
     extra += [make_row(1, shots=8), make_row(1, test_set="cats-sketch")]
@@ -115,7 +115,7 @@ def test_a_method_that_learns_nothing_has_one_seed_at_any_shots() -> None:
         assert (row["measured"], row["cells"]) == (2, 2)
 
 
-def test_costs_are_known_of_all_cells_or_not_at_all() -> None:
+def test_costs_are_shown_only_if_all_cells_have_them() -> None:
     rows = make_pairs(COUNTS)
     costs = make_method(COOP, rows).costs.astype({"evaluate_seconds": float})
     new = costs["backbone"] == "new"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from statistics import harmonic_mean, mean
 
 import numpy as np
@@ -37,7 +38,7 @@ RIGHT = {
     1: [(60, 50, 55, 40), (80, 45, 70, 61), (30, 20, 66, 62)],
     2: [(62, 48, 57, 44), (79, 47, 71, 60), (34, 22, 60, 65)],
 }
-CELLS = [right for seed in RIGHT.values() for right in seed]
+CELLS = [*RIGHT[1], *RIGHT[2]]
 MEANS = [mean(cell[i] for cell in CELLS) for i in range(4)]
 NOT_APPLICABLE = "not applicable: the module knows the classes it was fitted for and no others"
 
@@ -47,7 +48,7 @@ def of(info: MethodInfo, applies: bool = True) -> StoredMethod:
     for seed in (1, 2) if info.learns else (1,):
         for task, right in zip(TASKS, RIGHT[seed], strict=True):
             sets = ((task, 0), (NEW[task][0], 1))
-            for (name, number), model in [(s, m) for s in sets for m in (0, 1)]:
+            for (name, number), model in product(sets, (0, 1)):
                 where = dict(method=info.name, task=task, test_set=name, seed=seed)
                 where |= dict(backbone=UPGRADE[model])
                 if number and not applies:
@@ -56,7 +57,8 @@ def of(info: MethodInfo, applies: bool = True) -> StoredMethod:
                     continue
                 flips = {}
                 if model:
-                    before, after = right[number], right[2 + number]
+                    before = right[number]
+                    after = right[2 + number]
                     lost = max(before - after, 0) + 1
                     flips = dict(negative_flips=lost, positive_flips=after - before + lost)
                     flips["inconsistent_errors"] = 0
@@ -69,11 +71,14 @@ def measure(*methods: StoredMethod) -> pd.DataFrame:
 
 
 def page_of(*methods: StoredMethod) -> SuitePage:
-    tasks = {name: name for pair in list_pairs(EXPECTED) for name in pair}
+    tasks = {}
+    for base, new in list_pairs(EXPECTED):
+        tasks[base] = base
+        tasks[new] = new
     return make_page(*methods, expected=EXPECTED, tasks=tasks)
 
 
-def test_figures_are_the_sums_written_out() -> None:
+def test_means_of_classes_equal_the_sums_written_out() -> None:
     assert list_pairs(EXPECTED) == [(task, NEW[task][0]) for task in TASKS]
     one = measure(of(COOP)).loc["coop"]
     assert one["state"] == "complete"
@@ -95,7 +100,7 @@ def test_figures_are_the_sums_written_out() -> None:
     assert (one["four_low"], one["four_high"]) == pytest.approx((interval.low, interval.high))
 
 
-def test_what_does_not_apply_says_so_and_is_ordered_last() -> None:
+def test_methods_that_do_not_apply_say_so_and_come_last() -> None:
     methods = [of(PROBE, applies=False), of(COOP), of(ZEROSHOT)]
     found = measure(*methods)
     assert found.index.tolist() == ["coop", "zeroshot", "linear_probe"]
@@ -117,7 +122,8 @@ def test_what_does_not_apply_says_so_and_is_ordered_last() -> None:
     text = render_sections(page)
     assert "## Known and other classes" in text
     assert "## Style shift" not in text
-    [line] = [line for line in text.splitlines() if "Linear probe" in line and "n/a" in line][:1]
+    lines = [line for line in text.splitlines() if "Linear probe" in line]
+    line = next(line for line in lines if "n/a" in line)
     assert line.count("n/a") == 5
     assert "\n## Known and other classes: Tiny suite\n" in render_leaderboard([page])
     plain = replace(page.expected, protocol="few-shot")

@@ -9,7 +9,7 @@ from compatbench.method.registry import builtin_methods
 from compatbench.results.published import read_published
 
 
-def test_every_figure_is_of_what_has_a_card_and_stands_once() -> None:
+def test_published_accuracies_name_existing_cards_and_are_listed_once() -> None:
     found = read_published()
     assert {*found["method"]} <= {*builtin_methods().names()}
     assert {*found["test_set"]} <= {*task_cards.names()}
@@ -22,7 +22,7 @@ def test_every_figure_is_of_what_has_a_card_and_stands_once() -> None:
     assert (found["shots"].isna() == (found["method"] == "zeroshot")).all()
 
 
-def test_the_averages_are_those_that_the_sources_print() -> None:
+def test_averages_of_published_accuracies_equal_those_in_the_sources() -> None:
     found = read_published().query("protocol == 'all classes' and shots == 16")
     of = found[found["test_set"].isin(suite_cards.read("paper").tasks)]
     means = of.groupby(["source", "method"])["accuracy"].mean()

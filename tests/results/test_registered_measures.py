@@ -93,7 +93,8 @@ def test_calibration_against_a_naive_loop() -> None:
     labels = torch.randint(0, 5, (200,), generator=generator)
     found = predict(torch.randn(200, 5, generator=generator) * 3)
     order = sorted(range(200), key=lambda i: float(found.confidence[i]))
-    error, start = 0.0, 0
+    error = 0.0
+    start = 0
     for number in range(BINS):
         size = 200 // BINS + (number < 200 % BINS)
         chosen = order[start : start + size]
@@ -106,7 +107,9 @@ def test_calibration_against_a_naive_loop() -> None:
 
     error = 0.0
     for number in range(15):
-        chosen = [i for i in range(200) if number / 15 < found.confidence[i] <= (number + 1) / 15]
+        low = number / 15
+        high = (number + 1) / 15
+        chosen = [i for i in range(200) if low < found.confidence[i] <= high]
         right = sum(int(found.classes[i] == labels[i]) for i in chosen)
         error += abs(right - sum(float(found.confidence[i]) for i in chosen)) / 200
     assert scores["ece_width"] == pytest.approx(100 * error, abs=1e-4)
@@ -120,8 +123,8 @@ def test_the_order_of_the_images_changes_nothing(images: list[tuple], random) ->
 
 def test_on_the_source_nothing_is_compared_with_the_source() -> None:
     found = score(Answers(predictions([0, 1]), None, predictions([1, 1]), [0, 0]))
-    compared = [name for name, value in found.items() if value is None]
-    assert compared == [*FLIPS, "agreement"]
+    missing = [name for name, value in found.items() if value is None]
+    assert missing == [*FLIPS, "agreement"]
     assert (found["correct"], found["zero_shot_correct"]) == (1, 0)
 
 

@@ -90,7 +90,7 @@ def same(one: pd.DataFrame, other: pd.DataFrame, model: type[Row | Cost] = Row) 
 
 
 @given(rows_and_costs)
-def test_lines_come_back_as_they_were(drawn: tuple[Any, list[Any]]) -> None:
+def test_rows_and_costs_survive_a_round_trip_through_csv(drawn: tuple[Any, list[Any]]) -> None:
     model, lines = drawn
     frame = to_frame(lines, model)
     text = write_csv(frame)
@@ -98,7 +98,7 @@ def test_lines_come_back_as_they_were(drawn: tuple[Any, list[Any]]) -> None:
     assert parse_csv(text.encode(), Path("m.csv"), model).equals(frame)
 
 
-def test_a_table_has_accuracies_and_gains_in_percent_and_what_rows_took() -> None:
+def test_a_frame_has_accuracies_and_gains_in_percent_and_costs() -> None:
     rows = [make_row(50), make_row(45, backbone="new"), make_row(None, status="failed", seed=2)]
     whole = make_method(COOP, rows)
     frame = with_figures(whole.rows, whole.costs[1:])
@@ -201,7 +201,7 @@ def test_copied_modules_of_a_method_that_reads_words_are_ranked_with_words() -> 
     assert set(suite.frame["transfer"]) == {"copied"}
 
 
-def test_a_method_that_learns_nothing_stands_once_by_its_first_draw_that_did_not_fail() -> None:
+def test_a_method_that_learns_nothing_is_listed_once_by_its_first_draw_without_failure() -> None:
     failed = make_row(None, method="zeroshot", seed=1, status="failed", reason="no")
     done = [make_row(40, method="zeroshot", seed=2), make_row(41, method="zeroshot", seed=3)]
     suite = make_suite(make_method(ZEROSHOT, [failed, *done]))
@@ -209,7 +209,7 @@ def test_a_method_that_learns_nothing_stands_once_by_its_first_draw_that_did_not
     assert (row["status"], row["correct"]) == ("ok", 40)
 
 
-def test_transfers_stand_in_the_order_of_their_numbers() -> None:
+def test_transfers_are_ordered_by_their_numbers() -> None:
     names = ["words+raw", "retrained+16", "warm", "retrained+4", "copied", "words", "retrained+1"]
     assert sorted(names, key=transfer_order) == [
         *("copied", "retrained+1", "retrained+4", "retrained+16", "warm", "words", "words+raw")
@@ -347,7 +347,7 @@ def test_merge_keeps_valid_rows_that_are_not_replaced(
     assert lines_of(both) == merged
 
 
-def test_costs_and_provenance_of_rows_that_are_gone_go_with_them() -> None:
+def test_costs_and_provenance_are_removed_with_their_rows() -> None:
     old = make_method(COOP, [make_row(1, seed=1)], provenance={"torch": ("2.5",)})
     new = make_method(COOP, [make_row(2, seed=2)], provenance={"torch": ("2.6",)})
     both = merge_stored(old, new, {*old.rows["key"], *new.rows["key"]})

@@ -51,14 +51,15 @@ def write(folder: Path, changes: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Tuning]]:
-    """A folder with a suite's file and its record of one method, and what was returned."""
+    """Tune one method. Return the folder of the suite and the record, and the returned tunings."""
     folder = tmp_path_factory.mktemp("tuned")
-    suite, compute = write(folder, {}), cb.Compute(jobs=1)
+    suite = write(folder, {})
+    compute = cb.Compute(jobs=1)
     return folder, cb.tune("taskres", suite, out=folder, compute=compute)
 
 
 def record(**changes: Any) -> dict[str, Any]:
-    """A record as JSON values: three settings, of which the second is the best."""
+    """Return a record as JSON values: three settings, of which the second is the best."""
     values: dict[str, Any] = dict(suite="tiny", method="coop", version=1, source="mini-clip")
     values |= dict(shots=12, tasks=["cats", "dogs"], seeds=[1], total=[50, 100], provenance={})
     values |= dict(settings=[{"rate": rate} for rate in (1, 3, 10)])
@@ -146,7 +147,7 @@ def test_a_setting_changes_rate_epochs_and_training_alone() -> None:
         ("coop", {"[1, 30]": "[1]", "[1, 0.1]": "[0.1, 1, 8]"}, ["length-1", "length-0.1"]),
     ],
 )
-def test_what_would_change_nothing_is_not_tried(
+def test_settings_that_change_nothing_are_not_tried(
     tmp_path: Path, method: str, changes: dict[str, str], settings: list[str]
 ) -> None:
     plan = cb.plan_tuning(method, write(tmp_path, changes), tmp_path)
@@ -262,7 +263,7 @@ def test_a_page_says_which_methods_were_not_tuned(tmp_path: Path) -> None:
         ("coop", {"[101, 102]": "[101]"}, "'tuning.seeds' give one draw, and a standard error"),
     ],
 )
-def test_bad_input_is_told_in_one_line(
+def test_bad_input_gives_a_one_line_error(
     tmp_path: Path, methods: str, changes: dict[str, str], message: str
 ) -> None:
     with pytest.raises(CompatbenchError, match=message):
@@ -280,8 +281,9 @@ class Mine(TaskRes):
 """
 
 
-def test_a_method_of_which_every_fit_fails_is_told(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(MINE)
-    mine, tiny = str(tmp_path / "mine.py"), write(tmp_path, {})
+def test_a_method_whose_fits_all_fail_is_reported(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text(MINE)
+    suite = write(tmp_path, {})
     with pytest.raises(CompatbenchError, match="'mine': every setting failed"):
-        cb.tune(mine, tiny, out=tmp_path, compute=cb.Compute(jobs=1))
+        cb.tune(str(mine), suite, out=tmp_path, compute=cb.Compute(jobs=1))

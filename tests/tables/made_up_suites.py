@@ -87,7 +87,7 @@ def on_six_tasks(page: SuitePage) -> SuitePage:
             rows.append(of_task.assign(task=each.rows["task"] + end))
             costs.append(each.costs.assign(test_set=each.costs["test_set"] + end))
         methods.append(replace(each, rows=pd.concat(rows), costs=pd.concat(costs)))
-    tasks = tuple(f"{task}{end}" for end in ("", "-2", "-3") for task in TASKS)
+    tasks = tuple(f"{task}{end}" for end, task in product(("", "-2", "-3"), TASKS))
     card = page.card.model_copy(update={"tasks": tasks})
     expected = replace(page.expected, tasks=tasks)
     return replace(page, tidy=make_suite(*methods), card=card, expected=expected)
@@ -220,11 +220,13 @@ def breakage_page() -> SuitePage:
     flips = dict(negative_flips=8, positive_flips=4, inconsistent_errors=6)
     rows = []
     for task, seed in CELLS:
-        where, right = {"task": task, "seed": seed}, 70 if task == "cats" else 60
+        where = {"task": task, "seed": seed}
+        right = 70 if task == "cats" else 60
         rows.append(make_row(right, **where, ece=2.0))
         rows.append(make_row(right - 4, **where, backbone="new", ece=5.0, **flips))
-    for name, both in (("cats-flat", (40, 30)), ("cats-3d", (20, 10))):
-        rows += make_pairs({cell: both for cell in CELLS if cell[0] == "cats"}, test_set=name)
+    cats = [cell for cell in CELLS if cell[0] == "cats"]
+    rows += make_pairs(dict.fromkeys(cats, (40, 30)), test_set="cats-flat")
+    rows += make_pairs(dict.fromkeys(cats, (20, 10)), test_set="cats-3d")
     variants = {"cats": ("cats-flat", "cats-3d")}
     expected = replace(TWO_BY_TWO, tasks=("cats",), development=("dogs",), variants=variants)
     page = make_page(make_method(COOP, rows), flat(ZEROSHOT, 40, 60), expected=expected)
@@ -262,23 +264,27 @@ def path_page() -> SuitePage:
     right = {"old": (60, 70), "middle": (58, 66), "new": (63, 61)}
 
     def rows_of(name: str) -> list[Row]:
-        return [
-            make_row(cats_and_dogs[task == "dogs"] + 2 * (seed - 1), **fit, backbone=backbone)
-            for backbone, cats_and_dogs in right.items()
-            for task, seed in CELLS
-            for fit in [dict(method=name, task=task, seed=seed)]
-        ]
+        rows = []
+        for backbone, (cats, dogs) in right.items():
+            for task, seed in CELLS:
+                correct = cats if task == "cats" else dogs
+                correct += 2 * (seed - 1)
+                where = {"task": task, "seed": seed, "backbone": backbone}
+                rows.append(make_row(correct, method=name, **where))
+        return rows
 
-    coop, probe = rows_of("coop"), rows_of("linear_probe")
+    coop = rows_of("coop")
+    probe = rows_of("linear_probe")
     del probe[7]  # the last one on the model in the middle
-    path, groups = tuple(right), {"Kin": (UPGRADE, ("old", "middle"))}
+    path = tuple(right)
+    groups = {"Kin": (UPGRADE, ("old", "middle"))}
     expected = replace(TWO_BY_TWO, upgrades=upgrade_pairs([path]))
     methods = make_method(COOP, coop), make_method(PROBE, probe)
     return make_page(*methods, expected=expected, paths=(path,), groups=groups)
 
 
 def retained_page() -> SuitePage:
-    """Of 100 images, on a target whose zero-shot has 60 right: attached, and retrained there."""
+    """A method that is attached and retrained on a target, where zero-shot has 60 of 100 right."""
     attached = zip(CELLS, [(50, 62), (50, 70), (50, 64), (50, 68)], strict=True)
     retrained = [
         make_row(right, task=task, seed=seed, source="new", backbone="new")
@@ -300,7 +306,8 @@ def tested_page() -> SuitePage:
 def partial_page() -> SuitePage:
     """Parts of what a suite asks for, and other tasks, seeds and shots than it has."""
     rows = make_pairs({("dogs", 2): (70, 50), ("birds", 7): (70, 50)})
-    rows += make_pairs({(task, seed): (60, 40) for task in TASKS for seed in (1, 2, 3)}, shots=8)
+    cells = product(TASKS, (1, 2, 3))
+    rows += make_pairs(dict.fromkeys(cells, (60, 40)), shots=8)
     other = method(info("other", "Other"), 80, 80)
     return make_page(
         make_method(info("coop", "CoOp"), rows),

@@ -54,7 +54,7 @@ def test_a_section_is_filled_and_nothing_else_is_touched(body: str) -> None:
         2 * "<!-- depth:begin -->\n<!-- depth:end -->\n",
     ],
 )
-def test_markers_that_are_no_pair_are_refused(page: str) -> None:
+def test_unpaired_markers_are_refused(page: str) -> None:
     message = "needs '<!-- depth:begin -->' once, and '<!-- depth:end -->' once below it"
     with pytest.raises(CompatbenchError, match=message):
         fill_section(page, "depth", "")

@@ -47,7 +47,8 @@ from compatbench.tables.pages.site_data import choose_columns
 from compatbench.tables.suite_page import SuitePage, published_pages, read_suite_page
 from compatbench.tables.terminal_ranking import print_ranking
 
-BEGIN, END = "<!-- leaderboard:begin -->\n", "<!-- leaderboard:end -->\n"
+BEGIN = "<!-- leaderboard:begin -->\n"
+END = "<!-- leaderboard:end -->\n"
 SMOKE = suite_cards.read("smoke")
 MINE = SMOKE.model_copy(update={"name": "mine", "title": "My suite", "publish": True})
 PAGES = ("small", "states", "apart", "breakage", "ablation", "shots", "path", "retained", "tested")
@@ -89,7 +90,7 @@ def test_a_ranking_fits_any_terminal_and_keeps_its_figures(width: int) -> None:
     assert "Visual prompt: not transferable in all 4 cells" in " ".join(" ".join(lines).split())
 
 
-def test_means_are_taken_over_exactly_what_was_asked_for() -> None:
+def test_means_are_over_exactly_the_requested_cells() -> None:
     """Other tasks, seeds and shots than the suite's are named, and what is left out is no gap."""
     page = suites.partial_page()
     asked: list[dict[str, Any]] = [
@@ -116,7 +117,8 @@ def test_the_leaderboard_has_the_best_the_floors_what_is_apart_and_sections() ->
 
 
 def test_a_registered_measure_is_shown_where_rows_have_it() -> None:
-    coop, floor = flat(COOP, 60, 50), flat(ZEROSHOT, 40, 60)
+    coop = flat(COOP, 60, 50)
+    floor = flat(ZEROSHOT, 40, 60)
     page = make_page(replace(coop, rows=coop.rows.assign(agreement=75.0)), floor)
     columns = choose_columns([page])
     assert "Agreement" in {column.title for column in columns.ranking}

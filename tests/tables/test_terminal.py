@@ -18,7 +18,7 @@ from compatbench.tables.table import plain_table, sentence
 from compatbench.tables.terminal import render_table
 
 
-def test_a_ranking_in_the_making_rests_on_tasks_that_all_shown_methods_have_finished() -> None:
+def test_a_partial_ranking_uses_only_tasks_that_all_shown_methods_have_finished() -> None:
     expected = Expected(tuple("abcd"), (4,), (1, 2), (("old", "new"),))
     done = {"quick": (60, 60, 60, 90), "late": (50, 70, 70), "slow": (90,)}
     methods = {n: on_tasks(n, values, info(n, n)) for n, values in done.items()}
@@ -56,8 +56,10 @@ RECALL = ["target", "queries", "way", "pairs", "recall@1", "recall@5", "recall@1
 def test_a_table_of_long_names_loses_nothing_on_80_columns(
     columns: list[str], row: list[Any], whole: list[str]
 ) -> None:
-    numbers = [place for place, value in enumerate(row) if value == "93.8" or value == "94.1"]
-    left = [i for i, value in enumerate(row) if isinstance(value, str) and i not in numbers]
+    left = []
+    for place, value in enumerate(row):
+        if isinstance(value, str) and value not in ("93.8", "94.1"):
+            left.append(place)
     console = Console(width=80, file=StringIO(), record=True)
     console.print(render_table(plain_table(columns, [row], left), 80))
     text = console.export_text()
@@ -69,7 +71,7 @@ def test_a_table_of_long_names_loses_nothing_on_80_columns(
 
 
 @pytest.mark.parametrize(("terminal", "longest"), [(True, 80), (False, 199)])
-def test_prose_beside_a_table_is_broken_on_a_terminal_and_whole_in_a_file(
+def test_a_caption_is_wrapped_on_a_terminal_and_not_in_a_file(
     monkeypatch: pytest.MonkeyPatch, terminal: bool, longest: int
 ) -> None:
     written = StringIO()

@@ -65,7 +65,7 @@ def test_a_pull_request_is_checked_by_the_table_of_its_base_the_rules_and_the_sm
     assert ends == [["compatbench", "check", '"$METHODS"'], ["compatbench", "run", "--suite"]]
 
 
-def test_results_are_committed_of_what_follows_from_methods_alone() -> None:
+def test_only_files_that_follow_from_methods_are_committed() -> None:
     """The job that writes takes no other file from the one that has run what was merged."""
     path = GITHUB / "workflows" / "results.yml"
     [apply] = [step["run"] for step in steps(path) if "git apply" in step.get("run", "")]
@@ -133,7 +133,7 @@ def test_every_python_that_is_promised_is_tested() -> None:
     assert matrix["python"] == [promised[0], promised[-1]]
 
 
-def test_the_pages_are_built_by_what_the_extra_has() -> None:
+def test_the_docs_are_built_with_the_packages_of_the_extra() -> None:
     setup = (GITHUB.parent / "setup.cfg").read_text()
     [extra] = re.findall(r"(?m)^docs =\n((?:    .*\n)+)", setup)
     [install] = [

@@ -24,7 +24,7 @@ from compatbench.results.published import read_published
 CLIP = read_backbone("vit-b16-openai")
 
 
-def test_a_release_has_the_same_figures_under_each_of_its_names() -> None:
+def test_a_release_has_the_same_published_accuracies_under_each_of_its_names() -> None:
     # OpenAI's figures are those with QuickGELU.
     figures = published.find_figures(CLIP, "imagenet")
     top1 = {
@@ -39,7 +39,7 @@ def test_a_release_has_the_same_figures_under_each_of_its_names() -> None:
 @pytest.mark.parametrize(
     "task", sorted({*read_published().query("protocol == 'own prompts'")["test_set"]})
 )
-def test_a_figure_is_compared_on_the_same_images_only(task: str) -> None:
+def test_published_accuracies_are_compared_only_on_the_same_images(task: str) -> None:
     """Only the source OSTB has the splits of CoOp where these are not the dataset's own."""
     own = task_cards.read(task)
     figures = published.find_figures(CLIP, task)

@@ -75,7 +75,8 @@ def test_a_rotation_is_found_and_the_better_kind_is_chosen() -> None:
 
 def test_held_out_pairs_judge_a_map() -> None:
     noise = np.random.default_rng(4).standard_normal((64, 30)).astype(np.float32)
-    old, new = unit(noise[:, :15]), unit(noise[:, 15:])
+    old = unit(noise[:, :15])
+    new = unit(noise[:, 15:])
     fitted = fit_map(old, new)
     assert fitted.about["cosine"] < 0.2
     assert (fitted(old) * new).sum(axis=1).mean() > fitted.about["cosine"] + 0.2

@@ -39,7 +39,8 @@ def test_options_equal_naive_formulas() -> None:
     left_out = choose_pairs(ITEMS, None, None)
     assert len(left_out) == ITEMS // 2
     kept = np.setdiff1d(np.arange(ITEMS), left_out)
-    old, new = unit(world.old), unit(world.new)
+    old = unit(world.old)
+    new = unit(world.new)
     asked_old, asked_new = map(unit, world.queries)
     fitted = fit_map(old[left_out].astype(np.float32), new[left_out].astype(np.float32))
     scores = {
@@ -179,7 +180,10 @@ def test_command_reads_files_of_every_kind(tmp_path: Path, monkeypatch: pytest.M
     assert values == pytest.approx(expected.frame["ndcg@10"].tolist(), abs=1e-3)
     assert expected.sentence in output_of(*given, *by_label)
     # The same relevance as a table, with and without a header, and with ids in place of rows.
-    pairs = [(q, i) for q in range(QUERIES) for i in np.flatnonzero(world.labels == world.asked[q])]
+    pairs = []
+    for query, label in enumerate(world.asked):
+        for item in np.flatnonzero(world.labels == label):
+            pairs.append((query, item))
     table = pd.DataFrame(pairs, columns=["query", "item"])
     table.to_csv("plain.csv", index=False)
     table.to_csv("headerless.csv", index=False, header=False)
@@ -288,7 +292,8 @@ def test_a_row_that_is_missing_late_in_a_file_is_noticed() -> None:
 
 
 def test_shared_neighbours_equal_the_naive_count() -> None:
-    old, new = unit(WORLD.old[:60]), unit(WORLD.new[:60])
+    old = unit(WORLD.old[:60])
+    new = unit(WORLD.new[:60])
     shared = []
     for row in range(60):
         nearest = []

@@ -8,7 +8,8 @@ import numpy as np
 
 import compatbench as cb
 
-ITEMS, QUERIES = 400, 120
+ITEMS = 400
+QUERIES = 120
 
 
 class World:
@@ -34,7 +35,8 @@ class World:
             seen = things @ generator.standard_normal((8, size))
             seen += noise * generator.standard_normal(seen.shape)
             sides.append(seen.astype(np.float32))
-        self.labels, self.asked = numbers[:items], numbers[items:]
+        self.labels = numbers[:items]
+        self.asked = numbers[items:]
         self.old, self.new = (side[:items] for side in sides)
         noise = query_noise * generator.standard_normal((queries, 8))
         self.queries = (sides[0][items:] + noise.astype(np.float32), sides[1][items:])

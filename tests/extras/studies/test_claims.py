@@ -29,7 +29,8 @@ from compatbench.tables.table import records
 TASKS = tuple(f"t{i}" for i in range(6))
 EXPECTED = Expected(tasks=TASKS, shots=(4,), seeds=(1, 2), upgrades=(("old", "new"),))
 WOBBLE = (0, 1, -1, 2, -2, 0)  # of six tasks, in images of 100
-SHALLOW, DEEP = COOP, PROBE
+SHALLOW = COOP
+DEEP = PROBE
 # Zero-shot is 40 right on the source, and 60 on the target.
 NAMES = ("contcoop", "coop", "cocoop", "kgcoop")
 
@@ -135,8 +136,12 @@ def test_methods_that_see_the_test_images_are_not_deep() -> None:
 def test_depth_decides_where_shallow_modules_gain_more_and_lose_less(
     shallow: list[tuple[int, int, int]], deep: list[tuple[int, int, int]], expected: list[str]
 ) -> None:
-    groups = [(SHALLOW, *one) for one in shallow] + [(DEEP, *one) for one in deep]
-    assert verdicts(findings(2, *(one for group in groups for one in many(*group)))) == expected
+    methods: list[StoredMethod] = []
+    for group in shallow:
+        methods += many(SHALLOW, *group)
+    for group in deep:
+        methods += many(DEEP, *group)
+    assert verdicts(findings(2, *methods)) == expected
 
 
 @pytest.mark.slow
@@ -168,7 +173,7 @@ def test_a_verdict_that_rests_on_one_method_is_none() -> None:
         (4, (60, 60), (60, 60), [], ["no", "no"]),
     ],
 )
-def test_contcoop_is_held_against_others(
+def test_contcoop_is_compared_with_others(
     claim: int,
     contcoop: tuple[int, int],
     others: tuple[int, int],
@@ -191,7 +196,7 @@ def test_contcoop_is_held_against_others(
         (66, 62, 1, ["?", "?"]),  # of three variants
     ],
 )
-def test_variants_are_held_against_zero_shot_and_against_the_baselines(
+def test_variants_are_compared_with_zero_shot_and_with_the_baselines(
     own: int, others: int, families: int, expected: list[str]
 ) -> None:
     """Methods with so many right on every variant, on both backbones."""
@@ -214,7 +219,7 @@ def test_variants_are_held_against_zero_shot_and_against_the_baselines(
     assert (found[0]["effect_high"] == pytest.approx(found[0]["effect_low"])) == (families == 6)
 
 
-def test_each_reading_of_contcoop_is_held_against_what_is_no_reading() -> None:
+def test_each_reading_of_contcoop_is_compared_with_the_other_methods() -> None:
     readings = [method("contcoop+a", SHALLOW, 70, 66), method("contcoop+b", SHALLOW, 50, 60)]
     page = make_page(*four((64, 64), (60, 60)), *readings, expected=EXPECTED)
     page = replace(page, configs={"contcoop+a": "contcoop", "contcoop+b": "contcoop"})

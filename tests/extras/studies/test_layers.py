@@ -71,8 +71,10 @@ def test_every_parameter_belongs_to_one_layer(backbone: Backbone) -> None:
     images = image_layers(backbone, [torch.zeros(3, size, size)])
     texts = text_layers(backbone, TEXTS)
     total = sum(p.numel() for name, p in model.named_parameters() if name != "logit_scale")
-    found = [t.numel() for layer in (*texts, *images) for t in layer.weights.values()]
-    assert sum(found) == total
+    found = 0
+    for layer in (*texts, *images):
+        found += sum(tensor.numel() for tensor in layer.weights.values())
+    assert found == total
     assert {"token_embedding", "positional_embedding"} == set(texts[0].weights)
     assert "ln_final.weight" in texts[-1].weights
     assert any("norm" in name or "ln_post" in name for name in images[-1].weights)
