@@ -136,8 +136,8 @@ def make_suite(*methods: StoredMethod) -> SuiteResults:
 
 def with_more(page: SuitePage, *methods: StoredMethod) -> SuitePage:
     """Return the page with further methods, or with others of the same names."""
-    joined = {**page.tidy.methods, **make_suite(*methods).methods}
-    return replace(page, tidy=gather_results("tiny", joined))
+    joined = {**page.results.methods, **make_suite(*methods).methods}
+    return replace(page, results=gather_results("tiny", joined))
 
 
 def make_page(*methods: StoredMethod, expected: Expected = TWO_BY_TWO, **changes: Any) -> SuitePage:
@@ -151,7 +151,7 @@ def make_page(*methods: StoredMethod, expected: Expected = TWO_BY_TWO, **changes
         tasks={"cats": "Cats", "dogs": "Dogs"},
         backbones={"old": "Old model", "new": "New model"},
         expected=expected,
-        tidy=make_suite(*methods),
+        results=make_suite(*methods),
     )
     return replace(page, **changes)
 

@@ -36,7 +36,7 @@ def page():
 def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(name: str) -> None:
     suite = suite_cards.read(name)
     shown = read_suite_page(suite, ResultFiles(REPOSITORY))
-    results = shown.tidy.restrict({*METHODS, *suite.configs})
+    results = shown.results.restrict({*METHODS, *suite.configs})
     expected = set()
     for transfer in results.frame["transfer"].unique():
         methods = results.frame.loc[results.frame["transfer"] == transfer, "method"].unique()
@@ -64,11 +64,11 @@ def test_every_method_is_ranked(page) -> None:
         assert not expected & {*without_rank["method"]}
     for name in METHODS:  # what acts on features alone is measured through words, too
         if set(builtin_methods().get(name).card.places) <= JOINT_SPACE:
-            assert name in page.tidy.ranked_with("words")
+            assert name in page.results.ranked_with("words")
 
 
 def test_the_prompts_of_contcoop_are_several_on_every_task(page) -> None:
-    rows = page.tidy.methods["contcoop"].rows
+    rows = page.results.methods["contcoop"].rows
     source = rows.loc[(rows["backbone"] == rows["source"]) & (rows["test_set"] == rows["task"])]
     diversity = source.groupby("task")["prompt_diversity"].mean()
     assert set(diversity.index) == set(suite_tasks(SUITE))
@@ -76,7 +76,7 @@ def test_the_prompts_of_contcoop_are_several_on_every_task(page) -> None:
 
 
 def zero_shot(page, task: str, backbone: str) -> float:
-    rows = page.tidy.frame.query("method == 'zeroshot' and transfer == 'copied'")
+    rows = page.results.frame.query("method == 'zeroshot' and transfer == 'copied'")
     return rows.set_index(["test_set", "backbone"])["accuracy"].loc[(task, backbone)]
 
 

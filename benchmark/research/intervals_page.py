@@ -226,20 +226,20 @@ def average_by_kind(rows: list[tuple], *columns: str) -> list[dict[str, Any]]:
 def read_ranked(page: SuitePage, upgrade: tuple[str, str]) -> pd.DataFrame:
     """Return the ranking of copied modules: of methods with a rank that do not see test images."""
     shots = max(page.expected.shots)
-    ranking = rank_transfer(rank_methods(page.tidy, page.expected, (upgrade,), shots), COPIED)
+    ranking = rank_transfer(rank_methods(page.results, page.expected, (upgrade,), shots), COPIED)
     return ranking[(ranking["state"] == "complete") & ~ranking["sees_tests"]]
 
 
 def measure_stability(page: SuitePage, upgrade: tuple[str, str]) -> float:
     """Return the share of tasks without which the same methods share the first rank."""
-    rows = pair_rows(page.tidy, page.expected, upgrade, max(page.expected.shots))
+    rows = pair_rows(page.results, page.expected, upgrade, max(page.expected.shots))
     return stability(task_means(rows, "h").loc[read_ranked(page, upgrade)["module"]])
 
 
 def read_h(page: SuitePage, upgrade: tuple[str, str]) -> Array:
     """Return H of the methods that have a rank and learn, ``[methods, tasks, seeds]``."""
     ranking = read_ranked(page, upgrade)
-    rows = pair_rows(page.tidy, page.expected, upgrade, max(page.expected.shots))
+    rows = pair_rows(page.results, page.expected, upgrade, max(page.expected.shots))
     values = []
     for module in ranking.loc[ranking["learns"], "module"]:
         of_module = rows[rows["module"] == module]

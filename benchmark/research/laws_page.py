@@ -87,7 +87,8 @@ def list_methods(kinds: Iterable[pd.DataFrame]) -> dict[str, list[tuple[str, str
     for gains in kinds:
         for name, means in gains.groupby("method").mean().iterrows():
             gain = f"{signed(means.mean())} ({bounds(estimate(means), signed)})"
-            over_tasks = bounds(estimate(gains.loc[str(name)].mean(axis="columns")), signed)
+            by_task = gains.xs(str(name)).to_numpy().mean(axis=1)
+            over_tasks = bounds(estimate(by_task), signed)
             shown.setdefault(str(name), []).append((gain, over_tasks, percent(means.std())))
     return shown
 

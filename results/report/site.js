@@ -420,6 +420,22 @@ function start(index) {
     }
   }
 
+  // A phone shows each row as a list of its cells with their titles. Roles keep it a table for screen readers.
+  function stack(made) {
+    const titles = [...made.querySelectorAll("thead th")].map((cell) => cell.textContent);
+    const roles = { table: "table", "thead, tbody": "rowgroup", tr: "row", th: "columnheader", td: "cell" };
+    for (const [of, role] of Object.entries(roles)) {
+      for (const part of [made, ...made.querySelectorAll("*")]) if (part.matches(of)) part.setAttribute("role", role);
+    }
+    for (const row of made.querySelectorAll("tbody tr")) {
+      [...row.cells].forEach((cell, i) => {
+        cell.setAttribute("data-title", titles[i]);
+        cell.classList.toggle("blank", !cell.textContent.trim());
+      });
+    }
+    made.classList.add("stack");
+  }
+
   // ---- one method
 
   function showMethod(name) {
@@ -480,7 +496,10 @@ function start(index) {
     form.hidden = false;
   }
   at("views").hidden = false;
-  for (const answer of document.querySelectorAll(".answer")) wrap(answer, answer.querySelector("h2").textContent);
+  for (const answer of document.querySelectorAll(".answer")) {
+    wrap(answer, answer.querySelector("h2").textContent);
+    for (const made of answer.querySelectorAll("table")) stack(made);
+  }
   document.querySelector(".skip").addEventListener("click", (event) => {
     event.preventDefault();
     at("view").focus();

@@ -114,7 +114,7 @@ def test_methods_that_do_not_apply_say_so_and_come_last() -> None:
     assert measure(part)["state"].tolist() == ["incomplete"]
     assert measure(other)["state"].tolist() == ["not transferable"]
     page = page_of(*methods)
-    frame = Results(page.tidy, page.expected).classes(*UPGRADE).set_index("method")
+    frame = Results(page.results, page.expected).classes(*UPGRADE).set_index("method")
     assert frame.loc["coop", "own_source"] == pytest.approx(MEANS[0])
     assert frame.loc["linear_probe", "state"] == "not applicable"
     assert frame.loc["linear_probe", "reason"] == NOT_APPLICABLE
@@ -129,4 +129,4 @@ def test_methods_that_do_not_apply_say_so_and_come_last() -> None:
     plain = replace(page.expected, protocol="few-shot")
     assert "Known and other classes" not in render_sections(replace(page, expected=plain))
     with pytest.raises(CompatbenchError, match="tests no other classes than those trained on"):
-        Results(page.tidy, plain).classes(*UPGRADE)
+        Results(page.results, plain).classes(*UPGRADE)

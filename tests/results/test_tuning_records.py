@@ -238,7 +238,7 @@ def test_a_page_says_which_methods_were_not_tuned(tmp_path: Path) -> None:
         page = read_suite_page(suite, ResultFiles(tmp_path), results)
         shown = render_leaderboard([replace(page, expected=TWO_BY_TWO)])
         assert ("† not tuned" in shown) == bool(page.legend) == ("CoOp †" in shown)
-        return [info.title for info in page.tidy.infos]
+        return [info.title for info in page.results.infos]
 
     assert titles(card) == ["CoOp", "Linear probe"]
     assert titles(own) == ["CoOp †", "Linear probe"]

@@ -79,7 +79,7 @@ def method(
 def on_six_tasks(page: SuitePage) -> SuitePage:
     """Return a page with each of its two tasks three times, so that methods have ranks."""
     methods = []
-    for each in page.tidy.methods.values():
+    for each in page.results.methods.values():
         rows = []
         costs = []
         for end in ("", "-2", "-3"):
@@ -90,7 +90,7 @@ def on_six_tasks(page: SuitePage) -> SuitePage:
     tasks = tuple(f"{task}{end}" for end, task in product(("", "-2", "-3"), TASKS))
     card = page.card.model_copy(update={"tasks": tasks})
     expected = replace(page.expected, tasks=tasks)
-    return replace(page, tidy=make_suite(*methods), card=card, expected=expected)
+    return replace(page, results=make_suite(*methods), card=card, expected=expected)
 
 
 def small_page(**changes: Any) -> SuitePage:

@@ -17,7 +17,7 @@ from compatbench.results.upgrade_paths import follow_path
 
 def test_kept_share_is_a_ratio_of_means_and_only_of_a_certain_gain() -> None:
     page = retained_page()
-    [coop] = measure_retained(page.tidy, page.expected, UPGRADE, 4).to_dict("records")
+    [coop] = measure_retained(page.results, page.expected, UPGRADE, 4).to_dict("records")
     # 62, 70, 64 and 68 right of 100 with the old module; 60 with zero-shot.
     assert coop["old"] == pytest.approx(6)
     assert coop["retrained"] == pytest.approx(16)
@@ -27,7 +27,7 @@ def test_kept_share_is_a_ratio_of_means_and_only_of_a_certain_gain() -> None:
 
 def test_path_changes_are_differences_from_the_model_before() -> None:
     page = path_page()
-    along = follow_path(page.tidy, page.expected, page.paths[0], 4)
+    along = follow_path(page.results, page.expected, page.paths[0], 4)
     coop = along[along["method"] == "coop"].set_index("backbone")
     assert coop["accuracy"].tolist() == [66, 63, 63]
     assert coop["accuracy_change"].tolist()[1:] == [-3, 0]
@@ -40,7 +40,7 @@ def test_path_changes_are_differences_from_the_model_before() -> None:
 
 def test_configs_are_compared_with_the_method_that_they_configure() -> None:
     page = ablation_page()
-    compared = compare_configs(page.tidy, page.expected, UPGRADE, 4, page.configs)
+    compared = compare_configs(page.results, page.expected, UPGRADE, 4, page.configs)
     assert compared["method"].tolist() == [
         "contcoop",
         "contcoop+no-kd",

@@ -76,7 +76,7 @@ def test_a_suite_in_markdown_on_the_site_on_a_terminal_and_as_a_frame(name: str)
     same_as_before(f"{name}.md", f"{render_suite(page)}\n{render_sections(page)}")
     same_as_before(f"{name}.js", render_site([page])["data/tiny.js"].decode())
     same_as_before(f"{name}.txt", on_terminal(page))
-    frame = Results(page.tidy, page.expected).ranking(*page.expected.upgrades[0])
+    frame = Results(page.results, page.expected).ranking(*page.expected.upgrades[0])
     same_as_before(f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
 
 
@@ -111,7 +111,7 @@ def test_the_leaderboard_has_the_best_the_floors_what_is_apart_and_sections() ->
     words = through_words(suites.variant("other", (90,) * 4))
     parts = with_card(suites.ablation_page(), name="parts", title="Parts", note="")
     empty = with_card(make_page(sections=(parts,)), name="empty", title="Empty")
-    _, *others = suites.states_page().tidy.methods.values()
+    _, *others = suites.states_page().results.methods.values()
     page = make_page(*many, flat(ZEROSHOT, 1, 1), words, *others)
     same_as_before("leaderboard.md", render_leaderboard([suites.on_six_tasks(page), empty]))
 
@@ -169,7 +169,7 @@ def test_methods_of_this_project_are_marked(tmp_path: Path) -> None:
     ours = replace(PROBE, paper="compatbench")
     results = make_suite(flat(COOP, 62, 57, 2), flat(ours, 80, 5, 2))
     page = read_suite_page(SMOKE, ResultFiles(tmp_path), results)
-    assert [info.title for info in page.tidy.infos] == ["CoOp", "Linear probe ‡"]
+    assert [info.title for info in page.results.infos] == ["CoOp", "Linear probe ‡"]
     assert page.legend == "‡ a method of this project."
     assert page.legend in render_leaderboard([replace(page, expected=TWO_BY_TWO)])
 
@@ -189,11 +189,11 @@ def render_all(page: SuitePage) -> tuple[str, ...]:
 def test_the_order_of_rows_and_methods_does_not_show(rng: random.Random) -> None:
     page = suites.states_page()
     shuffled = []
-    methods = list(page.tidy.methods.values())
+    methods = list(page.results.methods.values())
     for method in rng.sample(methods, len(methods)):
         order = rng.sample(range(len(method.rows)), len(method.rows))
         shuffled.append(replace(method, rows=method.rows.iloc[order], costs=method.costs[::-1]))
-    assert render_all(replace(page, tidy=make_suite(*shuffled))) == states_in_order()
+    assert render_all(replace(page, results=make_suite(*shuffled))) == states_in_order()
 
 
 def write(out: Path, suite: SuiteCard, methods: int = 2) -> None:

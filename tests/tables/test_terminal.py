@@ -33,7 +33,7 @@ def test_a_partial_ranking_uses_only_tasks_that_all_shown_methods_have_finished(
     # Of the first moments whatever is most: three methods on a task, or one on two.
     first = {"quick": (60,), "late": (50,), "slow": (90,)}
     page = make_page(*(on_tasks(n, v, info(n, n)) for n, v in first.items()), expected=expected)
-    assert len(finished_part(page).tidy.methods) == 3  # type: ignore[union-attr]
+    assert len(finished_part(page).results.methods) == 3  # type: ignore[union-attr]
     assert finished_part(make_page(expected=expected)) is None
 
 

@@ -34,11 +34,12 @@ def list_options(
     shots = max(expected.shots)
     ranking = rank_methods(results, expected, (upgrade,), shots)
     kept = (ranking["state"] == "complete") & ranking["learns"] & ~ranking["sees_tests"]
-    known = ranking["ranked_with"].map(lambda transfer: UNKNOWN not in access_of(transfer))
-    ranking = ranking[kept & known]
+    known = [UNKNOWN not in access_of(str(transfer)) for transfer in ranking["ranked_with"]]
+    ranking = ranking[kept & pd.Series(known, index=ranking.index, dtype=bool)]
     rows = pair_rows(results, expected, upgrade, shots)
     options = ranking[["module", "method", "title", "paper", "transfer"]].copy()
-    options["needs"] = [frozenset(access_of(name)) for name in ranking["ranked_with"]]
+    needs = [frozenset(access_of(name)) for name in ranking["ranked_with"]]
+    options = options.assign(needs=pd.Series(needs, index=options.index, dtype=object))
     costs = pd.DataFrame([cost_of(name) for name in ranking["ranked_with"]], columns=COST)
     options = pd.concat([options.reset_index(drop=True), costs], axis="columns")
     accuracy = task_means(rows, "target").loc[options["module"]]

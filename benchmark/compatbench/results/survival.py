@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
@@ -33,7 +32,8 @@ def judge_survival(rankings: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     for kind, ranking in rankings.items():
         untouched = ranking["transfer"] == COPIED
         modules = ranking[untouched & ranking["learns"] & ~ranking["sees_tests"]]
-        verdicts = [_judge(row) for row in modules.to_dict("records")]
+        rows = modules[["state", "effect"]].itertuples(index=False, name=None)
+        verdicts = [_judge(state, effect) for state, effect in rows]
         columns = ["method", "title", "paper", "gain", "gain_low", "gain_high"]
         part = modules[columns].assign(
             kind=kind, with_words=modules["ranked_with"] != COPIED, verdict=verdicts
@@ -42,7 +42,7 @@ def judge_survival(rankings: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _judge(row: Mapping[str, Any]) -> str:
-    if row["state"] == NOT_TRANSFERABLE:
+def _judge(state: str, effect: str) -> str:
+    if state == NOT_TRANSFERABLE:
         return "cannot be attached"
-    return row["effect"] or "not measured"
+    return effect or "not measured"

@@ -116,7 +116,7 @@ def run(
         finished = run_request(request, compute or Compute(), start, follow)
     # Everything that was requested and is not there yet counts as missing.
     expected = replace(finished.page.expected, seeds=request.seeds)
-    whole = Results(finished.page.tidy, expected)
+    whole = Results(finished.page.results, expected)
     part = whole.restrict(**finished.plan.matrix.selection)
     return replace(part, failures=finished.failures)
 
@@ -175,10 +175,10 @@ def results(suite: str | SuiteCard = "mini", out: str | Path = ".") -> Results:
     """
     card = suite_cards.read(suite)
     page = read_suite_page(card, ResultFiles(Path(out)))
-    if not page.tidy.methods:
+    if not page.results.methods:
         folder = Path(out) / RESULTS / card.name
         raise CompatbenchError(f"{folder} holds no results; run the suite first")
-    return Results(page.tidy, page.expected)
+    return Results(page.results, page.expected)
 
 
 def _check_folders(request: Request, files: ResultFiles) -> None:

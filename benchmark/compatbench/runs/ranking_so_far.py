@@ -113,8 +113,8 @@ def describe_part(page: SuitePage, part: SuitePage) -> str:
     first = page.restrict(seeds=page.expected.seeds[:1])
     others = {}
     for name, done in tasks_finished(first).items():
-        if done and name not in part.tidy.methods:
+        if done and name not in part.results.methods:
             others[name] = len(done)
     far = sorted(others.items(), key=lambda item: (-item[1], item[0]))
     parts = [f"{name} {done}/{len(page.expected.tasks)}" for name, done in far]
-    return ", ".join([part.tidy.methods_in_words, *parts])
+    return ", ".join([part.results.methods_in_words, *parts])

@@ -19,7 +19,7 @@ NAMES = {"base-to-new": ("Base", "New"), "cross-dataset": ("Trained", "Others")}
 
 def has_other_classes(page: SuitePage) -> bool:
     """Return True if modules are tested on classes that they were not fitted for."""
-    return page.expected.protocol != "few-shot" and bool(page.tidy.methods)
+    return page.expected.protocol != "few-shot" and bool(page.results.methods)
 
 
 def classes_table(page: SuitePage, upgrade: Upgrade, top: int | None = None) -> Table:
@@ -41,7 +41,7 @@ def classes_table(page: SuitePage, upgrade: Upgrade, top: int | None = None) -> 
         "Four-way H",
         "95 %",
     ]
-    measured = measure_other_classes(page.tidy, page.expected, upgrade, page.most_shots)
+    measured = measure_other_classes(page.results, page.expected, upgrade, page.most_shots)
     is_shown = (measured["transfer"] == COPIED) & ~measured["sees_tests"]
     measured = measured[is_shown]
     rows = []

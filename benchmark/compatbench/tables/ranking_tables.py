@@ -199,7 +199,7 @@ def _one_decimal(value: float) -> float | None:
 
 def first_place(page: SuitePage, upgrade: Upgrade) -> dict[str, Any] | None:
     """Return which methods are first, and how stable that is; see ``describe_first_place``."""
-    return describe_first_place(page.tidy, page.expected, upgrade, page.most_shots)
+    return describe_first_place(page.results, page.expected, upgrade, page.most_shots)
 
 
 def best_of_tracks(ranking: pd.DataFrame) -> list[dict[str, Any]]:
@@ -254,7 +254,7 @@ def explain_unranked(ranking: pd.DataFrame) -> list[tuple[str, str, str]]:
 def gap_table(page: SuitePage) -> Table:
     """Return failed and missing measurements: how many, the first place, and the reason."""
     rows = []
-    gaps = find_gaps(page.tidy, page.expected)
+    gaps = find_gaps(page.results, page.expected)
     for _, same in gaps.groupby(["method", "title", "kind", "reason"], sort=False):
         first = same.iloc[0]
         where = first["task"]

@@ -46,7 +46,7 @@ class SuitePage:
     tasks: Mapping[str, str]  # title by name, of tasks and of variants
     backbones: Mapping[str, str]  # title by name
     expected: Expected
-    tidy: SuiteResults
+    results: SuiteResults
     # Title -> upgrades, of a suite that keeps kinds of upgrades apart.
     groups: Mapping[str, tuple[Upgrade, ...]] = field(default_factory=dict)
     paths: tuple[tuple[str, ...], ...] = ()  # the upgrade paths of more than one target
@@ -69,15 +69,15 @@ class SuitePage:
 
         See ``rank_methods`` for the columns. The frame is cached: never change it in place.
         """
-        return rank_methods(self.tidy, self.expected, (upgrade,), shots)
+        return rank_methods(self.results, self.expected, (upgrade,), shots)
 
     def group_ranking(self, upgrades: Sequence[Upgrade], shots: int) -> pd.DataFrame:
         """Return the same by the mean over several upgrades."""
-        return rank_methods(self.tidy, self.expected, upgrades, shots)
+        return rank_methods(self.results, self.expected, upgrades, shots)
 
     def upgrade_rows(self, upgrade: Upgrade, shots: int) -> pd.DataFrame:
         """Return a row for each module, seed and task of an upgrade (see ``pair_rows``)."""
-        return pair_rows(self.tidy, self.expected, upgrade, shots)
+        return pair_rows(self.results, self.expected, upgrade, shots)
 
     def restrict(
         self,
@@ -86,20 +86,20 @@ class SuitePage:
         **asked: Sequence[Any] | None,
     ) -> SuitePage:
         """Return the page of some methods and transfers, and of a part (``Expected.restrict``)."""
-        tidy = self.tidy
+        results = self.results
         if methods is not None or transfers is not None:
-            tidy = tidy.restrict(methods, transfers)
+            results = results.restrict(methods, transfers)
         return replace(
             self,
             expected=self.expected.restrict(**asked),
-            tidy=tidy,
+            results=results,
             whole=self.whole or self.expected,
         )
 
     def run_command(self, method: str = "all") -> str:
         """Return the command that gives these results, or those of one method."""
         card = self.card
-        frame = self.tidy.frame
+        frame = self.results.frame
         if method != "all":
             frame = frame[frame["method"] == method]
         command = f"compatbench run --suite {check_name(card.name, 'suite')} --methods {method}"
@@ -127,7 +127,7 @@ class SuitePage:
     @property
     def legend(self) -> str:
         """Return what the ``MARKS`` after titles mean, and what else some methods are given."""
-        infos = self.tidy.infos
+        infos = self.results.infos
         used = set()
         for info in infos:
             last_word = info.title.rpartition(" ")[2]
@@ -195,7 +195,7 @@ def read_suite_page(
         tasks={card.name: card.title for card in cards},
         backbones={name: _backbone_title(name) for pair in whole.upgrades for name in pair},
         expected=replace(whole, seeds=seeds),
-        tidy=_mark_titles(results, suite, files.out),
+        results=_mark_titles(results, suite, files.out),
         groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
         paths=tuple(path for path in suite.upgrades if len(path) > 2),
         configs={name: suite.base_method(name) for name in suite.configs},

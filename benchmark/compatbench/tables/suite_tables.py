@@ -32,7 +32,7 @@ def join_versions(pages: Iterable[SuitePage]) -> dict[str, tuple[str, ...]]:
     """Return versions and processors of all rows of some suites; several values if they differ."""
     provenances = []
     for page in pages:
-        for method in page.tidy.methods.values():
+        for method in page.results.methods.values():
             provenances.append(method.provenance)
     return join_provenance(provenances)
 
@@ -46,7 +46,7 @@ def path_table(
     """
     show = percent if name == "accuracy" else signed
     rows = []
-    along = follow_path(page.tidy, page.expected, path, shots)
+    along = follow_path(page.results, page.expected, path, shots)
     for _, method_rows in along.groupby("method", sort=False):
         steps = records(method_rows)
         cells = []
@@ -82,7 +82,7 @@ def shots_table(page: SuitePage, upgrade: Upgrade, measure: str) -> Table:
 
 def ablation_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     """Return the settings that each config changes, and the effect on accuracy and H."""
-    compared = compare_configs(page.tidy, page.expected, upgrade, shots, page.configs)
+    compared = compare_configs(page.results, page.expected, upgrade, shots, page.configs)
     rows = []
     for config in records(compared):
         diversity = config["diversity"]
@@ -103,8 +103,8 @@ def ablation_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
 
 def _changes(page: SuitePage, name: str, base: str) -> TableCell:
     """Return the settings in which a config differs from its method."""
-    settings = page.tidy.methods[name].config
-    before = page.tidy.methods[base].config
+    settings = page.results.methods[name].config
+    before = page.results.methods[base].config
     parts: list[str | TableCell] = []
     for setting in sorted(settings):
         if settings[setting] == before.get(setting):
@@ -127,7 +127,7 @@ def show_change(setting: str, before: Any, after: Any) -> TableCell:
 def retained_table(page: SuitePage, upgrade: Upgrade, shots: int) -> Table:
     """Return the gains of old and retrained modules, and the share of the gain that is kept."""
     rows = []
-    for method in records(measure_retained(page.tidy, page.expected, upgrade, shots)):
+    for method in records(measure_retained(page.results, page.expected, upgrade, shots)):
         rows.append([method_cell(method), *_retained_cells(method)])
     return plain_table(["Method", "Old module", "Retrained", "Kept, %", "95 % of kept"], rows)
 

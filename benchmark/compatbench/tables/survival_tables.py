@@ -10,7 +10,16 @@ import pandas as pd
 from compatbench.results.survival import VERDICTS, judge_survival
 from compatbench.tables.numbers import NOTHING, signed
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.table import Column, Table, TableCell, make_table, number, sentence, text
+from compatbench.tables.table import (
+    Column,
+    Table,
+    TableCell,
+    make_table,
+    number,
+    records,
+    sentence,
+    text,
+)
 
 # How a verdict continues "The module ...".
 _HEADS = {
@@ -24,7 +33,7 @@ _HEADS = {
 
 def has_survival(page: SuitePage) -> bool:
     """Return True for a suite that names the kind of each upgrade and has results."""
-    return bool(page.tidy.methods) and any(len(of) == 1 for of in page.groups.values())
+    return bool(page.results.methods) and any(len(of) == 1 for of in page.groups.values())
 
 
 def read_survival(page: SuitePage) -> pd.DataFrame:
@@ -74,7 +83,7 @@ def survival_table(page: SuitePage) -> Table:
 
 
 def _records(frame: pd.DataFrame, kind: str) -> list[dict[str, Any]]:
-    return frame[frame["kind"] == kind].to_dict("records")
+    return records(frame[frame["kind"] == kind])
 
 
 def _list(entries: list[TableCell]) -> TableCell:
@@ -92,7 +101,7 @@ def _entry(row: Mapping[str, Any]) -> TableCell:
     parts: list[str | TableCell] = [text(row["title"])]
     if row["with_words"]:
         parts.append(" with words")
-    if pd.notna(row["gain"]):
+    if row["gain"] is not None:
         # A name and its gain stay on one line.
         parts.append(f"\N{NO-BREAK SPACE}{signed(row['gain'])}")
     return sentence(*parts)
@@ -103,7 +112,7 @@ def survival_by_method(page: SuitePage) -> Table:
     frame = read_survival(page)
     kinds = list(frame["kind"].unique())
     rows: dict[str, dict[str, Any]] = {}
-    for each in frame.to_dict("records"):
+    for each in records(frame):
         row = rows.setdefault(each["method"], {"method": text(each["title"], each["paper"])})
         row[each["kind"]] = number(_show_verdict(each))
     columns = [Column("method", "Method", left=True)]
@@ -113,7 +122,7 @@ def survival_by_method(page: SuitePage) -> Table:
 
 def _show_verdict(row: Mapping[str, Any]) -> str:
     """Return ``loses -15.8 (-20.4 to -11.2)``, or the verdict alone."""
-    if pd.isna(row["gain"]):
+    if row["gain"] is None:
         return str(row["verdict"])
     return f"{row['verdict']} {signed(row['gain'])} ({show_gain_interval(row)})"
 

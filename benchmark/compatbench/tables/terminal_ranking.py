@@ -28,10 +28,10 @@ def print_ranking(console: Console, page: SuitePage) -> None:
 
 def list_rankings(page: SuitePage) -> pd.DataFrame:
     """Return the printed rankings as one frame, with ``upgrade`` and ``transfer``, best first."""
-    results = Results(page.tidy, page.expected)
+    results = Results(page.results, page.expected)
     frames = []
     for upgrade in page.expected.upgrades:
-        for transfer in page.tidy.transfers:
+        for transfer in page.results.transfers:
             frame = results.ranking(*upgrade, transfer=transfer)
             if not frame.empty:
                 frames.append(frame.assign(upgrade=" → ".join(upgrade), transfer=transfer))
@@ -43,7 +43,7 @@ def render_ranking(page: SuitePage, width: int) -> RenderableType:
     parts: list[RenderableType] = []
     for upgrade in page.expected.upgrades:
         every = page.ranking(upgrade, page.most_shots)
-        for transfer in page.tidy.transfers:
+        for transfer in page.results.transfers:
             ranking = rank_transfer(every, transfer)
             if ranking.empty:
                 continue

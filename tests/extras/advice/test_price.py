@@ -65,7 +65,7 @@ def test_the_interval_is_a_bootstrap_over_datasets_as_wide_as_student_s() -> Non
 def test_a_page_says_what_each_option_needs_and_is_worth() -> None:
     options = {"copied": 62, "warm+2": 70, "retrained+1": 58, "retrained+2": 64}
     page = make_page(*(coop_by_way(name, target) for name, target in options.items()))
-    prices = price_options(page.tidy, TWO_BY_TWO, UPGRADE).set_index("option")
+    prices = price_options(page.results, TWO_BY_TWO, UPGRADE).set_index("option")
     # retrained+1 has 2 labels per class and 58 %, retrained+2 has 4 and 64 %.
     expected = 2 ** ((math.log2(3) + math.log2(5)) / 2) - 1
     worth = prices.loc["copied", ["worth", "worth_low", "worth_high"]]

@@ -166,7 +166,7 @@ def _gains_on(page: SuitePage, upgrades: tuple[Upgrade, ...], method: str) -> li
 
 def _task_gains(page: SuitePage, upgrade: Upgrade, method: str) -> list[float]:
     """Return the gain of a method's untouched module on each task; none if one is missing."""
-    rows = pair_rows(page.tidy, page.expected, upgrade, page.most_shots)
+    rows = pair_rows(page.results, page.expected, upgrade, page.most_shots)
     untouched = rows[(rows["method"] == method) & (rows["transfer"] == COPIED)]
     return task_means(untouched, "gain").to_numpy().ravel().tolist()
 
@@ -244,8 +244,8 @@ def _measure_options(
     The frames are those of ``list_options`` by ``option_name``; ``action`` is the transfer, or
     ``_STAY``.
     """
-    options, accuracy, gain = list_options(page.tidy, page.expected, upgrade)
-    rows = pair_rows(page.tidy, page.expected, upgrade, max(page.expected.shots))
+    options, accuracy, gain = list_options(page.results, page.expected, upgrade)
+    rows = pair_rows(page.results, page.expected, upgrade, max(page.expected.shots))
     sources = task_means(rows, "source")
     options = options.assign(action=options["transfer"], old="", refused=False)
     copied = options["transfer"] == COPIED
@@ -295,12 +295,12 @@ def _answer(pool: _Pool, upgrade: Upgrade, held: Held) -> tuple[pd.Series | None
 def _show_worth(pool: _Pool, upgrade: Upgrade, option: str) -> str:
     """Return the labels per class of the best retrained method; nothing of a retrained one."""
     page = pool.prices
-    transfers = count_labels(page.tidy.transfers)
+    transfers = count_labels(page.results.transfers)
     if pool.options.loc[option, "action"] in transfers.values():
         return NOTHING
     accuracy = pool.accuracy.loc[option].to_numpy()
     zero_shot = accuracy - pool.gain.loc[option].to_numpy()
-    retrained = retrained_modules(page.tidy, page.expected, upgrade)
+    retrained = retrained_modules(page.results, page.expected, upgrade)
     methods, curves = retrained_curves(retrained, zero_shot)
     if not methods:
         return NOTHING
@@ -363,7 +363,7 @@ ANSWERS = Section(
     "first",
     10,
     "What to try first: {}",
-    lambda page: bool(page.tidy.methods),
+    lambda page: bool(page.results.methods),
     str(Path(__file__).parent / "answers.md.jinja"),
     {
         "answer_table": answer_table,

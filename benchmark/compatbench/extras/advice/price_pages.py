@@ -52,12 +52,12 @@ _LABEL = 0.09  # the height of a line's name, as a share of the axis
 
 def has_prices(page: SuitePage) -> bool:
     """Return True if modules were retrained on the target, by which options can be measured."""
-    return bool(count_labels(page.tidy.transfers) and learning_methods(page))
+    return bool(count_labels(page.results.transfers) and learning_methods(page))
 
 
 def learning_methods(page: SuitePage) -> list[MethodInfo]:
     """Return the methods whose modules have something to bring along."""
-    return [info for info in page.tidy.infos if info.learns]
+    return [info for info in page.results.infos if info.learns]
 
 
 def price_table(page: SuitePage, upgrade: Upgrade, method: str) -> Table:
@@ -104,12 +104,12 @@ def _labels(page: SuitePage, labels: float | None) -> str:
     """Return labels per class: ``0``, ``3.4``, or ``> 20`` where more would be needed."""
     if not labels:
         return NOTHING if labels is None else "0"
-    return show_labels(labels, max(count_labels(page.tidy.transfers)))
+    return show_labels(labels, max(count_labels(page.results.transfers)))
 
 
 def _sort_prices(page: SuitePage, upgrade: Upgrade, method: str) -> list[dict[str, Any]]:
     """Return the prices of a method's options as records; by access, then by accuracy."""
-    prices = price_options(page.tidy, page.expected, upgrade)
+    prices = price_options(page.results, page.expected, upgrade)
     of_method = records(prices[prices["method"] == method])
     of_method.sort(key=lambda price: -1 if price["target"] is None else -price["target"])
     return sorted(of_method, key=lambda price: _by_access(price["option"])[:2])
@@ -143,11 +143,11 @@ def price_values(page: SuitePage, upgrade: Upgrade) -> FigureData:
 
     The curve begins with zero-shot, which has no labels.
     """
-    retrained = count_labels(page.tidy.transfers)
+    retrained = count_labels(page.results.transfers)
     labels = [0, *retrained]
     places = [round(math.log2(1 + count), 4) for count in labels]
     rows = []
-    every = price_options(page.tidy, page.expected, upgrade)
+    every = price_options(page.results, page.expected, upgrade)
     every = every[every["target"].notna()]
     for info in learning_methods(page):
         known = every[every["method"] == info.name].set_index("option")

@@ -145,7 +145,7 @@ def analyze_claims(suite: str | SuiteCard = "mini", out: str | Path = ".") -> li
         CompatbenchError: an unknown suite, no results of it, or a broken results file.
     """
     page = read_suite_page(suite_cards.read(suite), ResultFiles(Path(out)))
-    if not page.tidy.methods:
+    if not page.results.methods:
         raise CompatbenchError(
             f"{Path(out) / RESULTS / page.card.name} holds no results; start with "
             f"'compatbench run --suite {page.card.name}'"
@@ -207,12 +207,12 @@ class Evidence:
 
 def read_evidence(page: SuitePage, upgrade: Upgrade, shots: int) -> Evidence:
     """Read the results of one upgrade that claims are compared with."""
-    ranking = rank_methods(page.tidy, page.expected, (upgrade,), shots)
+    ranking = rank_methods(page.results, page.expected, (upgrade,), shots)
     ranking = rank_transfer(ranking, COPIED)
     others = (ranking["paper"] != OWN) & ~ranking["sees_tests"]
     ranking = ranking[others].set_index("method")
     complete = ranking[ranking["state"].isin(MEASURED)]
-    rows = pair_rows(page.tidy, page.expected, upgrade, shots)
+    rows = pair_rows(page.results, page.expected, upgrade, shots)
     scores = {}
     for measure in MEASURES:
         means = task_means(rows, measure).loc[complete["module"]]
@@ -459,7 +459,7 @@ def holds_elsewhere(evidence: Evidence) -> Iterator[Row]:
 def _means_on(evidence: Evidence, sets: tuple[tuple[str, str], ...], measure: str) -> pd.DataFrame:
     """Return a measure of ContCoOp and its baselines on other test sets, ``[methods, sets]``."""
     page = evidence.page
-    results = page.tidy.restrict(methods=NAMED, transfers=[COPIED])
+    results = page.results.restrict(methods=NAMED, transfers=[COPIED])
     rows = pair_rows(results, page.expected, evidence.upgrade, evidence.shots, sets)
     means = task_means(rows, measure)
     names = rows.drop_duplicates("module").set_index("module")["method"]

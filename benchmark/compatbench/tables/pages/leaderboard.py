@@ -70,7 +70,7 @@ def render_pages(out: Path, pages: Sequence[SuitePage]) -> dict[Path, str]:
     rendered = {out / LEADERBOARD: render_leaderboard(pages, figures, folder.is_dir())}
     for published in pages:
         for page in (published, *published.sections):
-            if page.tidy.methods:
+            if page.results.methods:
                 suite = out / RESULTS / check_name(page.card.name, "suite")
                 rendered[suite / PAGE] = render_suite(page, figures)
     if folder.is_dir():

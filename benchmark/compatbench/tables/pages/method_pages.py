@@ -132,7 +132,7 @@ def _list_changes(
     """Return what suites change in the published recipe of a method; equal changes stand once."""
     changed: list[tuple[list[SuitePage], Mapping[str, Any]]] = []
     for suite in suites:
-        method = suite.tidy.methods.get(name)
+        method = suite.results.methods.get(name)
         differs = method.differs if method is not None else {}
         for others, of_others in changed:
             if of_others == differs:
@@ -152,9 +152,9 @@ def _list_results(suites: Sequence[SuitePage]) -> Iterator[Result]:
     seeds_seen: dict[tuple[Any, ...], set[int]] = {}
     for page in suites:
         expected = page.expected
-        many = len(page.tidy.transfers) > _FEW
+        many = len(page.results.transfers) > _FEW
         of_suite = (expected.tasks, page.most_shots, expected.protocol)
-        configs = {name: repr(method.config) for name, method in page.tidy.methods.items()}
+        configs = {name: repr(method.config) for name, method in page.results.methods.items()}
         for upgrade in expected.upgrades:
             for row in records(page.ranking(upgrade, page.most_shots)):
                 cells = (row["method"], configs[row["method"]], row["track"], upgrade, *of_suite)

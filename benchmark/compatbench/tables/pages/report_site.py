@@ -76,7 +76,7 @@ def report_pages(files: ResultFiles, published: Sequence[SuitePage]) -> list[Sui
         pages += [page, *page.sections]
     if not pages:
         pages = [read_suite_page(card, files) for card in suites_with_results(files.out)]
-    measured = [page for page in pages if page.tidy.methods]
+    measured = [page for page in pages if page.results.methods]
     if not measured:
         raise CompatbenchError(
             f"{files.out / RESULTS} holds no results; give the folder that holds results/ "
@@ -207,7 +207,7 @@ def _render_html(pages: Sequence[SuitePage], columns: SiteColumns) -> str:
 
 def _describe_methods(pages: Sequence[SuitePage]) -> Json:
     """Return what each method of the project is, as HTML, if these results have it."""
-    measured = {name for page in pages for name in page.tidy.methods}
+    measured = {name for page in pages for name in page.results.methods}
     described = {}
     for name, facts in read_facts().items():
         if name in measured:
@@ -237,17 +237,17 @@ def _site_spec(kind: str, params: Iterable[str]) -> Json:
 
 
 def _suite_row(page: SuitePage) -> tuple[str, ...]:
-    modules = page.tidy.frame[["method", "transfer"]].drop_duplicates()
-    without_rows = set(page.tidy.methods) - set(modules["method"])
+    modules = page.results.frame[["method", "transfer"]].drop_duplicates()
+    without_rows = set(page.results.methods) - set(modules["method"])
     return (
         one_line(page.card.title),
         page.card.name,
         f"{len(modules) + len(without_rows)}",
-        f"{len(page.tidy.frame):,}",
+        f"{len(page.results.frame):,}",
         f"{len(page.expected.tasks)}",
         ", ".join(str(show_shots(count)) for count in page.expected.shots),
         ", ".join(map(str, page.expected.seeds)),
-        page.tidy.digest[:16],
+        page.results.digest[:16],
     )
 
 

@@ -65,7 +65,7 @@ TABLES = (
 
 
 def _has_configs(page: SuitePage) -> bool:
-    return any(name in page.tidy.methods for name in page.configs)
+    return any(name in page.results.methods for name in page.configs)
 
 
 def _has_groups(page: SuitePage) -> bool:

@@ -150,7 +150,7 @@ def describe_suite(page: SuitePage, columns: SiteColumns, settings: dict[str, in
         boards.append(_describe_board(page, columns, upgrade, shots))
     notes = (page.card.note, page.card.likeness, page.legend)
     methods = {}
-    for name, method in sorted(page.tidy.methods.items()):
+    for name, method in sorted(page.results.methods.items()):
         methods[name] = _settings(method.config, settings)
     sections = list_sections("suite", page)
     sections += [section for section in list_sections("leaderboard", page) if section.on_site]
