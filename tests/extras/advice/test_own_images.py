@@ -14,7 +14,7 @@ import compatbench as cb
 from compatbench.errors import CompatbenchWarning
 from compatbench.extras.advice.own_images import are_images
 
-UPGRADE = {"source": "mini-clip", "targets": "mini-eva-clip"}
+UPGRADE = {"source": "mini-clip", "target": "mini-eva-clip"}
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_several_modules_are_compared_on_the_test_images_of_a_task(work: Path) -
         cb.fit(method, task="mini-food", source="mini-clip", shots=4, views=1)
         for method in ("tip_adapter", "proker")
     ]
-    advice = cb.advise("mini-food", module=modules, targets="mini-eva-clip")
+    advice = cb.advise("mini-food", module=modules, target="mini-eva-clip")
     frame = advice.frame.set_index("method")
     assert [*frame.index] == ["tip_adapter", "proker"]
     assert set(frame["images"]) == {277}
@@ -82,7 +82,7 @@ def test_module_that_loses_on_its_own_model_is_refused(work: Path) -> None:
     rows = {name: tensor.flip(0) for name, tensor in module.trained.items()}
     mixed = type(module)(rows, module.stored, module.about)
     with pytest.raises(cb.CompatbenchError, match="does not look like a module for these classes"):
-        cb.advise("mini-food", module=mixed, targets="mini-eva-clip")
+        cb.advise("mini-food", module=mixed, target="mini-eva-clip")
 
 
 @pytest.mark.parametrize(

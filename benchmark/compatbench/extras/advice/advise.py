@@ -33,7 +33,7 @@ def advise(
     *,
     module: Module | str | Path | list[Module | str | Path] | None = None,
     upgrade: Names | None = None,
-    targets: Names | None = None,
+    target: Names | None = None,
     tasks: Names = "all",
     shots: int | None = None,
     source: str | None = None,
@@ -55,7 +55,7 @@ def advise(
             untouched and through ``words``; what was run is not looked at. With images it may be
             several, and checkpoints of other code that ``import_module`` reads.
         upgrade: (source, target), or "source,target", of those of the suite; by default all.
-        targets: new models to compare, each a row of ``Advice.targets``: with a module any
+        target: new models to compare, each a row of ``Advice.targets``: with a module any
             backbones, 'all' those on this machine; without one the suite's, 'all' all of them.
         tasks: of the suite, likewise; means are over these. Not with a module.
         shots: by default the most that the suite has. Not with a module.
@@ -74,8 +74,8 @@ def advise(
             "a module is measured on the task and with the shots that it has: leave out tasks and "
             "shots"
         )
-    if upgrade is not None and targets is not None:
-        raise CompatbenchError("give upgrade or targets: an upgrade names its target")
+    if upgrade is not None and target is not None:
+        raise CompatbenchError("give upgrade or target: an upgrade names its target")
     if isinstance(suite, Path):
         suite = str(suite)
     if isinstance(suite, str) and are_images(suite):
@@ -85,7 +85,7 @@ def advise(
                 "the new models (--target)"
             )
         modules = list(module) if isinstance(module, list | tuple) else [module]
-        return _advise_images(suite, modules, methods, source, targets, Path(out), device)
+        return _advise_images(suite, modules, methods, source, target, Path(out), device)
     if source is not None or isinstance(module, list | tuple):
         raise CompatbenchError(
             "a source, or several modules, need your images: give a folder, a file or a task"
@@ -101,10 +101,10 @@ def advise(
             )
         pairs = ((asked[0], asked[1]),)
     if module is not None:
-        return _advise_module(module, methods, pairs, targets, card.name, device)
-    if targets is not None:
-        known = list(dict.fromkeys(target for _, target in pairs))
-        kept = select_names(targets, known, f"target of suite '{card.name}'")
+        return _advise_module(module, methods, pairs, target, card.name, device)
+    if target is not None:
+        known = list(dict.fromkeys(pair[1] for pair in pairs))
+        kept = select_names(target, known, f"target of suite '{card.name}'")
         pairs = [pair for pair in pairs if pair[1] in kept]
     of_suite = results(card, out)
     learning = sorted(info.name for info in of_suite.suite.infos if info.learns)
@@ -120,7 +120,7 @@ def advise(
     measured = [
         read_measurements(of_suite.suite, of_suite.expected, pair, chosen) for pair in pairs
     ]
-    compared = {target: describe_target(target) for _, target in pairs} if targets else {}
+    compared = {new: describe_target(new) for _, new in pairs} if target is not None else {}
     return Advice(tuple(measured), compared)
 
 
@@ -162,7 +162,7 @@ def _advise_images(
 ) -> Advice:
     """Return advice on modules that are tested on one's own images; see ``own_images``."""
     if targets is None:
-        raise CompatbenchError("give the new models to test the module on: targets (--target)")
+        raise CompatbenchError("give the new models to test the module on: target (--target)")
     if source is None:
         _, fitted = read_fitted(local_file(modules[0]))
         source = fitted.source

@@ -66,7 +66,7 @@ def advise(
             metavar="OLD,NEW", help="One upgrade of the suite: source and target; by default all."
         ),
     ] = None,
-    targets: Annotated[
+    target: Annotated[
         str | None,
         typer.Option(
             "--target",
@@ -124,7 +124,7 @@ def advise(
         methods,
         **given,
         upgrade=upgrade,
-        targets=targets,
+        target=target,
         tasks=tasks,
         shots=shots,
         out=out,
