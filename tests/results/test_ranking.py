@@ -100,7 +100,7 @@ def test_a_method_that_learns_nothing_is_compared_at_every_seed() -> None:
 
 
 ONE_CELL = dict(tasks=("a",), seeds=(1,))
-NULL = ("null", "since it changes fewer than 1 % of zero-shot's answers, on source and target")
+NULL = ("null", "it changes fewer than 1 % of the zero-shot predictions, on source and target")
 
 
 @pytest.mark.parametrize(

@@ -236,8 +236,8 @@ def explain_unranked(ranking: pd.DataFrame) -> list[tuple[str, str, str]]:
         elif state == "incomplete":
             why = f"with {method['measured']} of {cells} cells measured, so no mean is given"
         elif state == "null":
-            answers = f"{NULL:g} % of zero-shot's answers"
-            why = f"since it changes fewer than {answers}, on source and target"
+            answers = f"{NULL:g} % of the zero-shot predictions"
+            why = f"it changes fewer than {answers}, on source and target"
         elif state == "at chance":
             target = percent(rounded(method["target"], 4))
             why = f"with {target} on the target, less than twice what guessing gives"

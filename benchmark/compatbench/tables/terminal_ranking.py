@@ -53,9 +53,10 @@ def render_ranking(page: SuitePage, width: int) -> RenderableType:
             parts.append(Text(", ".join(filter(None, title)), style="bold"))
             parts.append(render_table(ranking_table(ranking, TERMINAL), width))
             if (ranking["datasets"] < FEWEST_UNITS).any():
-                parts.append(Text(f"No ranks: they take {FEWEST_UNITS} tasks or more."))
+                parts.append(Text(f"No ranks: a ranking needs at least {FEWEST_UNITS} tasks."))
             for name, state, why in explain_unranked(ranking):
-                parts.append(Text(f"{name}: {state} {why}", style="yellow"))
+                between = ": " if state == "null" else " "
+                parts.append(Text(f"{name}: {state}{between}{why}", style="yellow"))
     if page.legend:
         parts.append(Text(page.legend))
     return Group(*parts)
