@@ -97,12 +97,17 @@ def _count_replicates(cells: Array, effect: tuple[int, ...]) -> float:
 
 
 def share_of_targets(cells: Array) -> float:
-    """Return the share of the variance that changes with the target, in percent.
+    """Return the share of the variance that changes with the target, in percent."""
+    return share_of_effects(cells, OF_TARGETS)
+
+
+def share_of_effects(cells: Array, effects: Iterable[tuple[int, ...]]) -> float:
+    """Return the share of the variance that is due to some effects, in percent.
 
     Negative components count as 0.
     """
     parts = {effect: max(part, 0) for effect, part in variance_components(cells).items()}
-    return 100 * sum(parts[effect] for effect in OF_TARGETS) / sum(parts.values())
+    return 100 * sum(parts[effect] for effect in effects) / sum(parts.values())
 
 
 def spread_of_means(cells: Array) -> float:

@@ -18,6 +18,7 @@ from laws_kinds import (
     read_zero_shot,
     reversals,
     reversed_orders,
+    share_of_effects,
     share_of_targets,
     spread_of_means,
     to_cells,
@@ -35,7 +36,8 @@ from compatbench.tables.numbers import bounds, percent, signed
 ROOT = Path(__file__).parents[2]
 SUITE = "mini-upgrades"
 NAMES = {effect: " × ".join(AXES[axis] for axis in effect) for effect in EFFECTS}
-NAMES[0, 1, 2] = "what is left"
+REMAINDER = (0, 1, 2)  # methods × tasks × targets, and the chance of a test set
+NAMES[REMAINDER] = "remainder"
 
 
 # What one target says about others: a statistic and its largest possible value, by a description.
@@ -57,20 +59,26 @@ def show(cells: Array, statistic: Callable[[Array], float], upper: float) -> str
     return f"{value} ({bounds(interval)})" if interval.decides else value
 
 
-def answer(shown: Sequence[str], shown_of_all: Sequence[str]) -> str:
+def answer(shown: Sequence[str], shown_of_all: Sequence[str], cells: Array) -> str:
     """Return the sentences on a kind of upgrade.
 
     Args:
         shown: the statistics of ``TELLINGS``, without the methods that collapse.
         shown_of_all: the same of all methods.
+        cells: the gains without the methods that collapse, ``[methods, tasks, targets]``.
     """
     share, spread, order, _ = shown
+    points = share_of_targets(cells)
+    remainder = share_of_effects(cells, [REMAINDER])
     return (
-        f"{share} % of the variance of a gain changes with the target, without the methods that "
-        f"collapse; with them it is {shown_of_all[0]} %, because they differ from the others by so "
-        f"much. A method's mean gain has a standard deviation of {spread} points between targets, "
-        "and an order of two methods that is clear on one target is the other way round on another "
-        f"in {order} % of cases (intervals over targets; the last number has none)."
+        f"At most {share} % of the variance of a gain changes with the target (interval over "
+        "targets), without the methods that collapse. Of these "
+        f"{points:.0f} percentage points, {remainder:.0f} are the remainder, which includes the "
+        f"chance of a test set. With the methods that collapse it is at most {shown_of_all[0]} %, "
+        "because they differ from the others by so much. A method's mean gain has a standard "
+        f"deviation of {spread} points between targets (interval over targets). If two methods "
+        "differ significantly on one target (t over tasks, 5 %, uncorrected), their order is "
+        f"reversed on another in {order} % of cases; this number has no interval."
     )
 
 
@@ -122,6 +130,9 @@ def make_page() -> Page:
         if not shipped.isdisjoint(names):
             kinds[title] = names
     collapsed = list_collapsed(gains[names] for names in kinds.values())
+    # The methods that collapse on each kind, and not on one of them alone.
+    of_kinds_collapsed = [set(list_collapsed([gains[names]])) for names in kinds.values()]
+    collapsed_on_each = sorted(set.intersection(*of_kinds_collapsed))
     steady = leave_out(gains, collapsed)
     answers = {}
     tellings = []
@@ -134,7 +145,7 @@ def make_page() -> Page:
         of_all = [show(to_cells(gains[names]), *telling) for telling in TELLINGS.values()]
         of_steady = [show(to_cells(steady[names]), *telling) for telling in TELLINGS.values()]
         tellings += [of_all, of_steady]
-        answers[title] = answer(of_steady, of_all)
+        answers[title] = answer(of_steady, of_all, to_cells(steady[names]))
     values = {
         "answers": answers,
         "components": components,
@@ -142,6 +153,7 @@ def make_page() -> Page:
         "tellings": dict(zip(TELLINGS, zip(*tellings, strict=True), strict=True)),
         "methods": list_methods(gains[names] for names in kinds.values()),
         "collapsed": [results.methods[name].info.title for name in collapsed],
+        "collapsed_on_each": [results.methods[name].info.title for name in collapsed_on_each],
         "collapse": -COLLAPSE,
         "steady": steady.index.get_level_values("method").nunique(),
         "fewest": FEWEST_UNITS,
