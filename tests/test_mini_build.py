@@ -149,6 +149,16 @@ def test_likeness_on_page_and_card_equals_the_committed_results() -> None:
     assert likeness.fill_card(card, facts) == card
 
 
+def test_a_sign_is_not_shown_if_an_interval_contains_zero() -> None:
+    rows = {row["property"]: row for row in likeness.likeness()[0]}
+    assert rows["CoOp's module on the target"]["holds"] == "yes"
+    unclear = rows["ContCoOp's module on the target"]
+    assert "(-" in unclear["it shows"]
+    assert unclear["holds"] == likeness.NOT_SHOWN
+    card = likeness.fill_card("likeness: ", list(rows.values()))
+    assert "1 is not shown: ContCoOp's module on the target (an interval contains 0)." in card
+
+
 def test_published_table_has_methods_with_all_eleven_datasets() -> None:
     table = likeness.published_table()
     assert table.shape[1] == likeness.DATASETS

@@ -15,6 +15,7 @@ from laws_kinds import (
     read_gains,
     reversals,
     reversed_orders,
+    share_of_effects,
     share_of_targets,
     spread_of_means,
     to_cells,
@@ -54,6 +55,13 @@ def test_targets_have_no_share_if_they_are_equal_and_all_of_it_if_only_they_diff
     apart = np.broadcast_to(np.arange(6.0), (5, 8, 6))
     assert share_of_targets(apart) == pytest.approx(100)
     assert spread_of_means(apart) == pytest.approx(np.std(range(6), ddof=1))
+
+
+def test_the_remainder_is_a_part_of_what_changes_with_the_target():
+    cells = draw_cells((12, 8, 6), {(0,): 3.0, (0, 2): 1.0, (0, 1, 2): 2.0}, 3)
+    remainder = share_of_effects(cells, [(0, 1, 2)])
+    assert 10 < remainder < share_of_targets(cells) < 60
+    assert share_of_effects(cells, EFFECTS) == pytest.approx(100)
 
 
 def test_intervals_over_six_targets_contain_the_true_values():

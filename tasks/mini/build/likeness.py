@@ -41,6 +41,8 @@ SOURCES = ("arXiv:2307.06948, Table 13", "mrflogs/ICLR24, logs/architecture.log"
 DATASETS = 11
 FEWEST_METHODS = 20  # of which a correlation of ranks is decided
 SHOTS = 16
+NOT_SHOWN = "not shown"  # the verdict on a sign if its interval contains 0
+FAILS = "**no**"
 RESULTS_FOLDER = TASKS_FOLDER.parent / "results"
 PAGE = TASKS_FOLDER.parent / "docs" / "mini-suite.md"
 CARD = TASKS_FOLDER / "suites" / "mini.yaml"
@@ -57,11 +59,24 @@ def write_likeness(work: Path) -> None:
 
 def fill_card(text: str, rows: list[dict[str, str]]) -> str:
     """The suite's card with its line ``likeness``."""
-    holds, fails = ([r["property"] for r in rows if (r["holds"] == "yes") == yes] for yes in (1, 0))
-    line = f"Of {len(rows)} properties of real upgrades, {len(holds)} hold here"
-    line += f" ({'; '.join(holds)})" if holds else ""
-    line += f". These do not: {'; '.join(fails)}." if fails else "."
+    names: dict[str, list[str]] = {"yes": [], NOT_SHOWN: [], FAILS: []}
+    for row in rows:
+        names[row["holds"]].append(row["property"])
+    sentences = [f"The mini suite was compared with real upgrades in {len(rows)} properties."]
+    if names["yes"]:
+        sentences.append(f"{_count_them(names['yes'], 'holds', 'hold')}.")
+    if names[NOT_SHOWN]:
+        counted = _count_them(names[NOT_SHOWN], "is not shown", "are not shown")
+        sentences.append(f"{counted} (an interval contains 0).")
+    if names[FAILS]:
+        sentences.append(f"{_count_them(names[FAILS], 'does not hold', 'do not hold')}.")
+    line = " ".join(sentences)
     return re.sub(r"(?m)^likeness: .*$", lambda _: f"likeness: {json.dumps(line)}", text)
+
+
+def _count_them(names: Sequence[str], one: str, several: str) -> str:
+    """Return ``2 hold: size; colour``."""
+    return f"{len(names)} {one if len(names) == 1 else several}: {'; '.join(names)}"
 
 
 def likeness(results: Path = RESULTS_FOLDER) -> tuple[list[dict[str, str]], str]:
@@ -96,14 +111,15 @@ def read_rows(files: ResultFiles, suite: str) -> pd.DataFrame:
     return frame[(frame["status"] == "ok") & (frame["transfer"] == "copied")]
 
 
-def fact(name: str, known: str, wanted: str, found: str, holds: bool) -> dict[str, str]:
-    """A row of the main table."""
+def fact(name: str, known: str, wanted: str, found: str, holds: bool | None) -> dict[str, str]:
+    """A row of the main table; ``holds`` is None if the results do not show which."""
+    verdict = NOT_SHOWN if holds is None else "yes" if holds else FAILS
     return {
         "property": name,
         "what is known of the real pair": known,
         "the mini pair must show": wanted,
         "it shows": found,
-        "holds": "yes" if holds else "**no**",
+        "holds": verdict,
     }
 
 
@@ -270,13 +286,16 @@ def after_the_upgrade(rows: pd.DataFrame) -> list[dict[str, str]]:
         for name, table in tables.items():
             gains[name] = estimate(table.loc[method] - table.loc["zeroshot"])
         where = "below" if sign < 0 else "above"
+        holds: bool | None = all(sign * gain.value > 0 for gain in gains.values())
+        if any(gain.low <= 0 <= gain.high for gain in gains.values()):
+            holds = None
         facts.append(
             fact(
                 f"{title}'s module on the target",
                 f"{title}'s module, copied, is {where} the new model's zero-shot",
                 f"{where} zero-shot on every target",
                 ", ".join(f"{show(gain)} on {name}" for name, gain in gains.items()),
-                all(sign * gain.value > 0 for gain in gains.values()),
+                holds,
             )
         )
     return facts
