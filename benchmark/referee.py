@@ -173,7 +173,7 @@ def check_site(root: Path, suite: Suite, found: list[str]) -> None:
         ranked = rank_all(suite, upgrade)
         if len(ranked) != len(board["rows"]):
             found.append(f"site: {upgrade[1]}: {len(board['rows'])} rows, not {len(ranked)}")
-        for name, _, track, cells, *_ in board["rows"]:
+        for name, _, track, _, cells, *_ in board["rows"]:
             shown = dict(zip(titles, cells, strict=True))
             module, place = ranked[name, track]
             where = f"site: {shown['Method']} ({track or 'copied'}) on {upgrade[1]}"

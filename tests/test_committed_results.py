@@ -16,6 +16,7 @@ from compatbench.engine.keys import data_key
 from compatbench.method.registry import builtin_methods
 from compatbench.method.transfer import JOINT_SPACE
 from compatbench.results.result_files import ResultFiles
+from compatbench.results.survival import judge_survival
 from compatbench.tables.suite_page import read_suite_page
 
 REPOSITORY = Path(__file__).parents[1]
@@ -101,3 +102,17 @@ def test_the_readme_states_the_correlation_with_published_results_as_it_was_comp
     value, low, high = found.groups()
     readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
     assert f"rank correlation {value}, 95 % interval {low} to {high}, [over ten methods]" in readme
+
+
+def test_the_readme_counts_the_modules_that_lose_on_a_model_trained_from_scratch() -> None:
+    suite = suite_cards.read("mini-no-lineage")
+    alone = read_suite_page(suite, ResultFiles(REPOSITORY))
+    [upgrade] = suite.upgrades
+    verdicts = judge_survival({"from scratch": alone.ranking(upgrade, alone.most_shots)})
+    found = verdicts["verdict"].value_counts()
+    gaining = verdicts[verdicts["verdict"] == "gains"]
+    assert (len(verdicts), found["loses"], len(gaining)) == (20, 13, 1)
+    assert gaining["with_words"].all()
+    readme = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    text = "of 20 methods whose modules were copied to a miniature model trained from scratch, "
+    assert f"{text}13 lose and only one gains, with words" in readme

@@ -160,10 +160,14 @@ class SlowRun:
 
         return wait_until(find)
 
-    def end(self, code: int) -> tuple[str, str]:
-        """Return the text of both streams after the run ended with this code and left nothing."""
+    def end(self, *codes: int) -> tuple[str, str]:
+        """Return the text of both streams after the run ended and left nothing behind.
+
+        Args:
+            codes: the exit codes that are right.
+        """
         streams = self.process.communicate(timeout=PATIENCE)
-        assert self.process.returncode == code, streams
+        assert self.process.returncode in codes, streams
         assert self.left_over() == []
         assert self.has_ended()
         return streams

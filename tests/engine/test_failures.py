@@ -297,7 +297,8 @@ def test_a_worker_that_is_stopped_before_it_is_ready_is_ended(tmp_path: Path) ->
 
         worker = wait_until(find_worker)
         os.kill(worker, signal.SIGSTOP)
-        run.end(0)
+        # On a busy machine the worker may be ready, and have the cell, before it is stopped.
+        run.end(0, 1)
 
 
 @pytest.mark.slow

@@ -83,6 +83,9 @@ def test_modules_are_counted_without_those_that_read_words(page: SuitePage) -> N
             "cannot be attached": 1,
             "not measured": 0,
             "all": 4,
+            "attached": 3,
+            "gains corrected": 1,
+            "loses corrected": 1,
         }
     }
 

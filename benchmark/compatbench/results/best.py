@@ -1,7 +1,9 @@
-"""The one rule for "best": what is first, what is tied with it, and how stable that is.
+"""The one test for "best": what is first, what is tied with it, and how stable that is.
 
-Ranks, claims and "try first" all use it. Candidates are compared with the one that has the highest
-mean, unit by unit: Student's paired test, with Holm's correction for everything that is compared.
+Candidates are compared with the one that has the highest mean, unit by unit: Student's paired test,
+with Holm's correction for everything that is compared. Ranks tie a candidate with the best up to
+the first that is significantly worse, claims take every candidate that is not, and ``choice``
+applies the test among options of one cost at a time.
 A unit is a task; for a module that was measured on fewer tasks than a verdict takes, it is an
 image.
 

@@ -12,7 +12,8 @@ measured than a verdict takes.
   worse than that one are tied with it. (To compare all at once would make the correction so strong
   that the more options somebody has, the worse the option to take is.)
 * The best of many methods is best by luck as well. Where methods are compared, the choice counts
-  only if it also gains when it is made with one unit left out and tested on that unit.
+  only if the option with the highest mean on all units but one gains on the unit left out, in the
+  mean over the units.
 * An option that needs no labels is *keep* (the module as it is) or *port*, and else *retrain*.
 * If there is no such option, the verdict is *zero-shot* if all options lose, or *retrain or
   zero-shot* if none of them has labels. Otherwise we *cannot tell*.
@@ -218,6 +219,7 @@ def decide(
     over_old = difference(option or ZERO_SHOT, str(old))
     if verdict != "unknown" and judge_effect(over_old) == "loses":
         verdict = "stay"
+        needed = None
     return Decision(verdict, option, choice, gains.get(option), over_old, needed)
 
 

@@ -127,9 +127,9 @@ def describe_first_place(
     Returns:
         ``title`` and ``h`` of the method with the highest mean; ``tied``, how many methods share
         its rank; ``has_floor``, True if zero-shot is one of them; ``tasks``, their number;
-        ``same``, the number of tasks without which the same methods share the rank; ``stays``,
-        that without which the method itself does; and the ``fewest`` and ``most`` methods that
-        share it then. None if no method has a rank.
+        ``same``, the number of tasks without which exactly the same methods share the rank;
+        ``stays``, that without which the method itself does; and the ``fewest`` and ``most``
+        methods that share it then. None if no method has a rank.
     """
     ranking = rank_transfer(rank_methods(results, expected, (upgrade,), shots))
     ranked = ranking[ranking["rank"].notna() & ~ranking["sees_tests"]]

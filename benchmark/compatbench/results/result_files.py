@@ -193,9 +193,11 @@ class ResultFiles:
         return known.content == content
 
     def read_bytes(self, path: Path) -> bytes:
-        """Return the content of a file, as it was read if that was done before."""
+        """Return the content of a file; one that was read before is opened only if it changed."""
         known = self._files.get(path)
-        return path.read_bytes() if known is None else known.content
+        if known is None or known.mark != _mark(path):
+            return path.read_bytes()
+        return known.content
 
     def _read(self, path: Path, parse: Callable[[bytes, Path], Any]) -> Any:
         """Return what a file holds, opened only if it was not read yet or has changed."""

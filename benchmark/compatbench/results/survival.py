@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from compatbench.data.cards import COPIED
+from compatbench.results.best import ALPHA, holm, paired_test
 from compatbench.results.upgrade_rows import NOT_TRANSFERABLE
 
 # The verdicts in the order of pages. The first three are those of ``judge_effect``.
@@ -46,3 +48,17 @@ def _judge(state: str, effect: str) -> str:
     if state == NOT_TRANSFERABLE:
         return "cannot be attached"
     return effect or "not measured"
+
+
+def count_after_correction(gains: pd.DataFrame) -> tuple[int, int]:
+    """Return how many modules still gain and lose after Holm's correction for all of them.
+
+    Args:
+        gains: over the new model's zero-shot, ``[modules, tasks]``, in points.
+    """
+    means = gains.mean(axis="columns").to_numpy()
+    zero = np.zeros((1, gains.shape[1]))
+    # A gain is a paired difference from zero-shot, whose own gain is 0.
+    p_values = np.array(holm(paired_test(np.vstack([zero, gains.to_numpy()]))))
+    significant = p_values < ALPHA
+    return int((significant & (means > 0)).sum()), int((significant & (means < 0)).sum())

@@ -28,10 +28,11 @@ def pair_rows(
 
     The columns are ``module``, a number for each method and transfer; ``transfer``,
     ``ranked_with``, ``method``, ``upgrade``, ``task``, ``test_set`` and ``seed``; every column of
-    the results' frame twice, as ``source_NAME`` and ``target_NAME``; and the measures of an
-    upgrade under their names, in percent or points. Where a row is missing, its numbers are NaN
-    and its texts are empty. Rows that the suite does not ask for are left out. A method that
-    ``compatbench check`` refused has no H.
+    the results' frame but ``PLACE`` twice, as ``source_NAME`` and ``target_NAME``; and the
+    measures of an upgrade under their names, in percent or points. Where a row is missing, its
+    numbers are NaN and its texts are empty. Rows that the suite does not ask for are left out. A
+    method that ``compatbench check`` refused has no H. The frame is cached: never change it in
+    place.
 
     Args:
         sets: pairs of a task and a test set; by default every task of the suite with its own.
@@ -80,17 +81,21 @@ def _find_side(
 def _expected_rows(
     results: SuiteResults, expected: Expected, sets: tuple[tuple[str, str], ...]
 ) -> pd.DataFrame:
-    """Return a row for each module that has results, test set and seed, in this order."""
+    """Return a row for each module, seed and test set, in this order.
+
+    A method without any row stands here with a copied module, so that pages say what it lacks.
+    """
     measured = results.frame[["method", "transfer", "ranked_with"]].drop_duplicates()
     modules = list(measured.itertuples(index=False, name=None))
+    with_rows = set(measured["method"])
     for method in results.methods:
-        if method not in set(measured["method"]):
+        if method not in with_rows:
             modules.append((method, COPIED, COPIED))
     rows = []
-    for module, (method, transfer, shown) in enumerate(modules):
+    for module, (method, transfer, ranked_with) in enumerate(modules):
         seeds = expected.seeds_of(results.methods[method].info)
         for seed, (task, test_set) in product(seeds, sets):
-            rows.append((module, transfer, shown, method, task, test_set, seed))
+            rows.append((module, transfer, ranked_with, method, task, test_set, seed))
     columns = ["module", "transfer", "ranked_with", "method", "task", "test_set", "seed"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -108,9 +113,7 @@ def task_means(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
     A test set counts once, however many upgrades it was measured on: all come from one set of
     modules. A module that lacks any number is left out.
     """
-    means = mean_of_complete(rows, ["module", "test_set"], [measure])[measure]
-    order = list(dict.fromkeys(rows["test_set"]))
-    return means.unstack("test_set")[order].dropna()
+    return tabulate_tasks(rows, [measure])[measure].dropna()
 
 
 def tabulate_tasks(rows: pd.DataFrame, measures: list[str]) -> dict[str, pd.DataFrame]:

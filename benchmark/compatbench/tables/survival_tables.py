@@ -7,7 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from compatbench.results.survival import VERDICTS, judge_survival
+from compatbench.data.cards import COPIED
+from compatbench.results.survival import VERDICTS, count_after_correction, judge_survival
+from compatbench.results.upgrade_rows import task_means
 from compatbench.tables.numbers import NOTHING, signed
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import (
@@ -21,7 +23,7 @@ from compatbench.tables.table import (
     text,
 )
 
-# How a verdict continues "The module ...".
+# The head of a row of modules.
 _HEADS = {
     "gains": "gains over zero-shot",
     "cannot tell": "we cannot tell",
@@ -52,7 +54,8 @@ def count_survivors(page: SuitePage) -> dict[str, dict[str, int]]:
     """Return the number of modules with each verdict, and of ``all``, for each kind of upgrade.
 
     Methods that read a list of words when they are attached are not counted, because their modules
-    are not untouched.
+    are not untouched. ``gains corrected`` and ``loses corrected`` are after Holm's correction over
+    all ``attached`` modules.
     """
     frame = read_survival(page)
     frame = frame[~frame["with_words"] & (frame["verdict"] != "not measured")]
@@ -61,7 +64,19 @@ def count_survivors(page: SuitePage) -> dict[str, dict[str, int]]:
         verdicts = frame.loc[frame["kind"] == kind, "verdict"]
         counts[kind] = {verdict: int((verdicts == verdict).sum()) for verdict in VERDICTS}
         counts[kind]["all"] = len(verdicts)
+        counts[kind] |= _count_corrected(page, kind)
     return counts
+
+
+def _count_corrected(page: SuitePage, kind: str) -> dict[str, int]:
+    """Return how many modules are attached, and still gain or lose after Holm's correction."""
+    [upgrade] = page.groups[kind]
+    ranking = page.ranking(upgrade, page.most_shots)
+    untouched = (ranking["ranked_with"] == COPIED) & ranking["learns"] & ~ranking["sees_tests"]
+    modules = ranking.loc[untouched & ranking["gain"].notna(), "module"]
+    gains = task_means(page.upgrade_rows(upgrade, page.most_shots), "gain").loc[modules]
+    gain, lose = count_after_correction(gains)
+    return {"attached": len(gains), "gains corrected": gain, "loses corrected": lose}
 
 
 def survival_table(page: SuitePage) -> Table:
@@ -124,6 +139,8 @@ def _show_verdict(row: Mapping[str, Any]) -> str:
     """Return ``loses -15.8 (-20.4 to -11.2)``, or the verdict alone."""
     if row["gain"] is None:
         return str(row["verdict"])
+    if row["gain_low"] is None:
+        return f"{row['verdict']} {signed(row['gain'])} (one task)"
     return f"{row['verdict']} {signed(row['gain'])} ({show_gain_interval(row)})"
 
 
@@ -133,6 +150,10 @@ def show_gain_interval(row: Mapping[str, Any]) -> str:
 
 
 def _show_bound(bound: float) -> str:
-    """Return a bound with one decimal, or with two if one would not show its side of 0."""
+    """Return a bound with one decimal, or with as many as it takes to show its side of 0."""
     shown = signed(bound)
-    return f"{bound:+.2f}" if shown == "0.0" else shown
+    for digits in (2, 3, 4):
+        if float(shown):
+            break
+        shown = f"{bound:+.{digits}f}"
+    return shown

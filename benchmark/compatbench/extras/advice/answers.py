@@ -282,8 +282,8 @@ def _answer(pool: _Pool, upgrade: Upgrade, held: Held) -> tuple[pd.Series | None
         cells = zero_shot, zero_shot, "no", NOTHING, tasks
         return None, (text("zero-shot"), *map(number, cells))
     beats = "yes"
-    if decision.verdict == "cannot tell":
-        # No option can be told from zero-shot, so the caveat stands before what is likely.
+    if not choice.option:
+        # No option is shown to gain, so the caveat stands before what is likely.
         instead = "" if mean_gains[name] > 0 else "zero-shot, or "
         what = sentence(f"cannot tell; {instead}", what)
         beats = f"not shown{_tasks_needed(choice.held_out, decision)}"

@@ -98,7 +98,7 @@ def describe_survival(page: SuitePage) -> Json:
         "seeds": len(page.expected.seeds),
         "note": one_line(page.card.note or "", 2000),
         "miniature": bool(page.card.likeness),
-        "which": to_html(render_markdown("which_kind.md.jinja"), mixed=False),
+        "which": to_html(render_markdown("which_kind.md.jinja", page=page), mixed=False),
         "answers": answers,
     }
 
