@@ -102,7 +102,8 @@ class HintingCommand(TyperCommand):
         for parameter in self.params:
             value = ctx.params.get(parameter.name or "")
             is_file = parameter.param_type_name == "argument" and isinstance(value, Path)
-            if is_file and not value.exists():
+            # Beside --module, the argument of 'advise' may be the name of a task.
+            if is_file and not value.exists() and not ctx.params.get("module"):
                 hint = self._hint(str(value))
                 if hint:
                     raise CompatbenchError(f"{self.name}: no file '{value}'; {hint}")

@@ -88,7 +88,8 @@ def advise(
         return _advise_images(suite, modules, methods, source, target, Path(out), device)
     if source is not None or isinstance(module, list | tuple):
         raise CompatbenchError(
-            "a source, or several modules, need your images: give a folder, a file or a task"
+            f"there are no images at '{suite}', and no task has that name; a module with a source, "
+            "or several modules, need a folder, a file or a task"
         )
     card = suite_cards.read(suite)
     pairs = upgrade_pairs(card.upgrades)
