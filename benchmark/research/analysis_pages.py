@@ -19,10 +19,10 @@ from compatbench.extras.studies.frames import StudyReport
 from compatbench.extras.studies.layers import analyze_layers
 from compatbench.files.atomic import write_atomic
 from compatbench.messages import count
-from compatbench.results.best import ALPHA, holm, paired_test
 from compatbench.results.estimate import estimate, interval_columns
 from compatbench.results.expected import upgrade_pairs
 from compatbench.results.result_files import ResultFiles
+from compatbench.results.ties import ALPHA, holm, paired_test
 from compatbench.tables.markdown import fill_section
 from compatbench.tables.numbers import signed, with_interval
 from compatbench.tables.suite_page import read_suite_page

@@ -18,10 +18,10 @@ from pages import Page
 from scipy import stats
 
 from compatbench.data.cards import COPIED, suite_cards
-from compatbench.results.best import ALPHA, holm, paired_test, stability
 from compatbench.results.estimate import Array, Interval, estimate, percentile_interval
 from compatbench.results.ranking import rank_methods, rank_transfer
 from compatbench.results.result_files import ResultFiles
+from compatbench.results.ties import ALPHA, holm, paired_test, stability
 from compatbench.results.upgrade_rows import pair_rows, task_means
 from compatbench.tables.suite_page import SuitePage, read_suite_page
 from compatbench.tables.table import records

@@ -15,8 +15,8 @@ import pandas as pd
 from scipy import stats
 
 from compatbench.extras.studies.frames import COLLAPSE
-from compatbench.results.best import ALPHA
 from compatbench.results.estimate import Array, Interval, estimate
+from compatbench.results.ties import ALPHA
 
 AXES = ("methods", "tasks", "targets")
 # The effects of each axis, and the interactions of two and of three: (0,), (1,), ..., (0, 1, 2).

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from compatbench.results.best import compare_with_best
 from compatbench.results.choice import (
     Choice,
     choose_option,
@@ -19,6 +18,7 @@ from compatbench.results.choice import (
 from compatbench.results.costs import COST, cost_of, labels_of
 from compatbench.results.differences import ZERO_SHOT, compare_tasks
 from compatbench.results.estimate import Interval, estimate, p_value
+from compatbench.results.ties import compare_with_best
 
 STEPS = np.array([0, 1, 2, 3, 4, 5])
 

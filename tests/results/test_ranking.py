@@ -26,12 +26,12 @@ from scipy import stats
 
 from compatbench.errors import CompatbenchError
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.results.best import compare_with_best, count_tied, holm, paired_test, stability
 from compatbench.results.estimate import estimate
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.public_results import Results
 from compatbench.results.ranking import MEASURED, rank_methods
 from compatbench.results.stored_method import MethodInfo, StoredMethod
+from compatbench.results.ties import compare_with_best, count_tied, holm, paired_test, stability
 from compatbench.results.upgrade_rows import pair_rows, task_means
 from compatbench.tables.ranking_tables import explain_unranked
 

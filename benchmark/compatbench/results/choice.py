@@ -33,10 +33,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from compatbench.data.cards import COPIED
-from compatbench.results.best import ALPHA, holm
 from compatbench.results.costs import access_of, cost_table
 from compatbench.results.differences import ZERO_SHOT, Difference, compare_tasks
 from compatbench.results.estimate import FEWEST_UNITS, Array, Interval, estimate, p_value
+from compatbench.results.ties import ALPHA, holm
 
 Effect = Literal["gains", "loses", "cannot tell"]
 Verdict = Literal[

@@ -17,12 +17,12 @@ import pandas as pd
 
 from compatbench.data.cards import COPIED
 from compatbench.messages import one_line
-from compatbench.results.best import count_tied, first_places_left_out
 from compatbench.results.choice import judge_effect
 from compatbench.results.estimate import FEWEST_UNITS, Interval, estimate
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.measures import list_measures
 from compatbench.results.suite_results import SuiteResults, transfer_order
+from compatbench.results.ties import count_tied, first_places_left_out
 from compatbench.results.upgrade_rows import (
     NOT_TRANSFERABLE,
     mean_of_complete,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from compatbench.data.cards import COPIED
-from compatbench.results.best import ALPHA, holm, paired_test
+from compatbench.results.ties import ALPHA, holm, paired_test
 from compatbench.results.upgrade_rows import NOT_TRANSFERABLE
 
 # The verdicts in the order of pages. The first three are those of ``judge_effect``.

@@ -17,7 +17,7 @@ Rules of the verdict, tightened after the first results:
 * Kinds of methods are compared by their medians, because a mean of methods is decided by the few
   modules that collapse. A verdict must not depend on a single method, nor on the collapsed ones.
 * Methods that see the test images are ranked apart. They are neither shallow nor deep.
-* Being the best is decided by ``results/best.py``: paired tests over tasks with Holm's correction
+* Being the best is decided by ``results/ties.py``: paired tests over tasks with Holm's correction
   for everything that is compared.
 """
 
@@ -43,7 +43,6 @@ from compatbench.extras.studies.frames import (
     show_collapsed,
 )
 from compatbench.messages import count
-from compatbench.results.best import compare_with_best
 from compatbench.results.estimate import (
     FEWEST_UNITS,
     Interval,
@@ -53,6 +52,7 @@ from compatbench.results.estimate import (
 from compatbench.results.expected import Upgrade
 from compatbench.results.ranking import MEASURED, rank_methods, rank_transfer
 from compatbench.results.result_files import RESULTS, ResultFiles
+from compatbench.results.ties import compare_with_best
 from compatbench.results.upgrade_rows import NOT_TRANSFERABLE, pair_rows, task_means
 from compatbench.tables.numbers import bounds, signed, with_interval
 from compatbench.tables.suite_page import SuitePage, read_suite_page
