@@ -26,10 +26,10 @@ SIX = replace(TWO_BY_TWO, tasks=tuple("abcdef"))
 
 
 def read_rows(page: SuitePage) -> dict[str, list[str]]:
-    """Return the cells of a row by each thing that an owner may have to get it."""
+    """Return the cells of a row, but its gain, by each thing that an owner may have to get it."""
     cells = [[cell.text for cell in row] for row in answer_table(page).rows]
     assert cells[0][0] == "New model"
-    return {held: row[2:] for row in cells for held in re.split(",? or |, ", row[1])}
+    return {held: [*row[2:5], *row[6:]] for row in cells for held in re.split(",? or |, ", row[1])}
 
 
 def make_options(options: Mapping[str, Sequence[int]], **changes: object) -> SuitePage:
@@ -63,7 +63,8 @@ def test_a_row_for_what_an_owner_has() -> None:
     loses = make_page(make_method(COOP, make_pairs(cells)), expected=SIX)
     stay = ["stay with the old model: CoOp", "80.0", "60.0", "yes", "–", "6"]
     assert read_rows(loses)["the old model kept"] == stay
-    assert "untouched | 73.5 | 60.0 | yes" in ANSWERS.render(page)
+    assert "untouched | 73.5 | 60.0 | +13.5 (+11.5 to +15.5) | yes" in ANSWERS.render(page)
+    assert "untouched | 73.5, +13.5 (+11.5 to +15.5) |" in ANSWERS.render(page, short=True)
 
 
 def test_what_cannot_be_told_says_so_before_what_is_likely() -> None:

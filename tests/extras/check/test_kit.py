@@ -150,7 +150,7 @@ def test_without_a_module_the_checks_that_need_one_are_skipped(outcomes: pd.Data
 
 def test_other_process_starts_where_folder_names_are_not_ascii(tmp_path: Path) -> None:
     """Python reads the folder of an editable installation in the encoding of the locale."""
-    folder = tmp_path / "Prüf Ordner"
+    folder = tmp_path / "Prüfung"
     venv.create(folder / "venv", symlinks=True)
     [packages] = (folder / "venv").glob("lib/*/site-packages")
     (packages / "editable.pth").write_text(f"{folder}\n", encoding="utf-8")

@@ -99,27 +99,27 @@ class _Answer(NamedTuple):
 def answer_table(page: SuitePage) -> Table:
     """Return a row for each upgrade and each answer, with all that an owner may have to get it."""
     header = ["The upgrade", "You have", "Try first, on your own images", "Accuracy", "Zero-shot"]
-    header += ["Beats zero-shot?", "Worth in labels", "Tasks"]
+    header += ["Gain (95 %)", "Beats zero-shot?", "Worth in labels", "Tasks"]
     rows = []
     for upgrade in page.expected.upgrades:
         title = page.kind_title(upgrade)
         for answer in _list_answers(page, upgrade):
             rows.append([text(title), text(_either(answer.held)), *answer.cells])
             title = ""
-    return plain_table(header, rows, left=(0, 1, 2, 5))
+    return plain_table(header, rows, left=(0, 1, 2, 6))
 
 
 def short_answer_table(page: SuitePage) -> Table:
-    """Return the same in four columns: accuracy and zero-shot's together."""
+    """Return the same in four columns: accuracy and gain together."""
     whole = answer_table(page)
     names = [column.title for column in whole.columns]
     rows = []
     for cells in whole.rows:
         cell = dict(zip(names, cells, strict=True))
-        accuracy = sentence(cell["Accuracy"], " (", cell["Zero-shot"], ")")
+        accuracy = sentence(cell["Accuracy"], ", ", cell["Gain (95 %)"])
         options = cell["Try first, on your own images"]
         rows.append([cell["The upgrade"], cell["You have"], options, accuracy])
-    header = ["The upgrade", "You have", "Try first", "Accuracy (zero-shot)"]
+    header = ["The upgrade", "You have", "Try first", "Accuracy, gain (95 %)"]
     return plain_table(header, rows, left=(0, 1, 2))
 
 
@@ -279,7 +279,7 @@ def _answer(pool: _Pool, upgrade: Upgrade, held: Held) -> tuple[pd.Series | None
     zero_shot = percent(float((accuracy - gain).mean(axis="columns")[name]))
     tasks = str(pool.tasks)
     if decision.verdict in ("zero-shot", "retrain or zero-shot"):
-        cells = zero_shot, zero_shot, "no", NOTHING, tasks
+        cells = zero_shot, zero_shot, NOTHING, "no", NOTHING, tasks
         return None, (text("zero-shot"), *map(number, cells))
     beats = "yes"
     if not choice.option:
@@ -289,7 +289,12 @@ def _answer(pool: _Pool, upgrade: Upgrade, held: Held) -> tuple[pd.Series | None
         beats = f"not shown{_tasks_needed(choice.held_out, decision)}"
     worth = _show_worth(pool, upgrade, name)
     shown = percent(float(means[name]))
-    return chosen, (what, *map(number, (shown, zero_shot, beats, worth, tasks)))
+    over_zero_shot = estimate(gain.loc[name].to_numpy())
+    gained = signed(float(mean_gains[name]))
+    if over_zero_shot is not None and over_zero_shot.bounded:
+        gained += f" ({bounds(over_zero_shot, signed)})"
+    cells = (shown, zero_shot, gained, beats, worth, tasks)
+    return chosen, (what, *map(number, cells))
 
 
 def _show_worth(pool: _Pool, upgrade: Upgrade, option: str) -> str:
