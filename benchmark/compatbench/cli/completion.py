@@ -102,8 +102,9 @@ class HintingCommand(TyperCommand):
         for parameter in self.params:
             value = ctx.params.get(parameter.name or "")
             is_file = parameter.param_type_name == "argument" and isinstance(value, Path)
-            # Beside --module, the argument of 'advise' may be the name of a task.
-            if is_file and not value.exists() and not ctx.params.get("module"):
+            # Beside the modules of 'advise --module', its argument may be the name of a task.
+            has_modules = isinstance(ctx.params.get("module"), list)
+            if is_file and not value.exists() and not has_modules:
                 hint = self._hint(str(value))
                 if hint:
                     raise CompatbenchError(f"{self.name}: no file '{value}'; {hint}")
