@@ -21,6 +21,7 @@ from typer.main import get_command
 
 from compatbench.backbone import load_backbone
 from compatbench.cli.app import app
+from compatbench.data.cards import backbone_cards
 from compatbench.engine import compute
 from compatbench.engine.request import parse_shard
 from compatbench.extras.check.check import check
@@ -120,6 +121,15 @@ def test_every_promise_names_an_existing_test(page: str) -> None:
     assert len(re.findall(r"\btest_\w+", text)) > 15
     tests = "".join(path.read_text() for path in (REPOSITORY / "tests").rglob("test_*.py"))
     assert {*re.findall(r"\b(test_\w+)\b(?!\.py)", text)} <= {*re.findall(r"def (test_\w+)", tests)}
+
+
+def test_models_of_the_readme_s_advice_have_cards() -> None:
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"^compatbench (advise .*)$", text, re.MULTILINE)
+    words = shlex.split(command)
+    expect_known(words)
+    for option in ("--source", "--target"):
+        assert words[words.index(option) + 1] in backbone_cards.names()
 
 
 def test_slurm_example_is_a_valid_script() -> None:
