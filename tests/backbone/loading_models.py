@@ -26,6 +26,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "Small": CLIP,
     "Small-quickgelu": CLIP | dict(quick_gelu=True),
     "Small-wide": CLIP | dict(text_cfg=TEXT | dict(width=24)),
+    "Small-siglip2": CLIP | dict(text_cfg=TEXT | dict(hf_tokenizer_name="us/words")),
     "Small-eva": CLIP | dict(vision_cfg=EVA, custom_text=True),
 }
 HALF = (0.5, 0.5, 0.5)
@@ -35,6 +36,7 @@ RELEASES = {
         "plain": dict(hf_hub="us/small.plain/"),
         "half": dict(hf_hub="us/small.half/", mean=HALF, std=HALF, interpolation="bilinear"),
     },
+    "Small-siglip2": {"webli": dict(hf_hub="us/small.siglip2/")},
     "Small-wide": {"one": dict(hf_hub="us/small-wide.one/", mean=HALF, std=HALF)},
 }
 RELEASES["Small"]["openai"]["quick_gelu"] = True  # type: ignore[assignment]

@@ -15,18 +15,28 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loading_models import CONFIGS, HALF, make, publish, put_in_hub_cache, same_weights
+from loading_models import (
+    CONFIGS,
+    HALF,
+    make,
+    publish,
+    put_in_hub_cache,
+    same_weights,
+    write_tokenizer,
+)
 from open_clip import pretrained
 from safetensors.torch import save_file
 
-from compatbench.backbone import load_backbone
+from compatbench.backbone import load_backbone, needed_files
 from compatbench.backbone.build import build_architecture, build_model
 from compatbench.backbone.load import backbone_names, read_backbone, weights, weights_key
 from compatbench.backbone.load import find_weights as finding
 from compatbench.backbone.load.backbone_names import preprocessing
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.load.weights import hash_weights, locate_weights
+from compatbench.backbone.needed_files import list_needed_files
 from compatbench.data.cards import backbone_cards, suite_cards
+from compatbench.engine.missing import find_missing
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
 from compatbench.extras.doctor.backbone_report import inspect_backbone
 from compatbench.files.hashes import hash_file, sha256_bytes
@@ -121,6 +131,45 @@ def test_weights_are_found_in_the_usual_places(place: str, tmp_path: Path) -> No
     if "name" not in place and path.suffix == ".safetensors":
         assert same_weights(load_backbone("Small/plain").model, model)
         assert inspect_backbone("Small/plain").path == path
+
+
+def test_doctor_reports_a_model_without_its_tokenizer_as_missing(tmp_path: Path) -> None:
+    """SigLIP 2's tokenizer is not part of open_clip, and may be missing beside its weights."""
+    save(tmp_path / "weights/Small-siglip2-webli.safetensors", "Small-siglip2")
+    name = "Small-siglip2/webli"
+    report = inspect_backbone(name)
+    assert (report.state, report.tokenizer) == ("missing", "")
+    assert "the tokenizer of us/words is not on this machine" in report.message
+    assert "hf download us/words" in report.fix
+    [fetched] = weights.fetch_backbones([name])
+    assert "the tokenizer of us/words" in fetched.problem
+    suite = suite_cards.read("smoke").model_copy(update={"upgrades": (("mini-clip", name),)})
+    assert "the tokenizer of us/words" in find_missing(suite, []).backbones[name]
+    config = put_in_hub_cache(tmp_path / "hf/hub", "us/words", "tokenizer.json")
+    write_tokenizer(config.parent, "clip")
+    report = inspect_backbone(name)
+    assert (report.state, report.tokenizer) == ("found", str(config)), report.message
+    assert report.size.endswith("iB")
+    assert load_backbone(name).tokenizer(["a dog"]).tolist()[0][:4] == [1, 4, 7, 3]
+    assert find_missing(suite, []).backbones == {}
+
+
+def test_needed_files_have_sizes_licences_and_commands_before_any_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights/Small-plain.safetensors"
+    save(path)
+    here, absent, words = list_needed_files(["Small/plain", "Small-siglip2/webli"])
+    assert (here.path, here.size, here.exact) == (path, path.stat().st_size, True)
+    assert (absent.path, absent.exact, absent.licence) == (None, False, "unknown")
+    assert absent.size_in_words.startswith("about ")
+    assert absent.fetch == f"hf download us/small.siglip2 {FILE}"
+    assert (words.kind, words.path, words.size) == ("tokenizer", None, None)
+    assert words.fetch.startswith("hf download us/words")
+    sizes = {"us/small.siglip2": {FILE: 4321}, "us/words": {"tokenizer.json": 99}}
+    monkeypatch.setattr(needed_files, "_ask_hub", lambda repository, revision: sizes[repository])
+    _, absent, words = list_needed_files(["Small/plain", "Small-siglip2/webli"])
+    assert (absent.size, absent.exact, words.size) == (4321, True, 99)
 
 
 def test_weights_of_an_own_card_are_beside_it(

@@ -22,8 +22,8 @@ from compatbench.backbone.load.backbone_names import (
     quiet,
 )
 from compatbench.backbone.load.checkpoint import fit_weights
-from compatbench.backbone.load.find_weights import hub_cache
 from compatbench.backbone.load.mini_towers import register_mini_towers
+from compatbench.backbone.load.tokenizer_files import locate_tokenizer
 from compatbench.backbone.load.weights import locate_weights
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError
@@ -110,14 +110,18 @@ def build_architecture(card: BackboneCard, device: str = "cpu") -> nn.Module:
             ) from None
 
 
-def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
+def build_tokenizer(card: BackboneCard, context_length: int, download: bool = True) -> Any:
     """Return the model's tokenizer: byte pairs with the card's merges or CLIP's, or its own.
 
+    Args:
+        download: fetch the files of its own tokenizer if they are not on this machine.
+
     Raises:
-        BackboneError: the tokenizer is missing, damaged, or needs a package that is not here.
+        MissingWeights: its own tokenizer is not on this machine.
+        BackboneError: the tokenizer is damaged, or needs a package that is not here.
     """
     import open_clip
-    from open_clip.tokenizer import SimpleTokenizer
+    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
     if card.tokenizer is not None:
         path = tasks_folder() / card.tokenizer
@@ -133,20 +137,26 @@ def build_tokenizer(card: BackboneCard, context_length: int) -> Any:
     name = open_clip_name(card)
     if card.config is not None and card.config not in open_clip.list_models():
         return SimpleTokenizer(context_length=context_length)  # a model that was made in memory
+    folder = locate_tokenizer(card, download)
     try:
         with quiet():
-            return open_clip.get_tokenizer(
-                name, context_length=context_length, cache_dir=str(hub_cache())
+            if folder is None:
+                return open_clip.get_tokenizer(name, context_length=context_length)
+            # By the name of its repository, transformers would not find it without a network.
+            settings: dict[str, Any] = model_config(card)["text_cfg"]
+            return HFTokenizer(
+                str(folder),
+                context_length=context_length,
+                tokenizer_mode=settings.get("tokenizer_mode"),
+                **settings.get("tokenizer_kwargs", {}),
             )
     except ImportError:
         raise needs_transformers(card) from None
     except (OSError, ValueError) as error:
-        text: dict[str, Any] = model_config(card).get("text_cfg", {})
-        repository = text.get("hf_tokenizer_name") or name
         raise BackboneError(
-            f"backbone '{card.name}': the tokenizer of {repository} is not on this machine: "
+            f"backbone '{card.name}': the tokenizer in {folder or card.path} cannot be read: "
             f"{first_line(error)}",
-            f"where there is a network: hf download {repository} --include 'token*'",
+            "fetch its files again",
         ) from None
 
 

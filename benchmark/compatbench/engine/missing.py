@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from compatbench.backbone.load import locate_weights, read_backbone
+from compatbench.backbone.load import locate_tokenizer, locate_weights, read_backbone
 from compatbench.data.cards import SuiteCard, suite_test_sets
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import load_task
@@ -58,7 +58,9 @@ def find_missing(
     """
 
     def find_weights(name: str) -> None:
-        locate_weights(read_backbone(name, suite), download=False)
+        card = read_backbone(name, suite)
+        locate_weights(card, download=False)
+        locate_tokenizer(card, download=False)
 
     names = suite_test_sets(suite) if test_sets is None else test_sets
     weights = _collect_errors([*suite_backbones(suite), *teachers], find_weights)
@@ -71,7 +73,9 @@ def fetch_missing(suite: SuiteCard, missing: Missing) -> Missing:
     """Fetch the missing weights of a suite. Return what is still missing."""
 
     def fetch_weights(name: str) -> None:
-        locate_weights(read_backbone(name, suite))
+        card = read_backbone(name, suite)
+        locate_weights(card)
+        locate_tokenizer(card)
 
     left = dict(missing.backbones)
     for name in missing.backbones:

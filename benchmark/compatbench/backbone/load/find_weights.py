@@ -81,6 +81,16 @@ def published_weights(card: BackboneCard) -> Published:
     return Published(repository, files, facts.get("url", ""))
 
 
+def fetch_command(card: BackboneCard) -> str:
+    """Return the command that downloads a card's weights from the hub; '' if they are not there."""
+    published = published_weights(card)
+    if not published.repository:
+        return ""
+    file = "" if card.provider == "hf" else f" {published.files[0]}"
+    commit = f" --revision {card.revision}" if card.revision else ""
+    return f"hf download {published.repository}{file}{commit}"
+
+
 def _beside_own_card(card: BackboneCard) -> Path | None:
     """Return the path of the weights beside a custom card; None for a card that ships."""
     folder = backbone_cards.own_folder(card.name)
@@ -112,14 +122,11 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
     for path in chain(*places.values()):
         if path.is_file():
             return path
+    title = Path(published.url).name
     if published.repository:
         title = f"{published.files[0]} of {published.repository}"
-        file = "" if card.provider == "hf" else f" {published.files[0]}"
-        commit = f" --revision {card.revision}" if card.revision else ""
-        get = f"where there is a network: hf download {published.repository}{file}{commit};"
-    else:
-        title = Path(published.url).name
-        get = f"fetch {published.url},"
+    command = fetch_command(card)
+    get = f"where there is a network: {command};" if command else f"fetch {published.url},"
     missing = f"backbone '{card.name}': {title} is not on this machine"
     fix = f"{get} or put it into a folder that {WEIGHTS_FOLDER} names"
     if not download or is_offline():

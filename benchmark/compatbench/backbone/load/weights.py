@@ -19,6 +19,7 @@ from compatbench.backbone.load.backbone_names import (
     release_facts,
 )
 from compatbench.backbone.load.find_weights import BESIDE, find_weights
+from compatbench.backbone.load.tokenizer_files import locate_tokenizer
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import BackboneCard, backbone_cards, suite_cards
 from compatbench.engine_version import ENGINE_VERSION
@@ -139,7 +140,7 @@ def fetch_backbones(
     *,
     progress: Callable[[str], object] = lambda _: None,
 ) -> list[FetchedWeights]:
-    """Download the weights of backbones that are not on this machine, and check all of them.
+    """Download weights and tokenizers that are not on this machine, and check all weights.
 
     Args:
         backbones: names of cards, globs or comma lists of these, or ``MODEL/TAG``.
@@ -177,6 +178,7 @@ def fetch_backbones(
         progress(card.name)
         try:
             file = locate_weights(card)
+            locate_tokenizer(card)
         except CompatbenchError as error:
             fetched.append(FetchedWeights(card.name, card.licence, None, str(error)))
         else:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from compatbench.backbone.build import build_architecture
+from compatbench.backbone.build import build_architecture, build_tokenizer
 from compatbench.backbone.hf import load_hf_tokenizer
 from compatbench.backbone.load.backbone_names import (
     check_release,
@@ -19,6 +19,7 @@ from compatbench.backbone.load.backbone_names import (
 from compatbench.backbone.load.checkpoint import fit_weights
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.load.weights import hash_weights, locate_weights
+from compatbench.backbone.needed_files import describe_tokenizer, describe_weights
 from compatbench.backbone.text.text_anatomy import text_tower
 from compatbench.data.cards import BackboneCard, SuiteCard
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
@@ -35,6 +36,9 @@ class BackboneReport:
     state: Literal["found", "missing", "wrong"]
     path: Path | None = None  # the weights file, or the model's folder
     sha256: str | None = None  # of the weights file
+    size: str = ""  # of the weights file; "about ..." if it follows from the parameters
+    licence: str = ""  # of the weights
+    tokenizer: str = ""  # the file, if it is not part of open_clip or the model's folder
     activation: str = ""  # of the text tower's MLPs, such as ``QuickGELU``
     # True if the weights were trained with it; None if that is unknown, as for a file that was
     # named without its tag.
@@ -67,12 +71,18 @@ def inspect_backbone(name: str, suite: SuiteCard | None = None) -> BackboneRepor
         check_release(card)
         model = build_architecture(card, device="meta")
         facts |= _describe_sizes(model, card)
+        file = describe_weights(card, ask_hub=False)
+        facts |= {"size": file.size_in_words, "licence": file.licence}
         weights = find_weights(card)
         facts["path"] = weights if is_open_clip else weights.parent
         locate_weights(card, download=False)
         facts["sha256"] = hash_weights(weights)
         if is_open_clip:
             fit_weights(model, weights, card)
+            build_tokenizer(card, facts["context_length"], download=False)
+            tokenizer = describe_tokenizer(card)
+            if tokenizer is not None:
+                facts["tokenizer"] = str(tokenizer.path)
         else:
             load_hf_tokenizer(card, facts["context_length"])
         facts["state"] = "found"
