@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest, norm, t, ttest_rel
 
 from compatbench.results.differences import (
+    ZERO_SHOT,
+    compare_answers,
     compare_images,
     compare_tasks,
     estimate_accuracy,
@@ -123,3 +125,71 @@ def test_tasks_are_compared_by_students_paired_test() -> None:
     assert found is not None
     theirs = ttest_rel(scores.loc["a"], scores.loc["b"]).confidence_interval()
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def cross_fit(
+    rng: np.random.Generator, classes: int, images: int, shots: int
+) -> tuple[dict[str, Right], NDArray[np.intp], float]:
+    """Return right answers of a cross-fitted module and of zero-shot, halves, and the true gain.
+
+    Each class is a cloud of points. A module keeps the mean of a few points of each; zero-shot has
+    means that are off.
+    """
+    centres = rng.normal(0, 0.3, (classes, 16))
+
+    def draw(number: int) -> tuple[Right, NDArray[np.intp]]:
+        labels = np.repeat(np.arange(classes), number)
+        return centres[labels] + rng.normal(0, 1, (len(labels), 16)), labels
+
+    def fit(points: Right, labels: NDArray[np.intp]) -> Right:
+        means = []
+        for label in range(classes):
+            of_class = points[labels == label]
+            means.append(of_class[rng.permutation(len(of_class))[:shots]].mean(axis=0))
+        return np.stack(means)
+
+    def test(means: Right, points: Right, labels: NDArray[np.intp]) -> Right:
+        distances = ((points[:, None] - means) ** 2).sum(axis=-1)
+        return (distances.argmin(axis=1) == labels).astype(float)
+
+    zero_shot = centres + rng.normal(0, 0.25, centres.shape)
+    many = draw(300)
+    of_modules = [test(fit(*draw(shots)), *many).mean() for _ in range(8)]
+    truth = 100 * (np.mean(of_modules) - test(zero_shot, *many).mean())
+    points, labels = draw(images)
+    halves = np.tile(np.arange(images) % 2, classes)
+    right = {"module": np.zeros((3, len(labels))), ZERO_SHOT: test(zero_shot, points, labels)[None]}
+    for seed in range(3):
+        for half in (0, 1):
+            tested = halves == half
+            means = fit(points[~tested], labels[~tested])
+            right["module"][seed, tested] = test(means, points[tested], labels[tested])
+    return right, halves, float(truth)
+
+
+@pytest.mark.parametrize(("images", "shots"), [(10, 4), (20, 1)])
+def test_the_interval_of_a_cross_fit_holds_the_gain_with_other_images_and_draws(
+    images: int, shots: int
+) -> None:
+    """In 300 tasks of five classes."""
+    rng = np.random.default_rng(images)
+    held = 0
+    for _ in range(300):
+        right, halves, truth = cross_fit(rng, 5, images, shots)
+        found = compare_answers(right, np.zeros_like(halves), halves)("module", ZERO_SHOT)
+        assert found is not None
+        held += found.low <= truth <= found.high
+    assert held >= 280  # 93 %
+
+
+def test_training_on_several_draws_widens_an_interval() -> None:
+    first, second = draw_pair(400, seed=3)
+    one_draw = {"a": first[None], "b": second[None]}
+    flat = np.zeros(400)
+    before = compare_answers(one_draw, flat)("a", "b")
+    other = first.copy()
+    other[:80] = 1 - other[:80]
+    after = compare_answers({"a": np.stack([first, other]), "b": second[None]}, flat)("a", "b")
+    assert before is not None
+    assert after is not None
+    assert after.high - after.low > before.high - before.low

@@ -101,7 +101,12 @@ class Decision:
     needed: float | None
 
 
-def choose_option(scores: pd.DataFrame, zero_shot: ArrayLike, costs: Costs) -> Choice:
+def choose_option(
+    scores: pd.DataFrame,
+    zero_shot: ArrayLike,
+    costs: Costs,
+    difference: Difference | None = None,
+) -> Choice:
     """Choose among options of several methods, as the text above says.
 
     Args:
@@ -109,14 +114,16 @@ def choose_option(scores: pd.DataFrame, zero_shot: ArrayLike, costs: Costs) -> C
         zero_shot: the accuracy of the new model's zero-shot, ``[units]`` or as ``scores``, where
             options were measured together with their own.
         costs: the cost of each option.
+        difference: compares two of the options, or one with ``ZERO_SHOT``; by default their
+            scores are compared.
     """
     gains = scores - np.asarray(zero_shot, dtype=float)
     intervals = {}
     for name, of_option in zip(gains.index, gains.to_numpy(), strict=True):
-        interval = estimate(of_option)
+        interval = estimate(of_option) if difference is None else difference(name, ZERO_SHOT)
         assert interval is not None, "a score is missing"
         intervals[str(name)] = interval
-    choice = choose_by_gain(intervals, costs, compare_tasks(scores))
+    choice = choose_by_gain(intervals, costs, difference or compare_tasks(scores))
     held_out = estimate(gains_of_choosing(gains))
     if judge_effect(held_out) != "gains":
         return Choice("", choice.likely, (), held_out, choice.all_lose)

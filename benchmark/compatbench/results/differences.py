@@ -4,13 +4,14 @@ Of six tasks or more, the interval is over tasks: Student's t of the paired diff
 are not a sample, and the interval is over images, and over seeds if there are several. Two
 classifiers that answered the same images are compared image by image: the images that only one of
 them classifies correctly decide. Below 25 such images the interval also contains the exact one
-(McNemar's test).
+(McNemar's test). Where modules were trained on several draws of images, the interval covers other
+draws as well.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -52,21 +53,81 @@ def compare_images(scores: pd.DataFrame) -> Difference:
     Args:
         scores: 100 where an image is classified correctly and else 0, ``[options, images]``.
     """
-    by_option = _split_rows(scores)
+    right = {name: row[None] / 100 for name, row in _split_rows(scores).items()}
+    return compare_answers(right, np.zeros(scores.shape[1]))
+
+
+def compare_answers(
+    right: Mapping[str, Array], task_of: ArrayLike, half_of: ArrayLike | None = None
+) -> Difference:
+    """Return the function that compares options by their answers to the images of a few tasks.
+
+    Args:
+        right: of each option 1 where an image is classified correctly and else 0, ``[seeds,
+            images]``. An option that does not depend on the seed has one row.
+        task_of: the task of each image, ``[images]``.
+        half_of: of a cross-fit, the half of its task that an image is in, ``[images]``. Each half
+            is tested with modules that were trained on the other one.
+    """
+    tasks = np.asarray(task_of)
+    halves = np.zeros_like(tasks) if half_of is None else np.asarray(half_of)
+    members = [tasks == task for task in np.unique(tasks)]
+
+    def count(shares: Array) -> Array:
+        """Return the sums over the images of each task, ``[1, tasks]``."""
+        means = shares.mean(axis=0)
+        return np.array([[means[images].sum() for images in members]])
 
     def difference(option: str, minus: str | None = None) -> Interval | None:
-        if option not in by_option or (minus is not None and minus not in by_option):
+        if option not in right or (minus is not None and minus not in right):
             return None
-        right = by_option[option] / 100
-        total = [[len(right)]]
+        shares = right[option]
         if minus is None:
-            return estimate_accuracy([[right.sum()]], total)
-        others = by_option[minus] / 100
-        gained = np.clip(right - others, 0, None).sum()
-        lost = np.clip(others - right, 0, None).sum()
-        return estimate_paired([[gained]], [[lost]], total)
+            interval = estimate_accuracy(count(shares), count(np.ones_like(shares)))
+            least = 0.0
+        else:
+            shares = shares - right[minus]
+            gained = np.clip(shares.mean(axis=0), 0, None)[None]
+            lost = np.clip(-shares.mean(axis=0), 0, None)[None]
+            interval = estimate_paired(count(gained), count(lost), count(np.ones_like(shares)))
+            least = -100.0
+        if interval is None or len(shares) == 1:
+            return interval
+        return _clip(_add_draws(interval, shares, members, halves), least, 100)
 
     return difference
+
+
+def _add_draws(
+    interval: Interval, shares: Array, members: Sequence[Array], halves: Array
+) -> Interval:
+    """Return an interval over images that also covers other training images.
+
+    A module stands for a seed and a half. The variance between the modules of a task contains that
+    of their training images.
+
+    Args:
+        interval: of the mean over seeds.
+        shares: right answers, or their differences, ``[seeds, images]``.
+        members: of each task, True for its images.
+        halves: the half of each image.
+    """
+    from scipy.special import stdtrit
+
+    variance = 0.0
+    freedom = 0
+    for images in members:
+        means = []
+        for half in np.unique(halves[images]):
+            means.append(100 * shares[:, images & (halves == half)].mean(axis=1))
+        modules = np.concatenate(means)
+        variance += float(modules.var(ddof=1)) / len(modules)
+        freedom += len(modules) - 1
+    error = math.sqrt(variance) / len(members)
+    reach = float(stdtrit(freedom, (1 + LEVEL / 100) / 2)) * error
+    low = interval.value - math.hypot(interval.value - interval.low, reach)
+    high = interval.value + math.hypot(interval.high - interval.value, reach)
+    return Interval(interval.value, low, high, interval.units)
 
 
 def _split_rows(scores: pd.DataFrame) -> dict[str, Array]:

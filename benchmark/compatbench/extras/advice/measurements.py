@@ -17,7 +17,7 @@ from compatbench.results.differences import (
     OLD,
     ZERO_SHOT,
     Difference,
-    compare_images,
+    compare_answers,
     compare_tasks,
     estimate_accuracy,
     estimate_paired,
@@ -76,10 +76,14 @@ class Measurements:
             ``old``, the name of the module on the old model; ``refused``, the ``reason`` of that,
             and the columns of ``COST``.
         scores: accuracies in percent of the options, ``ZERO_SHOT`` and the old model, ``[options,
-            units]``; NaN if one is missing. Units are tasks; or images, if ``by_image`` is True.
+            units]``; NaN if one is missing. Units are tasks; or images, if ``right`` is known.
         prices: what options cost and are worth in labels; see ``price_options``.
         retrained: mean accuracies of the methods that were retrained with every number of labels,
             by labels per class and option.
+        right: the answers to single images, as ``compare_answers`` takes them, where they are known
+            and fewer tasks than a verdict takes were measured.
+        task_of: the task of each image.
+        half_of: the half of its task that each image is in, if modules were cross-fitted.
         counts: of images, where fewer tasks than a verdict takes were measured and the answers to
             single images are not known.
     """
@@ -93,7 +97,9 @@ class Measurements:
     scores: pd.DataFrame
     prices: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=PRICES))
     retrained: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
-    by_image: bool = False
+    right: Mapping[str, Array] | None = None
+    task_of: Array = field(default_factory=lambda: np.zeros(0))
+    half_of: Array | None = None
     counts: Mapping[str, Counts] | None = None
 
     @property
@@ -114,8 +120,10 @@ class Measurements:
 
     @cached_property
     def compare(self) -> Difference:
-        """Return the function that compares the rows of ``scores``."""
-        return compare_images(self.scores) if self.by_image else compare_tasks(self.scores)
+        """Return the function that compares options by image where that is possible."""
+        if self.right is None:
+            return compare_tasks(self.scores)
+        return compare_answers(self.right, self.task_of, self.half_of)
 
     def options_of(self, method: str) -> pd.DataFrame:
         """Return the options of one method."""
@@ -273,9 +281,12 @@ def compare_upgrades(
         return first.compare(option, minus)
     if option not in first.scores.index or minus not in second.scores.index:
         return None
+    if first.right is not None and second.right is not None:
+        answers = {"option": first.right[option], "minus": second.right[minus]}
+        compare = compare_answers(answers, first.task_of, first.half_of)
+        return compare("option", "minus")
     both = pd.DataFrame({"option": first.scores.loc[option], "minus": second.scores.loc[minus]}).T
-    compare = compare_images(both) if first.by_image else compare_tasks(both)
-    return compare("option", "minus")
+    return compare_tasks(both)("option", "minus")
 
 
 def _compare_counts(counts: Mapping[str, Counts], option: str, minus: str) -> Interval | None:
@@ -295,6 +306,73 @@ def _compare_unpaired(first: Counts, second: Counts) -> Interval | None:
     return estimate_unpaired(first.correct, second.correct, first.total)
 
 
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """An option with the images that it classifies correctly.
+
+    Attributes:
+        method: the name of its method, or of a module.
+        transfer: how it reaches the new model.
+        right: 1 where an image is classified correctly, ``[seeds, images]``; None if the module
+            cannot be attached.
+        reason: why it cannot.
+        old: the same of the module on the old model; None if that was not measured.
+    """
+
+    method: str
+    transfer: str
+    right: Array | None
+    reason: str = ""
+    old: Array | None = None
+
+
+def measure_answers(
+    upgrade: Upgrade,
+    answered: Sequence[Answered],
+    zero_shot: Array | None,
+    tasks: Sequence[str],
+    task_of: Array,
+    half_of: Array | None = None,
+    shots: int | None = None,
+) -> Measurements:
+    """Return what was measured of options whose answers to every image are known.
+
+    Args:
+        upgrade: source and target.
+        answered: the options.
+        zero_shot: the answers of the new model's zero-shot, ``[1, images]``.
+        tasks: the names of the tasks.
+        task_of: the number of the task of each image.
+        half_of: the half of its task that each image is in, if modules were cross-fitted.
+        shots: of the modules.
+    """
+    right: dict[str, Array] = {}
+    described = {}
+    if zero_shot is not None:
+        right[ZERO_SHOT] = zero_shot
+    for option in answered:
+        name = option_name(option.method, option.transfer)
+        refused = None if option.right is not None else option.reason
+        described[name] = describe_option(option.method, option.transfer, refused)
+        if option.right is not None:
+            right[name] = option.right
+        if option.old is not None:
+            right.setdefault(option_name(option.method, OLD), option.old)
+    scores = {name: 100 * answers.mean(axis=0) for name, answers in right.items()}
+    return Measurements(
+        upgrade=upgrade,
+        shots=shots,
+        tasks=tuple(tasks),
+        seeds=max([len(answers) for answers in right.values()], default=1),
+        images=len(task_of),
+        options=options_frame(described),
+        scores=pd.DataFrame.from_dict(scores, "index"),
+        right=right,
+        task_of=task_of,
+        half_of=half_of,
+    )
+
+
 def measure_evaluations(measured: Sequence[tuple[str, Evaluation]]) -> Measurements:
     """Return what was measured of modules by several transfers on one backbone.
 
@@ -302,22 +380,17 @@ def measure_evaluations(measured: Sequence[tuple[str, Evaluation]]) -> Measureme
         measured: evaluations on the same images, each with the name of its module.
     """
     _, first = measured[0]
-    scores = {}
-    described = {}
+    answered = []
+    zero_shot = None
     for module, evaluation in measured:
-        name = option_name(module, evaluation.transfer)
-        refused = None if evaluation.target else evaluation.reason
-        described[name] = describe_option(module, evaluation.transfer, refused)
-        names = {ZERO_SHOT: ZERO_SHOT, OLD: option_name(module, OLD), evaluation.transfer: name}
-        for scored, right in evaluation.right_images().items():
-            scores[names[scored]] = 100 * right.astype(float)
-    return Measurements(
-        upgrade=(first.fitted.source, first.backbone),
-        shots=first.fitted.shots,
-        tasks=(first.test_set,),
-        seeds=1,
-        images=first.images,
-        options=options_frame(described),
-        scores=pd.DataFrame.from_dict(scores, "index"),
-        by_image=True,
-    )
+        right = {}
+        for name, answers in evaluation.right_images().items():
+            right[name] = answers.astype(float)[None]
+        zero_shot = right.get(ZERO_SHOT, zero_shot)
+        transfer = evaluation.transfer
+        option = Answered(module, transfer, right.get(transfer), evaluation.reason, right.get(OLD))
+        answered.append(option)
+    upgrade = (first.fitted.source, first.backbone)
+    shots = first.fitted.shots
+    one_task = np.zeros(first.images)
+    return measure_answers(upgrade, answered, zero_shot, [first.test_set], one_task, shots=shots)

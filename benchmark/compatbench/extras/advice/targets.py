@@ -178,7 +178,8 @@ def _judge_target(measured: Measurements) -> _Judged:
         if len(scores):
             costs = cost_table(options)
             zero_shot = measured.scores.loc[ZERO_SHOT]
-            choice = choose_option(scores, zero_shot, costs)
+            by_image = None if measured.right is None else measured.difference
+            choice = choose_option(scores, zero_shot, costs, by_image)
     decision = decide(options, measured.difference, choice)
     option = decision.option or decision.choice.likely or options.index[0]
     method = str(options.loc[option, "method"])
