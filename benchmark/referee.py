@@ -4,7 +4,7 @@ python benchmark/referee.py            # of this clone
 python benchmark/referee.py FOLDER     # of another one
 
 Only the rules are shared. They were read in the documentation, not in the code: leaderboard.md,
-docs/intervals.md, docs/analysis.md and docs/transfers.md. A line is printed for each difference,
+docs/protocol.md, docs/analysis.md and docs/transfers.md. A line is printed for each difference,
 and the exit status is 1 if there is one.
 """
 

@@ -13,7 +13,7 @@ from unrecorded_methods import UNRECORDED
 from compatbench.method.registry import builtin_methods, builtin_transfers
 from compatbench.tables.pages.method_pages import read_facts
 
-SLOW = {"intervals", "laws", "methods", "recipes", "rosetta"}
+SLOW = {"laws", "methods", "protocol", "recipes", "rosetta"}
 LISTS = {"authors", "methods", "recipes"}  # of all methods
 
 

@@ -1,7 +1,7 @@
 """Confidence intervals: a statistic of measurements, and its interval over independent units.
 
 The unit is usually a dataset, because a comparison of methods should hold for other datasets as
-well. The seeds of a dataset are averaged first. ``docs/intervals.md`` shows how often such
+well. The seeds of a dataset are averaged first. ``docs/protocol.md`` shows how often such
 intervals contain the true value, in a simulation drawn from results.
 """
 

@@ -1,4 +1,4 @@
-"""Make ``docs/intervals.md``: a simulation of how often intervals and ties are right.
+"""Make the generated sections of ``docs/protocol.md``: how often intervals and ties are right.
 
 Differences between methods are drawn from those of suite ``mini``: they vary over tasks and over
 seeds as the differences of pairs of its methods do, and their mean is set to zero.
@@ -23,8 +23,9 @@ from compatbench.results.ranking import rank_methods, rank_transfer
 from compatbench.results.result_files import ResultFiles
 from compatbench.results.ties import ALPHA, holm, paired_test, stability
 from compatbench.results.upgrade_rows import pair_rows, task_means
+from compatbench.tables.markdown import render_table
 from compatbench.tables.suite_page import SuitePage, read_suite_page
-from compatbench.tables.table import records
+from compatbench.tables.table import plain_table, records
 
 ROOT = Path(__file__).parents[2]
 SUITE = "mini"
@@ -249,25 +250,103 @@ def read_h(page: SuitePage, upgrade: tuple[str, str]) -> Array:
 
 
 def make_page() -> Page:
-    """Return the page, with a simulation for each upgrade of the suite."""
+    """Return the sections on intervals and ties, from a simulation for each upgrade."""
     page = read_suite_page(suite_cards.read(SUITE), ResultFiles(ROOT))
+    tasks = len(page.expected.tasks)
+    seeds = len(page.expected.seeds)
     upgrades = []
     for upgrade in page.expected.upgrades:
         h = read_h(page, upgrade)
         upgrades.append(
             {
-                "name": page.path_title(upgrade),
+                "target": upgrade[-1],
                 **simulate(h),
                 "power": measure_power(h),
                 "stability": measure_stability(page, upgrade),
             }
         )
-    values = {
-        "upgrades": upgrades,
-        "tasks": len(page.expected.tasks),
-        "seeds": len(page.expected.seeds),
-        "suite": SUITE,
-        "pairs": PAIRS,
-        "families": FAMILIES,
-    }
-    return Page(values)
+    return Page(
+        {
+            "units": describe_units(upgrades, tasks, seeds),
+            "intervals": show_intervals(upgrades, tasks, seeds),
+            "false": show_tests(upgrades),
+            "missed": show_power(upgrades),
+        }
+    )
+
+
+def describe_units(upgrades: list[dict[str, Any]], tasks: int, seeds: int) -> str:
+    """Return the paragraph on the variance between tasks and on the stability of the first rank."""
+    between = " and ".join(f"{upgrade['between_tasks']:.0f} %" for upgrade in upgrades)
+    stable = " and ".join(f"{upgrade['stability'] * tasks:.0f} of {tasks}" for upgrade in upgrades)
+    return (
+        f"On the two upgrades of suite `{SUITE}`, {between} of the variance of a difference "
+        "between two ranked methods lies between tasks, not between seeds (median pair of "
+        f"methods). An interval that counted {tasks} tasks and {seeds} seeds as {tasks * seeds} "
+        "independent results would be far too narrow. If one task is left out, the same methods "
+        f"share the first rank in {stable} cases. So who shares the first rank is known only "
+        "roughly."
+    )
+
+
+def show_intervals(upgrades: list[dict[str, Any]], tasks: int, seeds: int) -> str:
+    """Return how often each kind of interval contains the true difference, and its width."""
+    rows = []
+    for kinds in zip(*(upgrade["intervals"] for upgrade in upgrades), strict=True):
+        row = [kinds[0]["kind"]]
+        for kind in kinds:
+            row += [f"{100 * kind['covered']:.1f} %", f"{kind['width']:.1f}"]
+        rows.append(row)
+    header = ["Interval"]
+    for upgrade in upgrades:
+        header += [f"right, {upgrade['target']}", "width, points"]
+    head = (
+        f"Simulated: {PAIRS:,} pairs of methods that do not differ, with {tasks} tasks and {seeds} "
+        "seeds. A 95 % interval should contain the true difference, 0, in 95 % of cases (*right*)."
+    )
+    return f"{head}\n\n{render_table(plain_table(header, rows, left=(0,)))}"
+
+
+def show_tests(upgrades: list[dict[str, Any]]) -> str:
+    """Return how often each test finds a difference from the best method where there is none."""
+    rows = []
+    for kinds in zip(*(upgrade["tests"] for upgrade in upgrades), strict=True):
+        row = [kinds[0]["kind"]]
+        for kind in kinds:
+            row += [f"{100 * kind['families']:.0f} %", f"{100 * kind['pairs']:.1f} %"]
+        rows.append(row)
+    header = ["Test of the best against the others"]
+    for upgrade in upgrades:
+        header += [f"false rankings, {upgrade['target']}", "false pairs"]
+    counts = " and ".join(str(upgrade["methods"]) for upgrade in upgrades)
+    used = " and ".join(f"{100 * upgrade['tests'][0]['families']:.0f} %" for upgrade in upgrades)
+    head = (
+        f"Simulated: {FAMILIES:,} rankings of {counts} methods that do not differ. The method that "
+        "happens to be the best is compared with all others. A correct procedure finds a "
+        "significant difference in at most 5 % of rankings."
+    )
+    foot = (
+        f"The first line is the rule of this project: it is wrong in {used} of these rankings, "
+        "because Holm's correction assumes that the best method was named beforehand, and here the "
+        "same results choose it."
+    )
+    return f"{head}\n\n{render_table(plain_table(header, rows, left=(0,)))}\n\n{foot}"
+
+
+def show_power(upgrades: list[dict[str, Any]]) -> str:
+    """Return how often a true difference is missed, by its size."""
+    rows = []
+    for sizes in zip(*(upgrade["power"] for upgrade in upgrades), strict=True):
+        row = [f"{sizes[0]['low']} to {sizes[0]['high']}"]
+        for size in sizes:
+            row += [f"{100 * size['missed']:.0f} %", f"{100 * size['missed_in_ranking']:.0f} %"]
+        rows.append(row)
+    header = ["True difference of H, points"]
+    for upgrade in upgrades:
+        header += [f"missed, {upgrade['target']}", "missed in a ranking"]
+    head = (
+        f"Simulated: {PAIRS:,} differences of each size. *Missed* is a comparison of two methods "
+        "that were named beforehand. *In a ranking*, this is the only difference among all "
+        "methods, and Holm's correction counts all of them."
+    )
+    return f"{head}\n\n{render_table(plain_table(header, rows, left=(0,)))}"

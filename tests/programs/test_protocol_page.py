@@ -1,9 +1,9 @@
-"""The simulation of docs/intervals.md finds what was put in."""
+"""The simulation of docs/protocol.md finds what was put in."""
 
 from __future__ import annotations
 
-import intervals_page
 import numpy as np
+import protocol_page
 import pytest
 
 
@@ -18,8 +18,8 @@ def make_methods(step: float, noise: float) -> np.ndarray:
 def test_large_differences_are_found_and_small_ones_are_missed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(intervals_page, "PAIRS", 200)
-    power = intervals_page.measure_power(make_methods(step=1.0, noise=1.0))
+    monkeypatch.setattr(protocol_page, "PAIRS", 200)
+    power = protocol_page.measure_power(make_methods(step=1.0, noise=1.0))
     missed = [row["missed"] for row in power]
     assert missed == sorted(missed, reverse=True)
     assert missed[0] > 0.5
@@ -30,7 +30,7 @@ def test_large_differences_are_found_and_small_ones_are_missed(
 
 def test_the_spread_can_be_that_of_pairs_of_one_size() -> None:
     h = make_methods(step=2.0, noise=0.5)
-    every = intervals_page.measure_spread(h)
-    near = intervals_page.measure_spread(h, (1, 3))
+    every = protocol_page.measure_spread(h)
+    near = protocol_page.measure_spread(h, (1, 3))
     assert len(every.of_tasks) == 28
     assert len(near.of_tasks) == 7  # neighbours
