@@ -99,7 +99,7 @@ def test_the_p_value_of_an_interval_is_that_of_the_paired_test() -> None:
 def make_options(*transfers: str) -> pd.DataFrame:
     rows = []
     for transfer in transfers:
-        about = {"transfer": transfer, "old": "old", "refused": False}
+        about = {"transfer": transfer, "old": "old", "not_attached": False}
         rows.append(about | dict(zip(COST, cost_of(transfer), strict=True)))
     return pd.DataFrame(rows, index=list(transfers))
 

@@ -94,7 +94,7 @@ def test_a_row_without_a_number_leaves_no_mean(
     assert isnan(by_task(rows)["dogs"]) == (rows is REFUSED)
     assert row["parameters"] == row["parameters_low"] == 8192
     reasons = (("sizes",), 4) if rows is REFUSED else ((), 0)
-    assert (row["reasons"], row["refused"]) == reasons
+    assert (row["reasons"], row["not_attached"]) == reasons
 
 
 def test_rows_that_the_suite_does_not_ask_for_are_ignored() -> None:

@@ -93,6 +93,12 @@ def test_places_go_by_h(values: dict[str, list[int]], expected: list[tuple[str, 
     assert places(rank(methods[::-1])) == expected
 
 
+def test_no_method_has_a_rank_on_fewer_than_six_tasks() -> None:
+    methods = [on_cells("a", [60, 61, 62, 63]), on_cells("b", [50] * 4)]
+    five = replace(SIX_TASKS, tasks=SIX_TASKS.tasks[:5])
+    assert places(rank(methods, five)) == [("", "a"), ("", "b")]
+
+
 def test_a_method_that_learns_nothing_is_compared_at_every_seed() -> None:
     floor = on_cells("zeroshot", [50, 50], ZEROSHOT)
     ranking = rank([floor, on_cells("a", [60, 61, 62, 63])])

@@ -65,7 +65,6 @@ class Choice:
 
     Attributes:
         option: its name; empty if none is shown to gain.
-        likely: the option with the highest mean gain, whether it is shown to gain or not.
         tied: options of equal cost that are not significantly worse; the chosen one comes first.
         held_out: the gain of choosing with one unit left out, on that unit; None if it is unknown,
             or if the choice does not depend on it.
@@ -73,7 +72,6 @@ class Choice:
     """
 
     option: str
-    likely: str
     tied: tuple[str, ...]
     held_out: Interval | None
     all_lose: bool
@@ -87,6 +85,8 @@ class Decision:
         verdict: one of ``Verdict``.
         option: the option to take. If we cannot tell, it is the one to go on with meanwhile; if the
             verdict is *stay*, the one to take if the old model must go. Empty for zero-shot.
+        likely: the option with the highest mean gain of those without labels, or of all if each
+            needs labels, whether it is shown to gain or not. Empty if none was measured.
         choice: the choice that the verdict comes from.
         gain: of the option over zero-shot.
         over_old: how much better the option, or zero-shot, is than the module on the old model.
@@ -95,6 +95,7 @@ class Decision:
 
     verdict: Verdict
     option: str
+    likely: str
     choice: Choice
     gain: Interval | None
     over_old: Interval | None
@@ -126,8 +127,8 @@ def choose_option(
     choice = choose_by_gain(intervals, costs, difference or compare_tasks(scores))
     held_out = estimate(gains_of_choosing(gains))
     if judge_effect(held_out) != "gains":
-        return Choice("", choice.likely, (), held_out, choice.all_lose)
-    return Choice(choice.option, choice.likely, choice.tied, held_out, choice.all_lose)
+        return Choice("", (), held_out, choice.all_lose)
+    return Choice(choice.option, choice.tied, held_out, choice.all_lose)
 
 
 def choose_by_gain(gains: Mapping[str, Interval], costs: Costs, difference: Difference) -> Choice:
@@ -138,11 +139,10 @@ def choose_by_gain(gains: Mapping[str, Interval], costs: Costs, difference: Diff
         costs: the cost of each option.
         difference: compares two of the options.
     """
-    likely = max(gains, key=lambda name: gains[name].value, default="")
     all_lose = all(judge_effect(gain) == "loses" for gain in gains.values())
     gaining = [name for name, gain in gains.items() if judge_effect(gain) == "gains"]
     if not gaining:
-        return Choice("", likely, (), None, all_lose)
+        return Choice("", (), None, all_lose)
     levels: dict[tuple[float, ...], list[str]] = {}
     for name in sorted(gaining, key=lambda name: (*costs[name], -gains[name].value)):
         levels.setdefault(tuple(costs[name]), []).append(name)
@@ -152,7 +152,7 @@ def choose_by_gain(gains: Mapping[str, Interval], costs: Costs, difference: Diff
     of_equal_cost = levels[tuple(costs[chosen])]
     behind = _find_worse({name: gains[name].value for name in of_equal_cost}, difference)
     tied = [name for name in of_equal_cost if name not in behind]
-    return Choice(chosen, likely, tuple(tied), None, all_lose)
+    return Choice(chosen, tuple(tied), None, all_lose)
 
 
 def _find_cheapest(
@@ -192,7 +192,7 @@ def decide(
 
     Args:
         options: a row for each option, with its ``transfer``; ``old``, the name of the same module
-            on the old model; ``refused``, True if it cannot be attached; and the columns of
+            on the old model; ``not_attached``, True if it cannot be attached; and the columns of
             ``COST``.
         difference: compares two of the options, ``ZERO_SHOT``, and the old model.
         choice: of ``choose_option``, where options of several methods were compared.
@@ -206,6 +206,7 @@ def decide(
         costs = cost_table(options)
         choice = choose_by_gain(gains, costs, difference)
     option = choice.option
+    likely = _find_likely(options, gains)
     needed = None
     verdict: Verdict
     if not _is_known(options, gains):
@@ -218,22 +219,21 @@ def decide(
         verdict = "zero-shot" if has_labels else "retrain or zero-shot"
     else:
         verdict = "cannot tell"
-        likely = _find_likely(options, gains)
         needed = _count_needed(gains[likely], choice.held_out)
         if gains[likely].value > 0:
             option = likely
-    old = options.loc[option or choice.likely or options.index[0], "old"]
+    old = options.loc[option or likely or options.index[0], "old"]
     over_old = difference(option or ZERO_SHOT, str(old))
     if verdict != "unknown" and judge_effect(over_old) == "loses":
         verdict = "stay"
         needed = None
-    return Decision(verdict, option, choice, gains.get(option), over_old, needed)
+    return Decision(verdict, option, likely, choice, gains.get(option), over_old, needed)
 
 
 def _is_known(options: pd.DataFrame, gains: Mapping[str, Interval]) -> bool:
     """Return True if the module as it is was measured, or cannot be attached."""
     copied = options.index[options["transfer"] == COPIED]
-    return any(name in gains or options.loc[name, "refused"] for name in copied)
+    return any(name in gains or options.loc[name, "not_attached"] for name in copied)
 
 
 def _count_needed(gain: Interval, held_out: Interval | None) -> float:
@@ -245,9 +245,9 @@ def _count_needed(gain: Interval, held_out: Interval | None) -> float:
 
 
 def _find_likely(options: pd.DataFrame, gains: Mapping[str, Interval]) -> str:
-    """Return the option with the highest mean gain; labels are not asked for without a reason."""
+    """Return ``Decision.likely``. Nobody should collect labels for what is not shown to gain."""
     without_labels = [name for name in gains if not options.loc[name, "labels"]]
-    return max(without_labels or list(gains), key=lambda name: gains[name].value)
+    return max(without_labels or gains, key=lambda name: gains[name].value, default="")
 
 
 def gains_of_choosing(gains: ArrayLike) -> Array:

@@ -43,7 +43,7 @@ _COLUMNS = [
     "peak_memory",
     "cells",
     "measured",
-    "refused",
+    "not_attached",
     "reasons",
     "title",
     "paper",

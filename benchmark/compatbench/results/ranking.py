@@ -83,7 +83,7 @@ def rank_methods(
       ``worst_gain``.
     * ``parameters`` and ``module_bytes`` are those of the largest module, ``parameters_low`` those
       of the smallest.
-    * ``measured`` of all ``cells`` have a result; ``refused`` could not be attached, for the
+    * ``measured`` of all ``cells`` have a result; ``not_attached`` could not be attached, for the
       ``reasons``.
     * ``state`` is one of ``STATES``; ``unranked`` is the reason that the suite gives,
       ``refused_by`` the rule of ``compatbench check``.
@@ -183,9 +183,7 @@ def _describe_methods(
 
 def _average(rows: pd.DataFrame) -> pd.DataFrame:
     """Return means over datasets, then over seeds, and their spread over seeds."""
-    measures = list(list_measures("upgrade"))
-    rows = rows.assign(changed_source=rows["source_changed"])
-    columns = [*measures, "changed_source"]
+    columns = [*list_measures("upgrade"), "source_changed"]
     by_seed = mean_of_complete(rows, ["module", "seed"], columns)
     means = mean_of_complete(by_seed, ["module"], columns)
     spreads = by_seed.groupby("module", sort=False)[list(_WITH_SPREAD)].std(ddof=1)
@@ -262,14 +260,14 @@ def _describe_cost(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _count_cells(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return how many cells there are, how many have a result, and why modules were refused."""
+    """Return how many cells there are, how many have a result, and why some are not attached."""
     statuses = rows[["source_status", "target_status"]]
     not_transferable = statuses == NOT_TRANSFERABLE
     cells = pd.DataFrame(
         {
             "cells": 1,
             "measured": ((statuses == "ok") | not_transferable).all(axis="columns"),
-            "refused": not_transferable.any(axis="columns"),
+            "not_attached": not_transferable.any(axis="columns"),
         }
     )
     counts = cells.groupby(rows["module"], sort=False).sum()
@@ -294,11 +292,11 @@ def _find_states(frame: pd.DataFrame, targets: pd.DataFrame, expected: Expected)
             state = "refused"
         elif row["unranked"]:
             state = "not ranked"
-        elif row["refused"]:
+        elif row["not_attached"]:
             state = NOT_TRANSFERABLE
         elif math.isnan(row["h"]):
             state = "incomplete"
-        elif row["learns"] and row["changed_source"] < NULL and row["changed"] < NULL:
+        elif row["learns"] and row["source_changed"] < NULL and row["changed"] < NULL:
             state = "null"
         elif row["learns"] and _is_at_chance(targets.loc[module], expected.classes):
             state = "at chance"

@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -170,11 +170,12 @@ class ResultFiles:
         parsed: dict[Path, Any] = {folder / COSTS: costs}
         for method in methods:
             path = folder / f"{method.info.name}.csv"
-            about, rows = file_texts(_checked(method, path))
-            texts[path.with_suffix(".json")] = about
-            texts[path] = rows
-            parsed[path.with_suffix(".json")] = _describe(method)
-            parsed[path] = in_order(method.rows, Row).reset_index(drop=True)
+            about = _describe(_checked(method, path))
+            rows = in_order(method.rows, Row).reset_index(drop=True)
+            texts[path.with_suffix(".json")] = _about_text(about)
+            texts[path] = write_csv(rows)
+            parsed[path.with_suffix(".json")] = about
+            parsed[path] = rows
         changed = []
         for path, text in texts.items():
             content = text.encode()
@@ -264,14 +265,7 @@ def costs_text(costs: pd.DataFrame) -> str:
 
 def file_texts(method: StoredMethod) -> tuple[str, str]:
     """Return the content of a method's ``.json`` and ``.csv``."""
-    about = {name: getattr(method, name) for name in ("config", "differs", "provenance")}
-    info = asdict(method.info)
-    for name in ("needs", "refused"):
-        if not info[name]:
-            del info[name]
-    about |= {"schema_version": 1, "method": info}
-    description = json.dumps(about, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    return description, write_csv(in_order(method.rows, Row))
+    return _about_text(_describe(method)), write_csv(in_order(method.rows, Row))
 
 
 def _describe(method: StoredMethod) -> _About:
@@ -281,6 +275,14 @@ def _describe(method: StoredMethod) -> _About:
         differs=dict(method.differs),
         provenance=dict(method.provenance),
     )
+
+
+def _about_text(about: _About) -> str:
+    values = about.model_dump()
+    for name in ("needs", "refused"):
+        if not values["method"][name]:
+            del values["method"][name]
+    return json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def _check_method(name: str) -> str:

@@ -145,7 +145,7 @@ def _record(place: int, method: Mapping[str, Any]) -> dict[str, Any]:
             cells[name] = spread(mean, method[f"{name}_std"], value)
         else:
             cells[name] = number(measure_column(name).show(rounded(mean, 4)), value)
-    if method["target"] is None and method["refused"]:
+    if method["target"] is None and method["not_attached"]:
         cells["target"] = number(state)
     if state in ("incomplete", "refused"):
         cells["h"] = number(state)
@@ -228,8 +228,8 @@ def explain_unranked(ranking: pd.DataFrame) -> list[tuple[str, str, str]]:
         cells = method["cells"]
         state = method["state"]
         if state == "not transferable":
-            refused = method["refused"]
-            where = f"all {cells}" if refused == cells else f"{refused} of {cells}"
+            without = method["not_attached"]
+            where = f"all {cells}" if without == cells else f"{without} of {cells}"
             reasons = "; ".join(map(one_line, method["reasons"])) or "no reason given"
             source = percent(rounded(method["source"], 4))
             why = f"in {where} cells (source {source}): {reasons}"

@@ -11,6 +11,7 @@ from made_results import (
     COOP,
     PROBE,
     TWO_BY_TWO,
+    UPGRADE,
     by_transfer,
     make_method,
     make_page,
@@ -19,6 +20,8 @@ from made_results import (
 )
 
 from compatbench.extras.advice.answers import ANSWERS, answer_table, describe_kinds
+from compatbench.extras.advice.measurements import read_measurements
+from compatbench.extras.advice.verdicts import judge
 from compatbench.results.estimate import estimate
 from compatbench.tables.suite_page import SuitePage
 
@@ -81,6 +84,15 @@ def test_what_cannot_be_told_says_so_before_what_is_likely() -> None:
     assert "yes" not in str(read_rows(few))
     single = make_page(on_tasks("coop", [90]), expected=replace(TWO_BY_TWO, tasks=("a",)))
     assert read_rows(single)["nothing but the module"][3] == "not shown (takes 6 tasks or more)"
+
+
+def test_nobody_is_told_to_collect_labels_for_what_is_not_shown_to_gain() -> None:
+    """The table and the verdict on the method name the same option while we cannot tell."""
+    options = {"copied": [50, 90, 55, 60, 64, 70], "retrained+1": [40, 96, 50, 70, 60, 72]}
+    page = make_options(options)
+    assert read_rows(page)["2 labels per class"][0] == "cannot tell; coop, untouched"
+    verdict = judge(read_measurements(page.results, SIX, UPGRADE, ["coop"]), "coop")
+    assert (verdict["verdict"], verdict["transfer"]) == ("cannot tell", "copied")
 
 
 def test_a_row_is_of_the_suite_that_can_decide() -> None:

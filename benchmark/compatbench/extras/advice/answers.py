@@ -31,12 +31,28 @@ from compatbench.results.upgrade_rows import pair_rows, task_means
 from compatbench.tables.numbers import NOTHING, bounds, percent, signed
 from compatbench.tables.pages.sections import Section
 from compatbench.tables.suite_page import MARKS, SuitePage
-from compatbench.tables.table import Table, TableCell, number, plain_table, sentence, text
+from compatbench.tables.table import Column, Table, TableCell, make_table, number, sentence, text
 
 _STAY = "the old model"  # the option that makes no upgrade
 _FREE = frozenset({"words", "source weights"})  # whoever has the module can have these
 _MOST_TIED = 3  # options that a row names
-_Cells = tuple[TableCell, ...]
+_COLUMNS = (
+    Column("upgrade", "The upgrade", left=True),
+    Column("held", "You have", left=True),
+    Column("option", "Try first, on your own images", left=True),
+    Column("accuracy", "Accuracy"),
+    Column("zero_shot", "Zero-shot"),
+    Column("gain", "Gain (95 %)"),
+    Column("beats", "Beats zero-shot?", left=True),
+    Column("worth", "Worth in labels"),
+    Column("tasks", "Tasks"),
+)
+_SHORT_COLUMNS = (
+    Column("upgrade", "The upgrade", left=True),
+    Column("held", "You have", left=True),
+    Column("option", "Try first", left=True),
+    Column("accuracy_and_gain", "Accuracy, gain (95 %)"),
+)
 
 
 class Held(NamedTuple):
@@ -89,38 +105,37 @@ class _Pool:
 
 
 class _Answer(NamedTuple):
-    """A row of the table: the option of it, what it is, and who gets it."""
+    """A row of the table: the option of it, its cells by column, and who gets it."""
 
     option: pd.Series | None  # None for zero-shot
-    cells: _Cells
+    cells: dict[str, TableCell]
     held: list[Held]
 
 
 def answer_table(page: SuitePage) -> Table:
     """Return a row for each upgrade and each answer, with all that an owner may have to get it."""
-    header = ["The upgrade", "You have", "Try first, on your own images", "Accuracy", "Zero-shot"]
-    header += ["Gain (95 %)", "Beats zero-shot?", "Worth in labels", "Tasks"]
-    rows = []
-    for upgrade in page.expected.upgrades:
-        title = page.kind_title(upgrade)
-        for answer in _list_answers(page, upgrade):
-            rows.append([text(title), text(_either(answer.held)), *answer.cells])
-            title = ""
-    return plain_table(header, rows, left=(0, 1, 2, 6))
+    return make_table(_COLUMNS, _list_rows(page))
 
 
 def short_answer_table(page: SuitePage) -> Table:
     """Return the same in four columns: accuracy and gain together."""
-    whole = answer_table(page)
-    names = [column.title for column in whole.columns]
+    rows = _list_rows(page)
+    for row in rows:
+        row["accuracy_and_gain"] = sentence(row["accuracy"], ", ", row["gain"])
+    return make_table(_SHORT_COLUMNS, rows)
+
+
+def _list_rows(page: SuitePage) -> list[dict[str, TableCell]]:
+    """Return the cells of each row by column. The first row of an upgrade names it."""
     rows = []
-    for cells in whole.rows:
-        cell = dict(zip(names, cells, strict=True))
-        accuracy = sentence(cell["Accuracy"], ", ", cell["Gain (95 %)"])
-        options = cell["Try first, on your own images"]
-        rows.append([cell["The upgrade"], cell["You have"], options, accuracy])
-    header = ["The upgrade", "You have", "Try first", "Accuracy, gain (95 %)"]
-    return plain_table(header, rows, left=(0, 1, 2))
+    for upgrade in page.expected.upgrades:
+        title = page.kind_title(upgrade)
+        for answer in _list_answers(page, upgrade):
+            rows.append(
+                {"upgrade": text(title), "held": text(_either(answer.held)), **answer.cells}
+            )
+            title = ""
+    return rows
 
 
 def describe_kinds(page: SuitePage) -> list[TableCell]:
@@ -191,7 +206,8 @@ def _list_answers(page: SuitePage, upgrade: Upgrade) -> list[_Answer]:
             pool = max(served, key=lambda pool: pool.weight)
             option, cells = _answer(pool, upgrade, held)
             name = "" if option is None else str(option.name)
-            key = (name, *(cell.text for cell in cells[1:]))
+            numbers = [cell.text for column, cell in cells.items() if column != "option"]
+            key = (name, *numbers)
             answers.setdefault(key, _Answer(option, cells, [])).held.append(held)
     return list(answers.values())
 
@@ -262,8 +278,10 @@ def _measure_options(
     return options.set_axis(names), accuracies.set_axis(names), gains.set_axis(names)
 
 
-def _answer(pool: _Pool, upgrade: Upgrade, held: Held) -> tuple[pd.Series | None, _Cells]:
-    """Return what to try, its accuracy and zero-shot's, if it is better, and what it is worth."""
+def _answer(
+    pool: _Pool, upgrade: Upgrade, held: Held
+) -> tuple[pd.Series | None, dict[str, TableCell]]:
+    """Return the option to try, or None for zero-shot, and the cells of its row."""
     options = pool.options[held.allows(pool.options)]
     accuracy = pool.accuracy.loc[options.index]
     gain = pool.gain.loc[options.index]
@@ -271,30 +289,31 @@ def _answer(pool: _Pool, upgrade: Upgrade, held: Held) -> tuple[pd.Series | None
     choice = choose_option(accuracy, accuracy - gain, costs)
     zeros = pd.DataFrame(0.0, index=[ZERO_SHOT], columns=gain.columns)
     decision = decide(options, compare_tasks(pd.concat([gain, zeros])), choice)
-    name = choice.option or choice.likely
+    name = choice.option or decision.likely
     chosen: Any = options.loc[name]
-    what = _describe_tied(options.loc[list(choice.tied) or [choice.likely]])
+    what = _describe_tied(options.loc[list(choice.tied) or [name]])
     means = accuracy.mean(axis="columns")
     mean_gains = gain.mean(axis="columns")
     zero_shot = percent(float((accuracy - gain).mean(axis="columns")[name]))
-    tasks = str(pool.tasks)
+    cells = {"zero_shot": number(zero_shot), "tasks": number(str(pool.tasks))}
     if decision.verdict in ("zero-shot", "retrain or zero-shot"):
-        cells = zero_shot, zero_shot, NOTHING, "no", NOTHING, tasks
-        return None, (text("zero-shot"), *map(number, cells))
+        cells |= {"option": text("zero-shot"), "accuracy": number(zero_shot)}
+        cells |= {"gain": number(NOTHING), "beats": number("no"), "worth": number(NOTHING)}
+        return None, cells
     beats = "yes"
     if not choice.option:
         # No option is shown to gain, so the caveat stands before what is likely.
         instead = "" if mean_gains[name] > 0 else "zero-shot, or "
         what = sentence(f"cannot tell; {instead}", what)
         beats = f"not shown{_tasks_needed(choice.held_out, decision)}"
-    worth = _show_worth(pool, upgrade, name)
-    shown = percent(float(means[name]))
     over_zero_shot = estimate(gain.loc[name].to_numpy())
     gained = signed(float(mean_gains[name]))
     if over_zero_shot is not None and over_zero_shot.bounded:
         gained += f" ({bounds(over_zero_shot, signed)})"
-    cells = (shown, zero_shot, gained, beats, worth, tasks)
-    return chosen, (what, *map(number, cells))
+    cells |= {"option": what, "accuracy": number(percent(float(means[name])))}
+    cells |= {"gain": number(gained), "beats": number(beats)}
+    cells["worth"] = number(_show_worth(pool, upgrade, name))
+    return chosen, cells
 
 
 def _show_worth(pool: _Pool, upgrade: Upgrade, option: str) -> str:

@@ -73,8 +73,8 @@ class Measurements:
         seeds: how many.
         images: of the test sets, in all.
         options: a row for each method and transfer, by ``option_name``: ``method``, ``transfer``,
-            ``old``, the name of the module on the old model; ``refused``, the ``reason`` of that,
-            and the columns of ``COST``.
+            ``old``, the name of the module on the old model; ``not_attached``, True if it cannot be
+            attached, with the ``reason``; and the columns of ``COST``.
         scores: accuracies in percent of the options, ``ZERO_SHOT`` and the old model, ``[options,
             units]``; NaN if one is missing. Units are tasks; or images, if ``right`` is known.
         prices: what options cost and are worth in labels; see ``price_options``.
@@ -209,14 +209,14 @@ def describe_option(method: str, transfer: str, reason: str | None) -> dict[str,
     """
     about: dict[str, object] = {"method": method, "transfer": transfer}
     about["old"] = option_name(method, OLD)
-    about["refused"] = reason is not None
+    about["not_attached"] = reason is not None
     about["reason"] = one_line(reason or "")
     return about | dict(zip(COST, cost_of(transfer), strict=True))
 
 
 def options_frame(described: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
     """Return ``Measurements.options`` from its rows by name."""
-    columns = ["method", "transfer", "old", "refused", "reason", *COST]
+    columns = ["method", "transfer", "old", "not_attached", "reason", *COST]
     return pd.DataFrame.from_dict(dict(described), "index", columns=columns)
 
 

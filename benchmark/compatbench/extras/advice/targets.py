@@ -181,7 +181,7 @@ def _judge_target(measured: Measurements) -> _Judged:
             by_image = None if measured.right is None else measured.difference
             choice = choose_option(scores, zero_shot, costs, by_image)
     decision = decide(options, measured.difference, choice)
-    option = decision.option or decision.choice.likely or options.index[0]
+    option = decision.option or decision.likely or options.index[0]
     method = str(options.loc[option, "method"])
     transfer = ""
     if decision.option:

@@ -312,12 +312,13 @@ def judge(figures: Mapping[str, Mapping[str, Array]], measure: str) -> tuple[str
         losses = " and ".join(f"{option} {_in_words(gain)}" for option, gain in gains.items())
         verdict = "keep the old model"
         return verdict, f"{verdict.capitalize()}: both alternatives are worse ({title}: {losses})."
-    likely = gains[choice.likely]
+    best = max(gains, key=lambda option: gains[option].value)
+    likely = gains[best]
     needed = units_to_decide(likely, len(old))
     more = f" About {needed:,.0f} queries would decide." if np.isfinite(needed) else ""
     sentence = (
         f"Cannot tell: no option is significantly better than the old model; the best, "
-        f"{choice.likely}, differs by {_in_words(likely)} points of {title}.{more}"
+        f"{best}, differs by {_in_words(likely)} points of {title}.{more}"
     )
     return "cannot tell", sentence
 

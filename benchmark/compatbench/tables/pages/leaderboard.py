@@ -78,9 +78,7 @@ def render_pages(out: Path, pages: Sequence[SuitePage]) -> dict[Path, str]:
             rendered[folder / f"{check_name(name, 'method')}.md"] = text
     text = read_readme(out)
     if text:
-        summary = _render("summary.md.jinja", page=pages[0], root="", top=TOP)
-        summary = markdown.fill_section(text, SECTION, summary)
-        rendered[out / "README.md"] = summary
+        rendered[out / "README.md"] = markdown.fill_section(text, SECTION, render_summary(pages[0]))
     return rendered
 
 
@@ -140,6 +138,11 @@ def render_leaderboard(
     """
     shown = {"suites": suites, "figures": figures, "methods": methods}
     return _render("leaderboard.md.jinja", **shown, root="", top=TOP)
+
+
+def render_summary(page: SuitePage) -> str:
+    """Return what ``README.md`` shows of a suite: the verdicts, and what to try first."""
+    return _render("summary.md.jinja", page=page, root="", top=TOP)
 
 
 def render_suite(page: SuitePage, figures: Mapping[str, FigureKind] = {}) -> str:

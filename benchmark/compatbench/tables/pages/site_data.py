@@ -277,8 +277,8 @@ def _gaps(page: SuitePage) -> list[list[str]]:
         rows.append([cell.text for cell in row])
     for upgrade, shots in product(page.expected.upgrades, page.expected.shots):
         ranking = page.ranking(upgrade, shots)
-        for method in records(ranking[ranking["refused"] > 0]):
+        for method in records(ranking[ranking["not_attached"] > 0]):
             reason = "; ".join(method["reasons"]) or NOTHING
-            count = f"{method['refused']:,}"
+            count = f"{method['not_attached']:,}"
             rows.append([method["shown_title"], "not transferable", count, reason])
     return [[one_line(text) for text in row] for row in rows]
