@@ -5,7 +5,7 @@ python .ci/changes.py main                     # against another branch
 python .ci/changes.py origin/main --methods    # only the names of the methods to check
 
 Nothing of the branch is run. The exit code is 1 if the branch adds a method and changes anything
-else than the files of that method, or if it adds a link.
+but the files of that method, or if it adds a link.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ EFFECTS = (
     ("text", ("*.md", "docs/*", ".github/*", "CITATION.cff", "LICENSE")),
 )
 METHOD = re.compile(r"methods/([a-z][a-z0-9_]*)\.py")
-DATA = (".csv", ".json", ".safetensors", ".txt")  # that a method may have beside it
-TESTS = re.compile(r"tests/methods/test_\w+\.py")
+DATA = "csv", "json", "safetensors", "txt"  # that a method may have beside it, under its name
 
 
 def git(*arguments: str) -> str:
@@ -77,15 +76,15 @@ def find_problems(changes: dict[str, str]) -> list[str]:
     problems = [f"{path} is a link; add the file itself" for path in links]
     matches = [METHOD.fullmatch(path) for path, kind in changes.items() if kind == "A"]
     added = {match[1] for match in matches if match}
-    own = {f"methods/{name}.py" for name in added}
-    own |= {f"benchmark/research/recipes/{name}.yaml" for name in added}
-    for path, kind in changes.items() if added else ():
-        beside = Path(path).parent == Path("methods")
-        is_data = beside and kind == "A" and Path(path).suffix in DATA
-        if path not in own and not is_data and not TESTS.fullmatch(path):
+    own = set()
+    for name in added:
+        own |= {f"methods/{name}.py", f"tests/methods/formulas/{name}.py"}
+        own |= {f"methods/{name}.{suffix}" for suffix in DATA}
+    for path, kind in changes.items():
+        if added and (path not in own or kind != "A"):
             problems.append(
                 f"{path} can affect {effect_of(path)}; a pull request that adds a method has only "
-                "its file, data, recipe and formula"
+                "methods/NAME.py, tests/methods/formulas/NAME.py, and data as methods/NAME.json"
             )
     return problems
 

@@ -26,9 +26,9 @@ from compatbench.method import (
     Module,
     require_shape,
 )
+from compatbench.method.validation import validation_accuracy
 
 from ._shared.texts import Templates, choose_templates
-from ._shared.validation import validate
 
 
 class Trial(NamedTuple):
@@ -141,7 +141,7 @@ class CrossModal(Method):
             is_last = step == steps - 1
             is_checked = len(data.val) > 0 and step % config.check_every == 0
             if is_checked or is_last:
-                accuracy = validate(classifier, data)
+                accuracy = float(validation_accuracy(classifier, data))
                 if accuracy > best_accuracy:
                     best_accuracy = accuracy
                     best_module = self._record(weight, trial, step + 1)

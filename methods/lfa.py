@@ -24,9 +24,9 @@ from compatbench.method import (
     Module,
     require_shape,
 )
+from compatbench.method.validation import search_number
 
 from ._shared.texts import Templates, zero_shot
-from ._shared.validation import search_number
 
 
 class LFA(Method):

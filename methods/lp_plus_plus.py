@@ -24,10 +24,10 @@ from compatbench.method import (
     Module,
     require_shape,
 )
+from compatbench.method.validation import validation_accuracy
 
 from ._shared.layers import draw_linear
 from ._shared.texts import Templates, zero_shot
-from ._shared.validation import score
 
 
 class LPPlusPlus(Method):
@@ -96,7 +96,8 @@ class LPPlusPlus(Method):
             if step % config.text_every == 0:
                 text_optimizer.step()
             # The better module is chosen on the device, so that no step waits for it.
-            accuracy = score(self.attach(module, backbone, data.labels), data)
+            classifier = self.attach(module, backbone, data.labels)
+            accuracy = validation_accuracy(classifier, data)
             is_better = accuracy >= best_accuracy
             best_accuracy = torch.where(is_better, accuracy, best_accuracy)
             best_tensors = {}

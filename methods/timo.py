@@ -21,10 +21,10 @@ from compatbench.method import (
     Module,
     require_shape,
 )
+from compatbench.method.validation import search_number
 
 from ._shared.cache import build_cache
 from ._shared.texts import Templates, class_texts
-from ._shared.validation import search_number
 from .gda import discriminant
 
 

@@ -108,8 +108,7 @@ def test_methods_that_read_a_changed_file_are_checked(
 OWN = {
     "methods/mine.py": "",
     "methods/mine.json": "",
-    "tests/methods/test_heads.py": "",
-    "benchmark/research/recipes/mine.yaml": "",
+    "tests/methods/formulas/mine.py": "",
 }
 
 
@@ -118,9 +117,14 @@ def test_pull_request_that_adds_a_method_may_only_have_its_files(clone: Path) ->
     assert run(clone).returncode == 0
     others = {
         "methods/coop.py",
+        "benchmark/research/recipes/mine.yaml",
         "methods/mine.bin",
+        "methods/other.json",
         "methods/_shared/more.py",
         "tests/methods/conftest.py",
+        "tests/methods/formulas/__init__.py",
+        "tests/methods/formulas/coop.py",
+        "tests/methods/test_heads.py",
         "results/mini/mine.csv",
         "tasks/suites/mini.yaml",
     }

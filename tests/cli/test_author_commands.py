@@ -91,7 +91,7 @@ def test_new_method_passes_its_checks_and_runs(
     assert "refused" not in run.output
 
 
-def test_new_method_in_a_checkout_is_written_to_methods(
+def test_new_method_in_a_checkout_is_the_two_files_of_a_pull_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for package in ("methods", "benchmark/compatbench"):
@@ -99,8 +99,16 @@ def test_new_method_in_a_checkout_is_written_to_methods(
         (tmp_path / package / "__init__.py").touch()
     monkeypatch.chdir(tmp_path / "benchmark")
     assert find_checkout(Path.cwd()) == tmp_path
-    assert "compatbench check my_affine" in invoke("new-method", "my_affine").output
-    assert (tmp_path / "methods" / "my_affine.py").is_file()
+    shown = invoke("new-method", "my_affine").output
+    assert "compatbench check my_affine" in shown
+    assert "pytest tests/methods/formulas/my_affine.py" in shown
+    written = {"methods/my_affine.py", "tests/methods/formulas/my_affine.py"}
+    for name in written:
+        assert "My Affine" in (tmp_path / name).read_text()
+    (tmp_path / "methods" / "my_affine.py").unlink()
+    with pytest.raises(CompatbenchError, match=r"formulas/my_affine\.py exists.*another name"):
+        invoke("new-method", "my_affine")
+    assert not (tmp_path / "methods" / "my_affine.py").exists()  # both, or neither
 
 
 @pytest.mark.slow

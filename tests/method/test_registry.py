@@ -200,3 +200,34 @@ def test_broken_file_does_not_affect_others(
     assert "broken_one" not in registry.select("all")
     with pytest.raises(CompatbenchError, match="ValueError: by design"):
         registry.select("coop,broken_one")
+
+
+def test_first_name_on_a_card_is_that_of_no_other_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its cells would take the keys of the other one."""
+    example = KINDS["method"].example
+    taken = example.replace('paper=""', 'paper="", was="coop"')
+    (tmp_path / "a_means.py").write_text(taken)
+    registry = MethodRegistry.installed()
+    with pytest.raises(CompatbenchError, match=r"'means' has was='coop', which is a name of the"):
+        registry.add_file(tmp_path / "a_means.py")
+    assert "means" not in registry.classes
+    # In the repository it is loaded before the method whose name it takes.
+    package = import_module("compatbench.methods")
+    monkeypatch.setattr(package, "__path__", [str(tmp_path), *package.__path__])
+    files = [tmp_path / "a_means.py", content_folder("methods") / "coop.py"]
+    monkeypatch.setattr("compatbench.method.registry.content_files", lambda kind: files)
+    registry = MethodRegistry.installed()
+    assert "'coop'" in registry.broken["means"]
+    assert registry.get("coop").card.name == "coop"
+    # A file from outside cannot take the first name of a method that was renamed.
+    (tmp_path / "renamed.py").write_text(example.replace('paper=""', 'paper="", was="averages"'))
+    (tmp_path / "new.py").write_text(example.replace('"means"', '"averages"', 1))
+    registry = MethodRegistry()
+    registry.add_file(tmp_path / "renamed.py")
+    with pytest.raises(
+        CompatbenchError, match="'averages' is the first name of the method 'means'"
+    ):
+        registry.add_file(tmp_path / "new.py")
+    assert registry.names() == ["means"]

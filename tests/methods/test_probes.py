@@ -133,7 +133,7 @@ def test_cross_modal_keeps_the_first_best_run_at_its_first_best_check(
 ) -> None:
     """There are two runs of nine steps, validated after the first, the fifth and the last."""
     given = iter(accuracies)
-    monkeypatch.setattr(cross_modal, "validate", lambda *_: next(given))
+    monkeypatch.setattr(cross_modal, "validation_accuracy", lambda *_: next(given))
     sweep = dict(lrs=(1e-3, 0.3), weight_decays=(0.0,), batch_sizes=(8,))
     found = make("cross_modal", **sweep, max_steps=9, check_every=4).fit(clip, data, seeded())
     assert list(given) == []

@@ -1,4 +1,4 @@
-"""``compatbench new-method``: a method file to start from."""
+"""``compatbench new-method``: a method file, and its formula, to start from."""
 
 import keyword
 import re
@@ -15,7 +15,8 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require_new
 
-_TEMPLATE = Path(__file__).with_name("new_method.py.txt")
+_METHOD = Path(__file__).with_name("new_method.py.txt")
+_FORMULA = Path(__file__).with_name("new_method_formula.py.txt")
 
 
 @app.command("new-method", rich_help_panel=AUTHORS)
@@ -24,7 +25,8 @@ def new_method(
 ) -> None:
     """Write a commented method file that works as it is, to start from.
 
-    It is written to methods/ in a checkout, and to the current folder elsewhere.
+    In a checkout it writes methods/NAME.py and tests/methods/formulas/NAME.py, which compares the
+    method with its formula. Together they are a pull request. Elsewhere it writes ./NAME.py.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,49}", name) or keyword.iskeyword(name):
         raise CompatbenchError(
@@ -41,19 +43,24 @@ def new_method(
         raise CompatbenchError(
             f"a file {name}.py would hide the module '{name}' of this Python; choose another name"
         )
-    folder = checkout / "methods" if checkout else Path()
-    path = folder / f"{name}.py"
-    require_new(path, "choose another name")
-    write_atomic(path, fill_template(name).encode())
+    argument = name if checkout else f"./{name}.py"
+    folder = checkout or Path()
+    method = Path("methods" if checkout else "", f"{name}.py")
+    formula = Path("tests", "methods", "formulas", f"{name}.py")
+    files = {method: fill_template(name)}
     if checkout:
-        shown = path.relative_to(checkout)
-        argument = name
-    else:
-        shown = path
-        argument = f"./{path}"
-    say(escape(f"wrote {shown}: a method that works; make it yours"))
+        files[formula] = fill_template(name, _FORMULA)
+    for path in files:
+        require_new(folder / path, "choose another name")
+    for path, text in files.items():
+        write_atomic(folder / path, text.encode())
+    say(escape(f"wrote {method}: a method that works; make it yours"))
+    if checkout:
+        say(escape(f"wrote {formula}: its formula, with which a test compares it"))
     say(f"  compatbench check {argument}")
     say(f"  compatbench run --suite smoke --methods {argument}")
+    if checkout:
+        say(escape(f"  pytest {formula}"))
 
 
 def find_checkout(folder: Path) -> Path | None:
@@ -65,9 +72,9 @@ def find_checkout(folder: Path) -> Path | None:
     return None
 
 
-def fill_template(name: str) -> str:
-    """Return the text of a new method file."""
+def fill_template(name: str, template: Path = _METHOD) -> str:
+    """Return the text of a new method file, or of its formula."""
     words = name.replace("_", " ").split()
     title = " ".join(word.capitalize() for word in words)
-    text = _TEMPLATE.read_text(encoding="utf-8").replace("NAME", name).replace("TITLE", title)
+    text = template.read_text(encoding="utf-8").replace("NAME", name).replace("TITLE", title)
     return text.replace("CLASS", title.replace(" ", ""))

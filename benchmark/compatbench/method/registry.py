@@ -209,6 +209,36 @@ class MethodRegistry(Registry[Method]):
 
         return sorted(self.classes, key=place)
 
+    def _add_class(self, cls: type[Method], path: Path) -> str:
+        """Add a method; two methods whose keys would begin with the same name are an error."""
+        name = super()._add_class(cls, path)
+        for other in list(self.classes.values()):
+            first_names = {cls.card.was, other.card.was} & {name, other.card.name}
+            same = cls.card.identity == other.card.identity
+            if other.card.name == name or not (same or first_names):
+                continue
+            if cls.card.was or plugin_file(cls):
+                del self.classes[name]
+                raise CompatbenchError(f"{path}: {_describe_clash(cls.card, other.card)}")
+            # The files are loaded by name: that of the renamed method came first.
+            file = self.file_of(other.card.name)
+            del self.classes[other.card.name]
+            self.broken[other.card.name] = f"{file}: {_describe_clash(other.card, cls.card)}"
+        return name
+
+
+def _describe_clash(card: MethodCard, other: MethodCard) -> str:
+    """Return why a method and another one cannot both be there."""
+    if card.was:
+        return (
+            f"the card of '{card.name}' has was='{card.was}', which is a name of the method "
+            f"'{other.name}'; 'was' is the first name of a method that was renamed. Leave it out"
+        )
+    return (
+        f"'{card.name}' is the first name of the method '{other.name}', which its keys keep; "
+        "choose another name"
+    )
+
 
 class FormatRegistry(Registry[Format]):
     """The format classes by name; a class without a name is a base of others."""

@@ -65,6 +65,48 @@ def test_a_pull_request_is_checked_by_the_table_of_its_base_the_rules_and_the_sm
     assert ends == [["compatbench", "check", '"$METHODS"'], ["compatbench", "run", "--suite"]]
 
 
+def test_no_other_workflow_runs_for_a_pull_request_that_adds_a_method() -> None:
+    ignored = set()
+    for path in WORKFLOWS:
+        triggers = read(path)[ON]
+        if path.name != "pull-request.yml" and "pull_request" in triggers:
+            ignored.add(tuple(triggers["pull_request"]["paths-ignore"]))
+    assert ignored == {("methods/*", "tests/methods/formulas/*")}
+
+
+def test_new_rows_are_rebased_on_what_was_merged_meanwhile(tmp_path: Path) -> None:
+    def git(folder: str, *arguments: str) -> str:
+        who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+        command = ["git", *who, "-c", "init.defaultBranch=main", *arguments]
+        done = subprocess.run(command, cwd=tmp_path / folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def commit(folder: str, name: str) -> None:
+        (tmp_path / folder / name).write_text(name)
+        git(folder, "add", "-A")
+        git(folder, "commit", "--message", name)
+
+    git("", "init", "--bare", "origin")
+    git("", "clone", "origin", "author")
+    commit("author", "method")
+    git("author", "push", "origin", "HEAD:main")
+    git("", "clone", "--depth", "1", f"file://{tmp_path}/origin", "workflow")
+    commit("author", "merged meanwhile")
+    git("author", "push", "origin", "HEAD:main")
+    commit("workflow", "rows")
+    script = steps(GITHUB / "workflows" / "results.yml")[-1]["run"]
+    names = {
+        f"GIT_{who}_{what}": "a" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+    }
+    environment = {**os.environ, **names}
+    subprocess.run(script, shell=True, cwd=tmp_path / "workflow", env=environment, check=True)
+    assert git("origin", "log", "--format=%s", "main").split("\n")[:2] == [
+        "rows",
+        "merged meanwhile",
+    ]
+
+
 def test_only_files_that_follow_from_methods_are_committed() -> None:
     """The job that writes takes no other file from the one that has run what was merged."""
     path = GITHUB / "workflows" / "results.yml"
