@@ -31,8 +31,8 @@ from compatbench.method.registry import builtin_methods
 pytest.importorskip("transformers")  # for tokenizers that are not CLIP's
 pytestmark = pytest.mark.usefixtures("no_weights_here")
 
-PAGE = (Path(__file__).parents[2] / "docs" / "running-for-real.md").read_text(encoding="utf-8")
-SECTION = PAGE.split("## Upgrades to models of 2024 to 2026")[1].split("\n## ")[0]
+PAGE = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
+SECTION = PAGE.split("## Which modules fit a new model")[1].split("\n## ")[0]
 # The page's tables: sizes by model, and answers by upgrade.
 SIZES: dict[str, list[str]] = {}
 MOVES: dict[tuple[str, ...], list[str]] = {}
@@ -42,7 +42,8 @@ for line in SECTION.splitlines():
         if "→" in first_cell:
             MOVES[tuple(re.findall(r"[\w-]{3,}", first_cell))] = cells
         else:
-            SIZES[first_cell] = cells
+            for name in first_cell.replace("`", "").split(", "):
+                SIZES[name] = cells
 METHODS = ("coop", "taskres", "clip_adapter", "maple", "vpt_deep", "clip_lora")
 LABELS = Labels(("dog", "red apple", "tree"), ("a photo of a {}.",), "a photo of a {}.")
 NO_START = "prompts of inner blocks follow start-of-text, which this text tower does not have"

@@ -20,7 +20,8 @@ from compatbench.data.cards import (
     task_cards,
     unknown_name,
 )
-from compatbench.data.cards.schemas import TrainingCard
+from compatbench.data.cards.schemas import Descriptions, TrainingCard, TuningCard
+from compatbench.data.cards.sources import Download
 from compatbench.data.cards.yaml_file import CardModel, read_card
 from compatbench.errors import CompatbenchError
 from compatbench.files import yaml_text
@@ -392,3 +393,19 @@ def test_upgrade_groups_are_read_from_their_titles() -> None:
     pair = ["mini-clip", "mini-eva-clip"]
     with pytest.raises(ValueError, match="is in two groups: 'a' and 'b'"):
         SuiteCard.model_validate(suite.model_dump() | {"upgrades": {"a": [pair], "b": [pair]}})
+
+
+@pytest.mark.parametrize(
+    ("section", "cards"),
+    [
+        ("A suite", (SuiteCard, TrainingCard, TuningCard)),
+        ("A task", (TaskCard, Descriptions, Download)),
+        ("A backbone", (BackboneCard,)),
+    ],
+)
+def test_page_of_cards_names_every_field(section: str, cards: tuple[type[CardModel], ...]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cards.md").read_text(encoding="utf-8")
+    text = page.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    described = set(re.findall(r"\w+", text)) | {"groups"}  # made from 'upgrades'
+    for card in cards:
+        assert set(card.model_fields) <= described
