@@ -173,6 +173,16 @@ def test_cells_of_another_run_do_not_count_as_throughput(clock: Clock) -> None:
     assert progress.seconds_left() == pytest.approx(10)
 
 
+def test_cells_that_load_the_models_do_not_count_as_throughput(clock: Clock) -> None:
+    cells = make_cells(10)
+    progress = RunProgress(Console(file=io.StringIO()))
+    progress.start_plan(plan_of(cells), 1)
+    run_cell(progress, cells[0], clock, 300)
+    assert progress.seconds_left() is None
+    run_cell(progress, cells[1], clock, 2)
+    assert progress.seconds_left() == pytest.approx(8 * 2)
+
+
 def test_a_display_of_80_columns_cuts_nothing(clock: Clock) -> None:
     cells = make_cells(540)
     cells[0] = replace(
@@ -181,9 +191,9 @@ def test_a_display_of_80_columns_cuts_nothing(clock: Clock) -> None:
     console = Console(file=io.StringIO(), width=80, force_terminal=True, legacy_windows=False)
     progress = RunProgress(console)
     progress.start_plan(plan_of(cells), 2)
-    for cell in cells[1:3]:
+    for cell in cells[1:4]:
         run_cell(progress, cell, clock, 25)
-    for cell in [cells[0], *cells[3:12]]:
+    for cell in [cells[0], *cells[4:13]]:
         tell(progress, cell, "started")
     progress.on_event(Event("encoding", cells[0], (3_000, 12_000)))
     with console.capture() as shown:
@@ -191,7 +201,7 @@ def test_a_display_of_80_columns_cuts_nothing(clock: Clock) -> None:
     text = Text.from_ansi(shown.get()).plain
     assert "…" not in text
     words = " ".join(text.split())
-    assert "2 of 540 cells in 50 s, about 1 h 52 min left" in words
+    assert "3 of 540 cells in 75 s, about 1 h 52 min left" in words
     assert f"{cells[0]}, 3,000 of 12,000 images" in words.replace("- ", "-")
     assert "and 2 more" in words
     assert max(map(len, text.splitlines())) <= 80
@@ -278,5 +288,5 @@ def test_waiting_is_printed_once_and_every_retry_is_printed() -> None:
     assert out.getvalue().splitlines() == [
         "another run of this folder has started some of these cells; waiting",
         "trying again coop · task · 4 shots · seed 0: WorkerDied: killed",
-        "1 of 2 cells in 1 s, about 1 s left",
+        "1 of 2 cells in 1 s",
     ]

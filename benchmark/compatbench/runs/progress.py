@@ -85,6 +85,7 @@ class RunProgress:
         self._total = 0  # cells
         self._tenths = 0
         self._printed: set[str] = set()  # lines that are printed only once
+        self._finished = 0  # cells of this run's own workers
         self._ended: deque[EndedCell] = deque()  # those that count for the throughput
         self._begin = time.monotonic()
         self._bar = Progress(
@@ -144,7 +145,10 @@ class RunProgress:
         bar = self._bar.tasks[0]
         if is_ours:
             now = time.monotonic()
-            self._ended.append(EndedCell(now, work, now - start))
+            self._finished += 1
+            # The first cell of a worker also loads the models. It says little of the others.
+            if self._finished > self._workers:
+                self._ended.append(EndedCell(now, work, now - start))
             # Where a cell takes minutes, the last minute says little: keep two for each worker.
             while (
                 len(self._ended) > 2 * self._workers and self._ended[0].end < now - WINDOW_SECONDS
