@@ -24,6 +24,7 @@ from PIL import Image
 
 from compatbench.data import task
 from compatbench.data.cards import TaskCard, task_cards
+from compatbench.data.cards.sources import OnDisk
 from compatbench.data.images.source import Sample
 from compatbench.files.project_folders import tasks_folder
 
@@ -42,7 +43,7 @@ LAYOUTS: dict[str, dict[str, str]] = {
 
 
 IMAGENET = task_cards.read("imagenet")
-DATASETS = [name for name in task_cards.names() if not name.startswith("mini-")]
+DATASETS = [name for name in task_cards.names() if isinstance(task_cards.read(name).source, OnDisk)]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from compatbench.data.cards import TaskCard, suite_cards, suite_test_sets, task_cards, whole_name
-from compatbench.data.cards.sources import Download
+from compatbench.data.cards.sources import Download, OnDisk
 from compatbench.data.dataset_folders import dataset_folder, find_dataset
 from compatbench.data.download import NoFile, check_digest, download
 from compatbench.data.task import TaskReport, inspect_task
@@ -127,7 +127,7 @@ def _fetch(name: str, agree: bool, keep: bool, tell: Tell, progress: Tell) -> Fe
 
 def _prepare(card: TaskCard) -> Path:
     """Return the dataset's folder; make it if it does not exist."""
-    if not card.downloads or card.source.kind == "drawings":
+    if not card.downloads or not isinstance(card.source, OnDisk):
         where = f"get it from {card.homepage}" if card.homepage else "put its images there"
         raise CompatbenchError(f"task '{card.name}': its card names no 'downloads'; {where}")
     folder = dataset_folder(card.name, card.source.folder)

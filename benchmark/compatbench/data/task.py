@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from compatbench.data.cards import TaskCard, task_cards, whole_name
 from compatbench.data.cards.names import half_labels, split_half
+from compatbench.data.cards.sources import OnDisk
 from compatbench.data.dataset_folders import VARIABLE, dataset_folder, find_dataset, variable_of
 from compatbench.data.images.dataset_files import BrokenImages, DataMissing, WrongClasses, inside
 from compatbench.data.images.source import ImageSource, Sample
 from compatbench.data.labels import Labels
 from compatbench.data.layouts.containers import hub_class_names
 from compatbench.data.layouts.descriptions import read_descriptions
+from compatbench.data.layouts.digits import Digits
 from compatbench.data.layouts.drawings import Drawings
 from compatbench.data.layouts.listing import CLASS_NAMES, Classes, open_images, scan_list
 from compatbench.data.layouts.scanners import open_layout
@@ -213,6 +215,8 @@ def _open(card: TaskCard, classes: Classes) -> ImageSource:
     source = card.source
     if source.kind == "drawings":
         return Drawings(tasks_folder() / source.split)
+    if source.kind == "sklearn-digits":
+        return Digits(tasks_folder())
     folder = find_dataset(card.name, source.folder)
     if source.kind == "table":
         return open_images(scan_list(inside(_home(card.name), source.file), folder), classes)
@@ -296,7 +300,7 @@ def inspect_task(name: str, deep: bool = False) -> TaskReport:
     fix = ""
     broken: Sequence[str] = ()
     try:
-        if card.source.kind != "drawings":
+        if isinstance(card.source, OnDisk):
             folder = dataset_folder(name, card.source.folder)
         source = _open(card, classes)
         for split, listed in source.samples.items():

@@ -25,6 +25,7 @@ from compatbench.data.cards.names import (
 )
 from compatbench.data.cards.own_cards import ENDINGS, OwnCard, look_at, own_cards, why_no_card
 from compatbench.data.cards.schemas import COPIED, BackboneCard, SuiteCard, TaskCard, TrainingCard
+from compatbench.data.cards.sources import OnDisk
 from compatbench.data.cards.yaml_file import CardModel, check_place, read_card
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import add_own_place, tasks_folder
@@ -317,7 +318,7 @@ def names_elsewhere(suite: SuiteCard) -> set[str]:
         if whole not in builtin:
             return False
         if name in test_sets:
-            return task_cards.read(whole).source.kind == "drawings"
+            return not isinstance(task_cards.read(whole).source, OnDisk)
         return backbone_cards.read(name).weights is not None
 
     names = test_sets.union(*suite.upgrades)

@@ -26,6 +26,12 @@ class DrawingsSource(CardModel):
     split: RelativePath  # CSV of split,label,set,tile,paint, relative to tasks/
 
 
+class DigitsSource(CardModel):
+    """The handwritten digits that ship with scikit-learn."""
+
+    kind: Literal["sklearn-digits"]
+
+
 class OnDisk(CardModel):
     """Images in a folder, relative to the data root or, on a user's own card, to the card."""
 
@@ -86,6 +92,7 @@ class TableSource(OnDisk):
 
 Source = (
     DrawingsSource
+    | DigitsSource
     | CoopSplitSource
     | ClassFoldersSource
     | FgvcSource
