@@ -15,6 +15,7 @@ from compatbench.data.cards import COPIED
 from compatbench.messages import count
 from compatbench.results.expected import Upgrade
 from compatbench.tables import markdown
+from compatbench.tables.flags import list_flags
 from compatbench.tables.numbers import NOTHING, interval_text, percent, rounded, signed
 from compatbench.tables.ranking_tables import SPREAD
 from compatbench.tables.suite_page import SuitePage
@@ -59,6 +60,7 @@ def render_method_pages(pages: Sequence[SuitePage]) -> dict[str, str]:
     suites = [suite for page in pages for suite in (page, *page.sections)]
     judge = find_judge(pages)
     verdicts = list_verdicts(judge) if judge is not None else {}
+    flags = _join_flags(suites)
     texts = {}
     for name, facts in read_facts().items():
         page = render_markdown(
@@ -66,11 +68,22 @@ def render_method_pages(pages: Sequence[SuitePage]) -> dict[str, str]:
             facts=facts,
             judge=judge,
             verdicts=verdicts.get(name, []),
+            flags=flags.get(name, []),
             shown=render_facts(facts, "##", changed=_list_changes(name, suites)),
             results=_result_tables(name, pages),
         )
         texts[name] = page.strip() + "\n"
     return texts
+
+
+def _join_flags(suites: Sequence[SuitePage]) -> dict[str, list[str]]:
+    """Return what is implausible in the results of all suites, by the names of methods."""
+    joined: dict[str, list[str]] = {}
+    for suite in suites:
+        for name, sentences in list_flags(suite).items():
+            with_suite = [f"{suite.card.title}: {sentence}" for sentence in sentences]
+            joined.setdefault(name, []).extend(with_suite)
+    return joined
 
 
 def find_judge(pages: Sequence[SuitePage]) -> SuitePage | None:
