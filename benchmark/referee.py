@@ -4,7 +4,7 @@ python benchmark/referee.py            # of this clone
 python benchmark/referee.py FOLDER     # of another one
 
 Only the rules are shared. They were read in the documentation, not in the code: leaderboard.md,
-docs/protocol.md, docs/analysis.md and docs/transfers.md. A line is printed for each difference,
+docs/protocol.md, docs/findings.md and docs/transfers.md. A line is printed for each difference,
 and the exit status is 1 if there is one.
 """
 
@@ -458,9 +458,9 @@ def resample(tables: list[np.ndarray], statistic) -> tuple[float, float, float]:
 
 
 def check_claims(root: Path, suite: Suite, found: list[str]) -> None:
-    """Compare the effects and verdicts of docs/analysis.md with the results."""
-    tables = read_tables(root / "docs/analysis.md", "Claim")
-    for upgrade, rows in zip(UPGRADES, tables, strict=True):
+    """Compare the effects and verdicts of docs/findings.md with the results."""
+    [rows] = read_tables(root / "docs/findings.md", "Claim")
+    for upgrade in UPGRADES:
         known: dict[str, dict] = {}
         groups: dict[str, list[str]] = {"shallow": [], "deep": []}
         for module in suite.cells:
@@ -474,11 +474,12 @@ def check_claims(root: Path, suite: Suite, found: list[str]) -> None:
                     groups[card["depth"]].append(module[0])
         recomputed = claims_1_and_2(known, groups) | claim_3(known, groups) | claim_4(known)
         for says, (effect, verdict) in recomputed.items():
-            [row] = [row for row in rows if row["What it says, and of what"].startswith(says)]
+            [row] = [row for row in rows if f"{row['What it says']}:".startswith(says)]
             where = f"claims: {upgrade[1]}: {says}"
-            published = row["Effect, 95 % interval"]
-            differs(found, where, published if "(" in effect else published.split(" (")[0], effect)
-            differs(found, where, row["Verdict"], verdict)
+            published = row[f"Verdict for {upgrade[1]}"].split("; ")[0].split(" \\[")[0]
+            if "(" not in effect:
+                published = published.split(" (")[0]
+            differs(found, where, published, f"{verdict} {effect}")
 
 
 def claims_1_and_2(known: dict[str, dict], groups: dict[str, list[str]]) -> dict:

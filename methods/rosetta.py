@@ -32,7 +32,7 @@ from compatbench.method import (
 class Rosetta(Method):
     """z = s · (f̂ t̂ᵀ + ρ · exp(−β (1 − m(f̂) Gᵀ)) V): the target's zero-shot, and the shots' answer.
 
-    A method of this project (docs/rosetta.md). It adds two experts that know different things,
+    A method of this project (docs/findings.md). It adds two experts that know different things,
     each fitted without the other:
 
     * the backbone's own zero-shot classifier t̂;

@@ -43,7 +43,7 @@ ELSEWHERE = {
         "tests/data/test_new_task.py::test_commands_for_own_images_on_the_datasets_page_work"
     ),
 }
-WALK = ("tutorial.md", "import.md", "transfers.md", "analysis.md")
+WALK = ("tutorial.md", "import.md", "transfers.md", "findings.md")
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -197,7 +197,7 @@ def test_commands_of_pages_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             shutil.copy(module, "MODULE.safetensors")
     walk("transfers.md")
     shutil.copytree(DOCS.parent / "results" / "mini", "results/mini")
-    assert "contradicted" in walk("analysis.md")
+    assert "contradicted" in walk("findings.md")
 
 
 @pytest.mark.slow

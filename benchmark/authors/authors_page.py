@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from compatbench.method.registry import builtin_methods, builtin_transfers
 HERE = Path(__file__).parent
 # Transfers that have a paper and no row.
 WITHOUT = {
-    "anchors": "lucmos/relreps computes the similarities, but has no code that reads them back",
+    "anchors": "lucmos/relreps has the similarities, and no code that reads them back",
     "copied": "nothing is computed",
     "images": "no public code was found",
 }
@@ -37,42 +38,38 @@ def make_page() -> Page:
     repositories = pd.read_csv(HERE / "repositories.csv")
     fits = pd.read_csv(HERE / "fits.csv").merge(repositories, "left", "repository", validate="m:1")
     names = fits["method"].str.partition(",")[0]
-    compared = set(names)
+    rows = set(names)
     versions = names.map(list_versions()).fillna("")
     old = set(names[fits["version"].fillna("") != versions])
     recipes = read_recipes()
     without = {}
     for name in builtin_methods().names():
-        if name not in compared:
+        if name not in rows:
             is_published = name in recipes
             without[name] = "no public code" if is_published else "a method of this project"
     transfers = {}
     missing = set(old)
     for name, cls in builtin_transfers().classes.items():
-        if name not in compared:
+        if name not in rows:
             transfers[name] = WITHOUT.get(name, "of this project")
             if cls.card.paper and name not in WITHOUT:
                 missing.add(name)
-    missing |= {name for name, recipe in recipes.items() if recipe.repository} - compared
+    missing |= {name for name, recipe in recipes.items() if recipe.repository} - rows
     if missing:
         raise SystemExit(f"run their fits beside the authors' code: {', '.join(sorted(missing))}")
     read = {}
     for name, recipe in recipes.items():
-        read[name] = f"{len([*list_read(recipe)])} of {len(recipe.settings)}"
-    fits["difference"] = fits[["parameters", "logits"]].max(axis="columns")
-    rows = fits.groupby(names).agg(
-        fits=("method", "size"),
-        repository=("repository", "first"),
-        commit=("commit", "first"),
-        steps=("steps", "max"),
-        moved=("moved", "min"),
-        difference=("difference", "max"),
-    )
-    rows["read"] = rows.index.map(read)
+        if not recipe.repository:
+            continue
+        found = {setting.name for setting in list_read(recipe)}
+        rest = [setting for setting in recipe.settings if setting.name not in found]
+        places = dict.fromkeys(re.split(r", |; | and (?=\w+\.)", each.source)[0] for each in rest)
+        read[name] = (len(found), len(recipe.settings), list(places))
     values = {
-        "rows": rows.reset_index(names="name").astype(object).fillna("").to_dict("records"),
-        "worst": fits["difference"].max(),
+        "fits": fits.astype(object).fillna("").to_dict("records"),
+        "worst": fits[["parameters", "logits"]].max(axis=None),
         "without": without,
         "transfers": transfers,
+        "read": read,
     }
     return Page(values)

@@ -1,4 +1,4 @@
-"""The page of Rosetta says how many test drawings its design had seen."""
+"""The finding on Rosetta's design says how many test drawings its design had seen."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_the_page_has_the_totals_of_the_counts() -> None:
     tested = sum(int(row["tested"]) for row in counts)
     design = sum(int(row["in_design"]) for row in counts)
     held_out = sum(int(row["in_first_held_out"]) for row in counts)
-    page = " ".join((ROOT / "docs" / "rosetta.md").read_text(encoding="utf-8").split())
+    page = " ".join((ROOT / "docs" / "findings.md").read_text(encoding="utf-8").split())
     assert f"{design} of the {tested:,} test drawings ({100 * design / tested:.0f} %)" in page
-    assert f"another {held_out} ({100 * held_out / tested:.0f} %)" in page
+    assert f"Another {held_out} ({100 * held_out / tested:.0f} %)" in page
     assert "those of a second look" in page
 
 

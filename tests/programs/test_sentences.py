@@ -8,7 +8,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 FILES = {
     "readme": "README.md",
-    "analysis": "docs/analysis.md",
+    "findings": "docs/findings.md",
     "mini-suite": "docs/mini-suite.md",
 }
 PAGES = {name: (REPOSITORY / path).read_text(encoding="utf-8") for name, path in FILES.items()}
@@ -36,9 +36,11 @@ def assert_says(page: str, sentence: str) -> None:
 def read_findings(start: str) -> list[tuple[str, str]]:
     """Return the effects and verdicts of the claims that start so, one for each upgrade."""
     found = []
-    for table in read_tables("analysis", "claims"):
-        for _, sentence, effect, verdict in table[1:]:
-            if sentence.startswith(start):
+    [table] = read_tables("findings", "claims")
+    for _, claim, *cells in table[1:]:
+        if f"{claim}:".startswith(start):
+            for cell in cells:
+                verdict, effect = cell.split("; ")[0].split(" \\[")[0].split("** ")
                 found.append((effect, verdict))
     return found
 
@@ -57,7 +59,7 @@ def test_the_readme_has_the_effects_and_verdicts_of_the_claims() -> None:
     assert {verdict for _, verdict in short} == {"not decided"}
     for first, second in (published, short):
         assert_says("readme", f"{first[0]} and {second[0]}")
-    best = read_findings("ContCoOp has the highest H: against")
+    best = read_findings("ContCoOp has the highest H:")
     assert [verdict for _, verdict in best] == ["contradicted", "not decided"]
     assert_says("readme", f"by ProKeR, the best of many, with {best[0][0]} before")
     assert {verdict for _, verdict in read_findings("shallow modules")} == {"not decided"}

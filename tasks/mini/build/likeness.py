@@ -100,8 +100,6 @@ def likeness(results: Path = RESULTS_FOLDER) -> tuple[list[dict[str, str]], str]
     if source.seed.nunique() > 1:
         rows.append(spread_over_seeds(source))
     tables = [to_markdown(pd.DataFrame(rows)), methods_table(source)]
-    if len(by_shots):
-        tables.append(to_markdown(curve.reset_index()))
     return rows, "\n\n".join(tables)
 
 

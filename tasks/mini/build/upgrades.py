@@ -66,7 +66,7 @@ class Further:
 
 # Seeds 1 to 4 have made models that ship.
 _ANCHORINGS = (0.3, 1, 3, 10)
-#: The further targets by what they are for. ``docs/laws.md`` has the questions.
+#: The further targets by what they are for. ``docs/findings.md`` has the questions.
 TARGETS: dict[str, list[Further]] = {
     # With the target that ships, six of each kind that ships.
     "replication": [

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-from laws_kinds import (
+from target_kinds import (
     EFFECTS,
     leave_out,
     list_collapsed,

@@ -27,7 +27,7 @@ OF_TARGETS = [effect for effect in EFFECTS if 2 in effect]  # that change with t
 def read_gains(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the gains of copied modules in points, ``[(method, task), backbone]``.
 
-    A gain is a module's accuracy less zero-shot's on the same backbone.
+    A gain is a module's accuracy minus that of zero-shot on the same backbone.
     """
     rows = rows[(rows["transfer"] == "copied") & (rows["task"] == rows["test_set"])]
     rows = rows[~rows["method"].str.startswith("zeroshot")]

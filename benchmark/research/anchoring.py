@@ -1,7 +1,8 @@
 """Measure whether a new model can be trained to keep old modules, and at what price.
 
-This is a section of docs/laws.md. Its hypothesis, figure, rule and analysis were written before any
-target was trained. Leaving out the methods that collapse, and ``KINDS``, were added afterwards.
+This is a section of docs/findings.md. Its hypothesis, rule and analysis were written before any
+target was trained. Leaving out the methods that collapse, and the kinds of methods, were added
+afterwards.
 """
 
 from __future__ import annotations
@@ -137,28 +138,30 @@ def compare_kinds(
     return rows
 
 
-def answer(best: Price | None, prompts: Interval, level: Interval, of_all: Interval) -> str:
+def answer(
+    best: Price | None, kinds: Sequence[Mapping[str, Any]], level: Interval, of_all: Interval
+) -> str:
     """Return the answer to the section's question, in sentences.
 
     Args:
         best: the weight that is named, for the methods that do not collapse.
-        prompts: the change for prompts at the text input, at this weight.
+        kinds: what this weight changes for each kind of method, as from ``compare_kinds``.
         level: the gain over zero-shot at this weight, of the methods that do not collapse.
         of_all: the same of all methods.
     """
     if best is None:
         return "At no weight was it shown that copied modules gain more than without the penalty."
-    cost = "what is lost is not shown to be small"
+    cost = "the loss is not shown to be small"
     if best.is_free:
-        cost = f"less than {FREE:g} points are lost"
+        cost = f"so it loses less than {FREE:g} points"
+    changes = [f"{_show(kind['change'])} for {kind['title']}" for kind in kinds]
     return (
-        "A little. Trained to keep texts where the source has them, at weight "
-        f"{best.weight:g}, a target's copied modules gain {_show(best.gain)} points more "
-        "than without, in the mean of the methods that do not collapse without it; prompts at the "
-        f"text input gain nothing that could be shown, {_show(prompts)}. Zero-shot changes "
-        f"by {_show(best.zero_shot)} points, so {cost}. Copied modules are then at "
-        f"{_show(level)} points over zero-shot, and with the methods that collapse at "
-        f"{_show(of_all)} (two seeds, intervals over tasks)."
+        f"A little. At weight {best.weight:g}, copied modules gain {_show(best.gain)} points more "
+        "than without the penalty (mean of the methods that do not collapse). Zero-shot changes by "
+        f"{_show(best.zero_shot)} points, {cost}. Copied modules are then {_show(level)} points "
+        f"above zero-shot; with the methods that collapse included, {_show(of_all)}. By kind of "
+        f"method, the change is {'; '.join(changes)}. Intervals are over tasks, and two seeds are "
+        "averaged."
     )
 
 

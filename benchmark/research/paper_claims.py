@@ -1,0 +1,160 @@
+"""Make the sections of docs/findings.md on the founding paper: claims, readings and layers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import ascii_lowercase
+
+import pandas as pd
+
+from compatbench.data.cards import suite_cards
+from compatbench.extras.studies.claims import (
+    ClaimsReport,
+    analyze_claims,
+    read_evidence,
+    show_effect,
+)
+from compatbench.extras.studies.frames import Row, decimals
+from compatbench.extras.studies.layers import analyze_layers
+from compatbench.messages import count
+from compatbench.results.estimate import estimate, interval_columns
+from compatbench.results.result_files import ResultFiles
+from compatbench.results.ties import ALPHA, holm, paired_test
+from compatbench.tables.markdown import render_table
+from compatbench.tables.numbers import NOTHING, with_interval
+from compatbench.tables.suite_page import read_suite_page
+from compatbench.tables.table import TableCell, plain_table, records, sentence, text
+
+ROOT = Path(__file__).parents[2]
+SUITE = "mini"
+READINGS = "mini-ablation"  # the suite of ContCoOp's readings
+LONGEST = 400  # characters of a cell or a note
+
+
+def make_sections() -> dict[str, str]:
+    """Return the sections by name."""
+    claims = analyze_claims(SUITE, ROOT)
+    source, target = claims[0].upgrade
+    return {
+        "claims": show_claims(claims),
+        "readings": show_readings(compare_readings(READINGS), READINGS),
+        "layers": show_layers(analyze_layers(source, target, suite=SUITE).changes),
+    }
+
+
+def show_claims(reports: list[ClaimsReport]) -> str:
+    """Return a table with a row for each claim and a column for each upgrade."""
+    marks: dict[str, str] = {}
+    rows = []
+    for findings in zip(*(records(report.findings) for report in reports), strict=True):
+        claim = findings[0]["says"]
+        data = {finding["data"] for finding in findings}
+        if len(data) == 1:
+            claim += f": {data.pop()}"
+        cells = [show_verdict(finding, marks, with_data=bool(data)) for finding in findings]
+        rows.append([str(findings[0]["claim"]), claim, *cells])
+    header = ["Claim", "What it says"]
+    header += [f"Verdict for {report.upgrade[-1]}" for report in reports]
+    methods = " and ".join(dict.fromkeys(str(report.complete) for report in reports))
+    head = (
+        f"Suite {SUITE}, {reports[0].shots} shots, {reports[0].over}, {methods} methods with "
+        "complete results. Verdicts are followed by the effect in points or percent, and its 95 % "
+        "interval over tasks (claims 1 and 2: over methods and tasks)."
+    )
+    notes = [f"[{mark}] {limit}" for limit, mark in marks.items()]
+    table = plain_table(header, rows, range(len(header)), sentence(head), notes)
+    return render_table(table, LONGEST)
+
+
+def show_verdict(finding: Row, marks: dict[str, str], with_data: bool) -> TableCell:
+    """Return a verdict with its effect, its data and the marks of what limits it.
+
+    Args:
+        marks: the marks by what they stand for. New ones are added.
+        with_data: True to show what the verdict was computed from.
+    """
+    shown = show_effect(finding)
+    if with_data:
+        shown += f"; {finding['data']}"
+    of_finding = []
+    for limit in filter(None, (finding["why"] or "").split("; ")):
+        marks.setdefault(limit, ascii_lowercase[len(marks)])
+        of_finding.append(marks[limit])
+    if of_finding:
+        shown += f" [{', '.join(of_finding)}]"
+    return sentence(text(finding["verdict"]).bold(), " ", text(shown))
+
+
+def compare_readings(suite: str) -> pd.DataFrame:
+    """Compare every reading of ContCoOp with the best method that is none, on each upgrade.
+
+    Returns:
+        A row per upgrade and reading: the ``difference`` of H from the ``rival`` with its interval
+        over tasks, and ``p``, corrected for all rows (Holm).
+    """
+    page = read_suite_page(suite_cards.read(suite), ResultFiles(ROOT))
+    shots = max(page.expected.shots)
+    rows = []
+    for upgrade in page.expected.upgrades:
+        evidence = read_evidence(page, upgrade, shots)
+        h = evidence.scores["h"]
+        rivals = [name for name in evidence.methods if name not in evidence.readings]
+        rival = str(h.loc[rivals].mean(axis="columns").idxmax())
+        p_values = paired_test(h.loc[[rival, *evidence.readings]])
+        for reading, p_value in zip(evidence.readings, p_values, strict=True):
+            difference = estimate((h.loc[reading] - h.loc[rival]).to_numpy())
+            rows.append(
+                {
+                    "target": upgrade[-1],
+                    "reading": evidence.title(reading).removeprefix("ContCoOp, "),
+                    "rival": evidence.title(rival),
+                    **interval_columns("difference", difference),
+                    "p": p_value,
+                }
+            )
+    frame = pd.DataFrame(rows)
+    frame["p"] = holm(list(frame["p"]))
+    return frame
+
+
+def show_readings(differences: pd.DataFrame, suite: str) -> str:
+    """Return a paragraph on the readings whose H differs significantly from the rival's."""
+    rivals = " or ".join(sorted(set(differences["rival"])))
+    differs = differences["p"] < ALPHA
+    better = differences[differs & (differences["difference"] > 0)]
+    worse = differences[differs & (differences["difference"] < 0)]
+    readings = differences["reading"].nunique()
+    return (
+        f"Suite `{suite}` has {count(readings, 'reading')} with one seed. Compared with the H of "
+        f"{rivals}, the best method there that is no reading, these are significantly higher: "
+        f"{_list_readings(better)}; and these are significantly lower: {_list_readings(worse)} "
+        f"(points, 95 % intervals over tasks; Holm's correction over {len(differences)} "
+        "comparisons)."
+    )
+
+
+def _list_readings(rows: pd.DataFrame) -> str:
+    """Return the readings with their differences; *none* if there are none."""
+    shown = []
+    for row in records(rows):
+        shown.append(f"`{row['reading']}` {with_interval(row, 'difference')} on `{row['target']}`")
+    return ", ".join(shown) or "none"
+
+
+def show_layers(changes: pd.DataFrame) -> str:
+    """Return a table of the changes of both towers, layer by layer."""
+    texts = records(changes[changes["tower"] == "text"])
+    images = records(changes[changes["tower"] == "image"])
+    rows = []
+    for of_text, of_image in zip(texts, images, strict=True):
+        row = [of_text["layer"], show_share(of_text["parameter_relative"])]
+        row += [show_share(of_text["feature_relative"]), decimals(of_text["cka"], digits=2)]
+        row.append(decimals(of_image["cka"], digits=2))
+        rows.append(row)
+    header = ["Layer", "text: parameters", "text: features", "text: CKA", "image: CKA"]
+    return render_table(plain_table(header, rows))
+
+
+def show_share(share: float | None) -> str:
+    """Return a share in percent."""
+    return NOTHING if share is None else f"{100 * share:.0f} %"
