@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from compatbench.method.registry import builtin_methods, builtin_transfers
 HERE = Path(__file__).parent
 # Transfers that have a paper and no row.
 WITHOUT = {
-    "anchors": "lucmos/relreps has the similarities, and no code that reads them back",
+    "anchors": "lucmos/relreps computes the similarities, but has no code that reads them back",
     "copied": "nothing is computed",
     "images": "no public code was found",
 }
@@ -38,38 +37,42 @@ def make_page() -> Page:
     repositories = pd.read_csv(HERE / "repositories.csv")
     fits = pd.read_csv(HERE / "fits.csv").merge(repositories, "left", "repository", validate="m:1")
     names = fits["method"].str.partition(",")[0]
-    rows = set(names)
+    compared = set(names)
     versions = names.map(list_versions()).fillna("")
     old = set(names[fits["version"].fillna("") != versions])
     recipes = read_recipes()
     without = {}
     for name in builtin_methods().names():
-        if name not in rows:
+        if name not in compared:
             is_published = name in recipes
             without[name] = "no public code" if is_published else "a method of this project"
     transfers = {}
     missing = set(old)
     for name, cls in builtin_transfers().classes.items():
-        if name not in rows:
+        if name not in compared:
             transfers[name] = WITHOUT.get(name, "of this project")
             if cls.card.paper and name not in WITHOUT:
                 missing.add(name)
-    missing |= {name for name, recipe in recipes.items() if recipe.repository} - rows
+    missing |= {name for name, recipe in recipes.items() if recipe.repository} - compared
     if missing:
         raise SystemExit(f"run their fits beside the authors' code: {', '.join(sorted(missing))}")
     read = {}
     for name, recipe in recipes.items():
-        if not recipe.repository:
-            continue
-        found = {setting.name for setting in list_read(recipe)}
-        rest = [setting for setting in recipe.settings if setting.name not in found]
-        places = dict.fromkeys(re.split(r", |; | and (?=\w+\.)", each.source)[0] for each in rest)
-        read[name] = (len(found), len(recipe.settings), list(places))
+        read[name] = f"{len([*list_read(recipe)])} of {len(recipe.settings)}"
+    fits["difference"] = fits[["parameters", "logits"]].max(axis="columns")
+    rows = fits.groupby(names).agg(
+        fits=("method", "size"),
+        repository=("repository", "first"),
+        commit=("commit", "first"),
+        steps=("steps", "max"),
+        moved=("moved", "min"),
+        difference=("difference", "max"),
+    )
+    rows["read"] = rows.index.map(read)
     values = {
-        "fits": fits.astype(object).fillna("").to_dict("records"),
-        "worst": fits[["parameters", "logits"]].max(axis=None),
+        "rows": rows.reset_index(names="name").astype(object).fillna("").to_dict("records"),
+        "worst": fits["difference"].max(),
         "without": without,
         "transfers": transfers,
-        "read": read,
     }
     return Page(values)

@@ -12,22 +12,24 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from pages import Page
-from recipes_page import HEADER, list_lines, read_recipes
+from recipes_page import list_lines, read_recipes
 from torch import Tensor
 
 from compatbench.data.labels import NEEDS
 from compatbench.extras.check.attach_rules import refusal
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest, relabel
 from compatbench.extras.check.models import build_clip
+from compatbench.messages import count
 from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module, Teacher
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Recipe, TrainedMethod
@@ -46,6 +48,8 @@ SOURCES = {
     "logit scale": {"logit_scale"},
 }
 SIZES = {"text tokens": "token width", "joint space": "feature size", "image tower": "image width"}
+MOST_SHAPES = 10  # of tensors that are listed one by one
+GROUP = ["method", "Setting"]
 # Classes and shots that a method is tried with, to see what its module grows with. The first draw
 # is compared with one of more images, one of more classes, and one of both.
 DRAWS = ((4, 1), (4, 2), (8, 1), (8, 2))
@@ -57,9 +61,9 @@ def make_page() -> Page:
     recipes = read_recipes()
     lines = list_lines()
     # None: no recipe was read. An empty list: all settings are as published.
-    deviations: dict[str, list[Any]] = {name: [] for name in recipes}
-    for name, differing in lines[lines["differs"]].groupby("method")[HEADER]:
-        deviations[str(name)] = differing.to_numpy().tolist()
+    deviations: dict[str, list[dict[str, str]]] = {name: [] for name in recipes}
+    for (name, setting), of_setting in lines[lines["differs"]].groupby(GROUP, sort=False):
+        deviations[name].append({"setting": setting, **merge_tasks(of_setting)})
     facts = {}
     rows = []
     for name in registry.names():
@@ -70,7 +74,6 @@ def make_page() -> Page:
         facts[name] = about
         places = ", ".join(about["places"])
         cells = [
-            about["depth"] if places else None,
             places,
             method.card.summary,
             about["parameters"],
@@ -79,10 +82,25 @@ def make_page() -> Page:
         ]
         title = number(f"[{escape(about['title'])}](methods/{name}.md)")
         rows.append([title, *(cell or None for cell in cells)])
-    header = ["Method", "Depth", "Place", "Idea", "Parameters", "Must be equal", "Also given"]
-    values = {"methods": plain_table(header, rows, (0, 1, 2, 3, 5, 6)), "count": len(facts)}
+    header = ["Method", "Place", "Idea", "Parameters", "Must be equal", "Also needs"]
+    values = {"methods": plain_table(header, rows, (0, 1, 2, 4, 5)), "count": len(facts)}
     text = json.dumps(facts, ensure_ascii=False, indent=1)
     return Page(values, files={FACTS: text + "\n"})
+
+
+def merge_tasks(lines: pd.DataFrame) -> dict[str, str]:
+    """Return a setting in which we differ on one line: values that depend on tasks name them."""
+    shown = {}
+    for column in ("Published", "Ours", "Why"):
+        tasks: dict[str, list[str]] = {}
+        for value, group in zip(lines[column], lines["Datasets"], strict=True):
+            tasks.setdefault(value, []).append(group)
+        parts = []
+        for value, groups in tasks.items():
+            part = value if len(tasks) == 1 else f"{value} ({', '.join(groups)})"
+            parts.append(part)
+        shown[column.lower()] = "; ".join(parts)
+    return shown
 
 
 def describe_method(method: type[Method]) -> dict[str, Any]:
@@ -105,7 +123,7 @@ def describe_method(method: type[Method]) -> dict[str, Any]:
         "derived": _derived(tested),
         "must_be_equal": _needs(tested),
         "parameters": write_size([module.parameters for module in modules]),
-        "recipe": _recipe(method),
+        "recipe": write_recipe(method),
         "zero_shot_at": [f"{name} = {value}" for name, value in card.zero_shot_at.items()],
         "given": [words for need, words in NEEDS.items() if need in card.needs],
         "learns": card.learns,
@@ -152,19 +170,35 @@ def _escape_words(text: str) -> str:
     return "".join(pieces)
 
 
-def _recipe(method: type[Method]) -> str:
+def write_recipe(method: type[Method]) -> str:
     """Return the optimiser and its settings in words."""
     if not method.card.learns:
         return NOTHING
-    recipe = getattr(method.Config(), "recipe", None)
+    config = method.Config()
+    recipe = getattr(config, "recipe", None)
     if not isinstance(recipe, Recipe):
-        return "closed form, or a loop of its own"
-    epochs = recipe.epochs
-    if not isinstance(epochs, int):
-        parts = [f"{count} (from {shots} shots on)" for shots, count in epochs.items()]
-        epochs = ", ".join(parts)
+        return "closed form or a solver of its own"
+    if hasattr(config, "steps_per_shot"):
+        length = f"{config.steps_per_shot} steps per shot"
+    elif hasattr(config, "steps"):
+        length = f"{config.steps} steps"
+    else:
+        length = _write_epochs(recipe.epochs)
     name = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[recipe.optimizer]
-    return f"{name} {recipe.lr:g}, batch {recipe.batch_size}, epochs {epochs}, {recipe.schedule}"
+    schedule = {"constant": "constant rate", "cosine-epoch": "cosine by epoch"}
+    schedule["cosine-step"] = "cosine by step"
+    shown = schedule[recipe.schedule]
+    return f"{name} at {recipe.lr:g}, batches of {recipe.batch_size}, {length}, {shown}"
+
+
+def _write_epochs(epochs: int | Mapping[int, int]) -> str:
+    if isinstance(epochs, int):
+        return f"{epochs} epochs"
+    parts = []
+    for shots, number_of_epochs in epochs.items():
+        shown = f"{number_of_epochs} epochs" if not parts else f"{number_of_epochs}"
+        parts.append(f"{shown} from {count(shots, 'shot')} on")
+    return ", ".join(parts)
 
 
 @cache
@@ -196,9 +230,9 @@ def write_size(sizes: Sequence[int]) -> str:
     factors = np.rint(np.linalg.solve(grid, sizes)).astype(int)
     assert (grid @ factors == sizes).all(), "no sum of parts that grow with C, with N, or with both"
     parts = []
-    for count, unit in zip(factors, ("", "C", "N", "C · N"), strict=True):
-        if count:
-            parts.append(f"{count:,} · {unit}".removesuffix(" · ").removeprefix("1 · "))
+    for factor, unit in zip(factors, ("", "C", "N", "C · N"), strict=True):
+        if factor:
+            parts.append(f"{factor:,} · {unit}".removesuffix(" · ").removeprefix("1 · "))
     return " + ".join(parts) or "0"
 
 
@@ -221,7 +255,18 @@ def _shapes(groups: Sequence[dict[str, Tensor]]) -> list[str]:
                 sizes.append(f"{size:,}")
         pattern = re.sub("[0-9]+", "*", name)
         counts[f"{pattern}: {' × '.join(sizes) or '1'}"] += 1
+    if len(counts) > MOST_SHAPES:
+        counts = _count_by_part(counts)
     return [f"{text} ({times} times)" if times > 1 else text for text, times in counts.items()]
+
+
+def _count_by_part(counts: Counter[str]) -> Counter[str]:
+    """Return the same where all tensors of a part (``image.``) are one entry."""
+    parts = Counter[str]()
+    for text, times in counts.items():
+        part, dot, _ = text.partition(":")[0].partition(".")
+        parts[f"{part}.*" if dot else text] += times
+    return parts
 
 
 def _derived(tested: MethodUnderTest) -> list[str]:

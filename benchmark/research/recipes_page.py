@@ -1,8 +1,8 @@
-"""Make ``docs/recipes.md``: where suite ``paper`` differs from published recipes, and why.
+"""Make ``docs/recipes.csv``: every setting of the published recipes beside that of suite ``paper``.
 
-``docs/recipes.csv`` has every setting, also those that are as published. Published settings were
-read in the authors' scripts, and are in ``benchmark/research/recipes/<method>.yaml``. Ours are
-those of the suite.
+Published settings were read in the authors' scripts, and are in
+``benchmark/research/recipes/<method>.yaml``. Ours are those of the suite. The page of a method has
+the settings that differ, with the reason.
 """
 
 from __future__ import annotations
@@ -15,22 +15,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
-from pages import DOCS, Page
+from pages import Page
 from pydantic import BeforeValidator
 
 from compatbench.data.cards import SuiteCard, suite_cards, task_cards
 from compatbench.data.cards.yaml_file import CardModel, read_card
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.method.registry import MethodRegistry, builtin_methods
-from compatbench.tables.markdown import escape, render_table
 from compatbench.tables.numbers import NOTHING
-from compatbench.tables.table import number, plain_table
 
 RECIPES = Path(__file__).parent / "recipes"
 SUITE = "paper"
 AS_PUBLISHED = "as published"
 HEADER = ["Setting", "Datasets", "Published", "Source", "Ours", "Why"]
-MAX_CHARACTERS = 1000  # of a reason on the page
 
 # A value for each task: ``{'*': 1.17, flowers102: 10, 'dtd,eurosat': 2}``, or one for all.
 PerTask = Annotated[
@@ -110,34 +107,10 @@ def settings_on(name: str, suite: SuiteCard, task: str, registry: MethodRegistry
     return settings.config | {"training": training, "task": card}
 
 
-def link_method(name: str, title: str) -> str:
-    """Return a method's title, with a link to its page if it has one: it has with results."""
-    page = Path("methods", f"{name}.md")
-    return f"[{title}]({page})" if (DOCS / page).is_file() else title
-
-
 def make_page() -> Page:
-    """Return the page and its data. The same recipes give the same text."""
-    cards = {name: method.card for name, method in builtin_methods().classes.items()}
-    titles = {name: escape(cards[name].title) for name in read_recipes()}
-    unread = []
-    for name, card in sorted(cards.items()):
-        if name not in titles and card.learns:
-            unread.append(escape(card.title))
-    lines = list_lines()
-    differing = lines[lines["differs"]]
-    rows = []
-    for name, line in zip(differing["method"], differing[HEADER].to_numpy(), strict=True):
-        rows.append([number(link_method(name, titles[name])), *line])
-    settings = plain_table(["Method", *HEADER], rows, left=range(len(HEADER) + 1))
-    differing_methods = set(differing["method"])
-    values = {
-        "same": [title for name, title in titles.items() if name not in differing_methods],
-        "unread": unread,
-        "settings": render_table(settings, MAX_CHARACTERS),
-    }
-    data = lines.drop(columns="differs").rename(columns=str.lower)
-    return Page(values, files={"recipes.csv": data.to_csv(index=False, lineterminator="\n")})
+    """Return the data. The same recipes give the same text."""
+    data = list_lines().drop(columns="differs").rename(columns=str.lower)
+    return Page(files={"recipes.csv": data.to_csv(index=False, lineterminator="\n")})
 
 
 @cache

@@ -168,7 +168,7 @@ def test_every_committed_suite_opens_with_rows_at_its_most_shots_and_the_site_is
 
 def test_the_page_of_a_method_begins_with_the_verdicts_and_the_recipe() -> None:
     pages = render_method_pages([survival_page()])
-    first, *_ = pages["coop"].split("\n\nThe verdicts compare ")
+    first, *_ = pages["coop"].split("\n\n[How to read ")
     assert first.splitlines() == [
         "# CoOp",
         "",
@@ -178,10 +178,10 @@ def test_the_page_of_a_method_begins_with_the_verdicts_and_the_recipe() -> None:
     ]
     assert "* MaPLe cannot be attached if the new model is kin.\n" in pages["maple"]
     headings = re.findall(r"(?m)^## (.*)$", pages["coop"])
-    assert headings == ["Recipe", "Formula and details", "What it stores and needs", "Results"]
+    assert headings == ["Recipe", "Formula", "What it stores and needs", "Results"]
     miniature = render_method_pages([with_card(survival_page(), likeness="Half alike.")])
-    assert "**No real CLIP upgrade has been measured yet**" in miniature["coop"]
-    assert "No real CLIP upgrade" not in pages["coop"]
+    assert "**not on a real CLIP upgrade**" in miniature["coop"]
+    assert "not on a real CLIP upgrade" not in pages["coop"]
     assert pages["zeroshot"].splitlines()[2] == "There are no results of this method yet."
 
 

@@ -155,7 +155,7 @@ def run(
         check_names(suite, methods=methods, tasks=tasks, transfers=transfers)
         from compatbench.engine.compute import Compute
         from compatbench.runs import run_request
-        from compatbench.tables.terminal_ranking import list_rankings, print_ranking
+        from compatbench.tables.terminal_ranking import list_rankings, print_flags, print_ranking
 
         compute = Compute(
             executor=executor,
@@ -190,6 +190,7 @@ def run(
             print_json(list_rankings(page))
         else:
             print_ranking(console, page)
+            print_flags(console, finished.page, page.results.methods)
             _say_what_was_written(plan, out)
         if not finished.failures:
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pandas as pd
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
@@ -11,6 +13,7 @@ from compatbench.messages import one_line
 from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.public_results import Results
 from compatbench.results.ranking import rank_transfer
+from compatbench.tables.flags import FLAG, list_flags
 from compatbench.tables.ranking_tables import TERMINAL, explain_unranked, gap_table, ranking_table
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.terminal import render_table
@@ -24,6 +27,18 @@ def print_ranking(console: Console, page: SuitePage) -> None:
         rows = "1 row" if count == "1" else f"{count} rows"
         text = f"{one_line(title)}: {rows} {kind}: {one_line(reason)}".removesuffix(": –")
         console.print(Text(text, style="red" if kind == "failed" else "yellow"))
+
+
+def print_flags(console: Console, page: SuitePage, methods: Collection[str]) -> None:
+    """Print the implausible results of some methods of a suite that no maintainer has reviewed.
+
+    Args:
+        page: the whole suite, with the methods that these are compared with.
+    """
+    for name, sentences in list_flags(page).items():
+        if name in methods:
+            for sentence in sentences:
+                console.print(Text(f"{FLAG}: {sentence}", style="yellow"))
 
 
 def list_rankings(page: SuitePage) -> pd.DataFrame:

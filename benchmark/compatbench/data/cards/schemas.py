@@ -276,6 +276,8 @@ class SuiteCard(CardModel):
     made_by: str = ""
     # Methods that this suite cannot judge fairly, with the reason: measured, but not ranked.
     unranked: dict[Name, str] = {}
+    # Methods whose implausible results a maintainer has looked at, with what was found.
+    reviewed: dict[ConfigName, str] = {}
     # Not inherited: a suite that extends this one inherits the chosen settings, not the search.
     tuning: TuningCard | None = None
     # Settings that differ from a method's recipe. With 'method', the entry is a config of that

@@ -18,6 +18,7 @@ from compatbench.results.gaps import find_disagreements
 from compatbench.results.result_files import FIGURES, PAGE, RESULTS, ResultFiles, check_name
 from compatbench.tables import markdown, survival_tables
 from compatbench.tables.figures.figure_kinds import FigureKind, list_kinds
+from compatbench.tables.flags import list_flags
 from compatbench.tables.pages.method_pages import render_method_pages
 from compatbench.tables.pages.report_site import Report, write_site
 from compatbench.tables.pages.sections import TABLES, TOP, list_sections, list_sections_below
@@ -159,6 +160,7 @@ def _render(name: str, **context: Any) -> str:
         sections=list_sections,
         sections_below=list_sections_below,
         find_disagreements=find_disagreements,
+        list_flags=list_flags,
         marks=MARKS,
         write_caption=write_caption,
         **context,

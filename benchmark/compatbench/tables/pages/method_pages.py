@@ -7,22 +7,34 @@ which ``python benchmark/pages.py methods`` makes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
+from compatbench.data.cards import COPIED
 from compatbench.messages import count
 from compatbench.results.expected import Upgrade
 from compatbench.tables import markdown
+from compatbench.tables.flags import list_flags
 from compatbench.tables.numbers import NOTHING, interval_text, percent, rounded, signed
 from compatbench.tables.ranking_tables import SPREAD
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.survival_tables import has_survival, read_survival, show_gain_interval
-from compatbench.tables.table import Table, join, number, plain_table, records, spread, text
+from compatbench.tables.table import (
+    Table,
+    TableCell,
+    join,
+    number,
+    plain_table,
+    records,
+    spread,
+    text,
+)
 from compatbench.tables.templates import read_source, render_markdown
 
 Facts = Mapping[str, Any]
-_FEW = 3  # transfers; a suite of more compares them, and the site has its tables
+_MOST_TRANSFERS = 2  # that gain, on each upgrade; the site has the others
+_GAIN = "Gain (95 % interval)"
 
 
 class Verdict(NamedTuple):
@@ -37,14 +49,6 @@ class Verdict(NamedTuple):
     sentence: str
 
 
-class Result(NamedTuple):
-    """A method on an upgrade of a suite."""
-
-    page: SuitePage
-    upgrade: Upgrade
-    row: Mapping[str, Any]  # of the ranking
-
-
 @cache
 def read_facts() -> dict[str, Facts]:
     """Return what is known of each method of the project before any result."""
@@ -54,11 +58,9 @@ def read_facts() -> dict[str, Facts]:
 def render_method_pages(pages: Sequence[SuitePage]) -> dict[str, str]:
     """Return the pages by the methods' names, with the results of these suites."""
     suites = [suite for page in pages for suite in (page, *page.sections)]
-    results: dict[str, list[Result]] = {}
-    for result in _list_results(suites):
-        results.setdefault(result.row["method"], []).append(result)
     judge = find_judge(pages)
     verdicts = list_verdicts(judge) if judge is not None else {}
+    flags = _join_flags(suites)
     texts = {}
     for name, facts in read_facts().items():
         page = render_markdown(
@@ -66,11 +68,22 @@ def render_method_pages(pages: Sequence[SuitePage]) -> dict[str, str]:
             facts=facts,
             judge=judge,
             verdicts=verdicts.get(name, []),
+            flags=flags.get(name, []),
             shown=render_facts(facts, "##", changed=_list_changes(name, suites)),
-            results=_result_tables(results.get(name, [])),
+            results=_result_tables(name, pages),
         )
         texts[name] = page.strip() + "\n"
     return texts
+
+
+def _join_flags(suites: Sequence[SuitePage]) -> dict[str, list[str]]:
+    """Return what is implausible in the results of all suites, by the names of methods."""
+    joined: dict[str, list[str]] = {}
+    for suite in suites:
+        for name, sentences in list_flags(suite).items():
+            with_suite = [f"{suite.card.title}: {sentence}" for sentence in sentences]
+            joined.setdefault(name, []).extend(with_suite)
+    return joined
 
 
 def find_judge(pages: Sequence[SuitePage]) -> SuitePage | None:
@@ -144,43 +157,63 @@ def _list_changes(
     return changed
 
 
-def _list_results(suites: Sequence[SuitePage]) -> Iterator[Result]:
-    """Yield every method on every upgrade at the most shots; what several suites have, once.
-
-    Of a suite that compares many transfers, only the copied modules are shown.
-    """
-    seeds_seen: dict[tuple[Any, ...], set[int]] = {}
-    for page in suites:
-        expected = page.expected
-        many = len(page.results.transfers) > _FEW
-        of_suite = (expected.tasks, page.most_shots, expected.protocol)
-        configs = {name: repr(method.config) for name, method in page.results.methods.items()}
-        for upgrade in expected.upgrades:
-            for row in records(page.ranking(upgrade, page.most_shots)):
-                cells = (row["method"], configs[row["method"]], row["track"], upgrade, *of_suite)
-                seen = seeds_seen.setdefault(cells, set())
-                if seen >= {*expected.seeds} or (many and row["track_transfer"]):
-                    continue
-                seen |= {*expected.seeds}
-                yield Result(page, upgrade, row)
+def _result_tables(name: str, pages: Sequence[SuitePage]) -> list[tuple[SuitePage, Table]]:
+    """Return a table for each published suite with results of a method."""
+    tables = []
+    for page in pages:
+        rows = []
+        for upgrade in page.expected.upgrades:
+            rows += _list_rows(name, page, upgrade)
+        if rows:
+            header = ["New model", "Module", "Rank", "Source", "Target", "H", _GAIN]
+            tables.append((page, plain_table(header, rows, left=(0, 1))))
+    return tables
 
 
-def _result_tables(results: Sequence[Result]) -> dict[str, Table]:
-    """Return accuracies, H, and the gain over the target's zero-shot, a table by upgrade."""
-    rows: dict[str, list[list[Any]]] = {}
-    for page, upgrade, row in results:
-        cells = [
-            text(page.card.title),
-            text(row["track"] or "untouched"),
-            number(row["place"] or NOTHING),
-        ]
-        cells += [spread(row[measure], row[f"{measure}_std"]) for measure in SPREAD]
-        gain = number(signed(rounded(row["gain"], 4)))
-        if row["gain_low"] is not None:
-            gain = join([gain, number(f"({interval_text(row, 'gain', signed)})")], " ")
-        rows.setdefault(page.path_title(upgrade), []).append([*cells, gain])
-    header = ["Suite", "Module", "Rank", "Source", "Target", "H", "Gain (95 % interval)"]
-    return {where: plain_table(header, of, left=(0, 1)) for where, of in rows.items()}
+def _list_rows(name: str, page: SuitePage, upgrade: Upgrade) -> list[list[TableCell]]:
+    """Return the untouched module on an upgrade, and the transfers with which it gains most."""
+    shown = []
+    gaining: dict[str, tuple[SuitePage, Mapping[str, Any]]] = {}
+    for suite in (page, *_find_comparable(page, upgrade)):
+        ranking = suite.ranking(upgrade, page.most_shots)
+        for row in records(ranking[ranking["method"] == name]):
+            if row["transfer"] != COPIED:
+                if row["effect"] == "gains":
+                    gaining.setdefault(row["transfer"], (suite, row))
+            elif suite is page:
+                with_words = row["ranked_with"] != COPIED
+                module = "untouched, with words" if with_words else "untouched"
+                shown.append([text(module), *_show_measures(row)])
+    best = sorted(gaining, key=lambda transfer: -gaining[transfer][1]["gain"])
+    for transfer in best[:_MOST_TRANSFERS]:
+        suite, row = gaining[transfer]
+        seeds = suite.expected.seeds
+        fewer = f" ({count(len(seeds), 'seed')})" if len(seeds) < len(page.expected.seeds) else ""
+        shown.append([text(f"{transfer}{fewer}"), *_show_measures(row)])
+    target = text(page.backbone_title(upgrade[1]).partition(" (")[0])
+    return [[target, *cells] for cells in shown]
+
+
+def _find_comparable(page: SuitePage, upgrade: Upgrade) -> list[SuitePage]:
+    """Return the sections that measure the same tasks on this upgrade, such as other transfers."""
+    comparable = []
+    for section in page.sections:
+        expected = section.expected
+        same = expected.tasks == page.expected.tasks and page.most_shots in expected.shots
+        if same and upgrade in expected.upgrades:
+            comparable.append(section)
+    return comparable
+
+
+def _show_measures(row: Mapping[str, Any]) -> list[TableCell]:
+    """Return the rank, accuracies, H, and the gain over the new model's zero-shot."""
+    cells = [number(row["place"] or NOTHING)]
+    for measure in SPREAD:
+        cells.append(spread(row[measure], row[f"{measure}_std"]))
+    gain = number(signed(rounded(row["gain"], 4)))
+    if row["gain_low"] is not None:
+        gain = join([gain, number(f"({interval_text(row, 'gain', signed)})")], " ")
+    return [*cells, gain]
 
 
 def _listed(items: Sequence[str]) -> str:
