@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.method import Module
-from compatbench.method.format import Converted, Import
+from compatbench.method.format import Converted, Import, OtherOrder
 
 from ._shared.dassl import Dassl, Part
 
@@ -52,7 +52,7 @@ class TaskRes(Dassl):
         chosen = "first"
         for choice, templates in _choices(imported.labels.templates).items():
             ours = _mean_texts(imported, templates)
-            least = float((theirs * ours).sum(-1).min())
+            least = float((theirs @ ours.T).amax(-1).min())
             if least > best_least:
                 best_least = least
                 cosines = theirs @ ours.T
@@ -67,12 +67,16 @@ class TaskRes(Dassl):
                 label = int(wrong.int().argmax())
             cosine = float(cosines[label, label])
             nearest_name = names[nearest[label]]
-            raise imported.error(
+            error = imported.error(
                 f"has in '{self.base}' another text than ours for class {label}, '{names[label]}' "
                 f"(cosine {cosine:.3f}; most like '{nearest_name}'): "
                 "give the source and the task, in their order, that it was trained for; an "
                 "enhanced base is not imported"
             )
+            order = nearest.tolist()
+            if best_least >= LIKE and len(set(order)) == len(names):
+                raise OtherOrder(str(error), order)
+            raise error
         return converted._replace(config={"templates": chosen}, confirmed=True)
 
 

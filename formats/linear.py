@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Linear(Format):
     name = "linear"
     method = "linear_probe"
     normalized: ClassVar[bool] = False
+    undecided: ClassVar = {"normalized": (False, True)}
 
     def recognise(self, file: Checkpoint) -> bool:
         weights = _find_named(file, WEIGHTS)
@@ -40,12 +41,8 @@ class Linear(Format):
         return file.tensors[weights[0]].ndim == 2
 
     def read(self, imported: Import) -> Converted:
-        if not self.normalized:
-            if is_head_of_wise_ft(imported.file):
-                raise imported.error("is a head on normalised features; name linear_normalized")
-            imported.notes.append(
-                "on features that are not normalised; else name linear_normalized"
-            )
+        if not self.normalized and is_head_of_wise_ft(imported.file):
+            raise imported.error("is a head on normalised features; name linear_normalized")
         weight, bias = self._rows(imported)
         return Converted(Module({"weight": weight, "bias": bias}), {"normalized": self.normalized})
 
@@ -65,6 +62,11 @@ class Linear(Format):
         weight = imported.take(weights[0], f"{letter} e")
         bias = _take_bias(imported, letter, weight)
         if classes is None:
+            first = ", ".join(imported.labels.names[:3])
+            imported.notes.append(
+                f"the file does not name its classes: its rows are in the order {first}, ..., or "
+                "give another with --class-names FILE"
+            )
             return weight, bias
         if len(classes) != len(weight):
             raise imported.error(f"has {len(weight)} rows and {len(classes)} 'classes'")
@@ -82,14 +84,13 @@ class Linear(Format):
         """
         file = imported.file
         names = list(imported.labels.names)
-        keys = [name for name in CLASSES if name in file.tensors or name in file.values]
-        if not keys:
+        key, listed = _find_classes(file)
+        if not key:
             return None
-        key = keys[0]
-        listed = file.tensors[key].tolist() if key in file.tensors else file.values[key]
         labels = []
         for entry in listed:
-            label = names.index(entry) if entry in names else entry
+            found = imported.labels.find(entry)
+            label = entry if found is None else found
             if label not in range(len(names)):
                 raise imported.error(
                     f"has '{label}', which is not a class of the task in '{key}'; give the task "
@@ -126,6 +127,7 @@ class NormalizedLinear(Linear):
 
     name = "linear_normalized"
     normalized = True
+    undecided: ClassVar = {}
 
     def recognise(self, file: Checkpoint) -> bool:
         return is_head_of_wise_ft(file)
@@ -135,6 +137,29 @@ def is_head_of_wise_ft(file: Checkpoint) -> bool:
     """Return True if all tensors are parts of a ``classification_head``."""
     owners = {name.rpartition(".")[0].rpartition(".")[2] for name in file.tensors}
     return owners == {WISE_FT}
+
+
+def _find_classes(file: Checkpoint) -> tuple[str, list[Any]]:
+    """Return the name under which a file has the classes of its rows, and them; '' if nowhere.
+
+    They are a list, or a mapping from names to numbers or from numbers to names, as torchvision's
+    ``class_to_idx`` and the ``id2label`` of transformers.
+    """
+    for key in (*CLASSES, "class_names", "classnames"):
+        if key in file.tensors:
+            return key, file.tensors[key].tolist()
+        if isinstance(file.values.get(key), list):
+            return key, file.values[key]
+    for key in ("class_to_idx", "label2id", "idx_to_class", "id2label"):
+        by_number = {}
+        for name, value in file.values.items():
+            if name.startswith(f"{key}."):
+                rest = name.removeprefix(f"{key}.")
+                number, text = (value, rest) if isinstance(value, int) else (rest, value)
+                by_number[int(number)] = text
+        if sorted(by_number) == list(range(len(by_number))) and by_number:
+            return key, [by_number[number] for number in range(len(by_number))]
+    return "", []
 
 
 def _take_bias(imported: Import, size: str, weight: Tensor) -> Tensor:

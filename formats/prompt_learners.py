@@ -27,6 +27,7 @@ class CoOp(Dassl):
     """
 
     name = method = "coop"
+    undecided: ClassVar = {"position": ("end", "middle", "front")}
     parts: ClassVar = {"context": Part("ctx", "M D")}
     unlike = ("meta_net.", "bias_vectors", "ctx_", "token_middle", "text_feature_residuals")
     suffix = "token_suffix"

@@ -15,7 +15,7 @@ from torch import Tensor
 from compatbench.backbone import Backbone, Labels
 from compatbench.backbone.text.prompts import Prompts
 from compatbench.method import Method, Module
-from compatbench.method.format import Import
+from compatbench.method.format import Import, OtherOrder
 
 
 class _Prompted(Exception):
@@ -54,7 +54,8 @@ def check_class_names(
             must be equal bit by bit.
 
     Raises:
-        CompatbenchError: the rows are of another source, other classes or another order of them.
+        OtherOrder: the rows are of the same classes in another order.
+        CompatbenchError: the rows are of another source or of other classes.
     """
     rows = imported.file.tensors.get(key)
     if rows is None:
@@ -73,6 +74,11 @@ def check_class_names(
         return bool((errors <= tolerance * class_rows.float().norm(dim=-1)).all())
 
     wrong = [label for label, class_rows in enumerate(expected) if not matches(label, class_rows)]
+    # The class of each label, if every one is another class of the task.
+    order = []
+    for label in range(len(expected)) if wrong else ():
+        free = [other for other in range(len(expected)) if other not in order]
+        order += [other for other in free if matches(label, expected[other])][:1]
     if not wrong:
         return True
     # End-of-text is in the rows of every class. If it is nowhere, the source is another.
@@ -87,10 +93,13 @@ def check_class_names(
     for label in wrong:
         for other, class_rows in enumerate(expected):
             if matches(label, class_rows):
-                raise imported.error(
+                error = imported.error(
                     f"has '{names[other]}' as class {label} in '{key}', where the task has "
                     f"'{names[label]}': give the task, or the classes, in the order of the file"
                 )
+                if len(order) == len(names):
+                    raise OtherOrder(str(error), order)
+                raise error
     if 2 * len(wrong) > len(names):
         raise imported.error(
             f"has other words behind the context in '{key}' than '{names[wrong[0]]}': give the "

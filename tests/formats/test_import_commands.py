@@ -19,6 +19,7 @@ PLACE = ("--task", "mini-food", "--source", "mini-clip")
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:compatbench.errors.CompatbenchWarning")
 def test_checkpoint_can_be_imported_evaluated_and_exported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,8 +47,9 @@ MODULE_FILE = (
     "'hf://OWNER/NAME'"
 )
 CLASSES = (
-    "'base' or 'new', the halves of base-to-new generalisation, their names in its order, or a "
-    "file of names. 'all' uses prompts that were trained on the first classes for all classes."
+    "a file with the names of its classes in its order, one on each line; or 'base' or 'new', the "
+    "halves of base-to-new generalisation. 'all' uses prompts that were trained on the first "
+    "classes for all classes."
 )
 
 
@@ -103,7 +104,11 @@ def evaluate(
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(help="For a checkpoint: the classes that it knows, as for 'module import'."),
+        typer.Option(
+            "--classes",
+            "--class-names",
+            help="For a checkpoint: the classes that it knows, as for 'module import'.",
+        ),
     ] = None,
     data_root: DataRoot = None,
     as_json: AsJson = False,
@@ -178,8 +183,13 @@ def import_module(
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(help=f"If it knows only some of the task's classes: {CLASSES}"),
+        typer.Option(
+            "--classes",
+            "--class-names",
+            help=f"If it has other classes than the task, or another order: {CLASSES}",
+        ),
     ] = None,
+    methods: MethodFile = None,
     device: Device = "auto",
     out: Annotated[
         Path | None,
@@ -225,13 +235,21 @@ def import_module(
     import compatbench
 
     imported = compatbench.import_module(
-        format, file, task, source, settings=values, classes=classes, device=device
+        format,
+        file,
+        task,
+        source,
+        settings=values,
+        classes=classes,
+        methods=methods,
+        device=device,
     )
     facts = imported.about["imported"]
     path = out or Path(f"{facts['format']}-{task}.safetensors")
     write_module(imported, path)
     shown = dict(facts)
-    shown.pop("sha256", None)
+    for name in ("sha256", "undecided"):  # the notes say what is undecided
+        shown.pop(name, None)
     print_facts(shown)
     say(escape(f"  compatbench evaluate {path} --target NEW_MODEL"))
 
@@ -325,6 +343,7 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
         precision = f" in {evaluation.precision}"
     images = f"{evaluation.images:,} images of {evaluation.test_set}"
     say(escape(f"tested{precision} on {images}; top-1 in percent"))
+    _print_doubts(evaluation)
     columns = ["", f"{fitted.source} (source)", evaluation.backbone]
     sides = [source, target]
     rows = [
@@ -353,6 +372,18 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
             f"{lost} % of the images were right before and are wrong now, {gained} % the reverse; "
             f"H is {percent(evaluation.h)}."
         )
+
+
+def _print_doubts(evaluation: "Evaluation") -> None:
+    """Print that an imported module does not work on the model that it was trained on."""
+    effect = evaluation.source_effect
+    if evaluation.fitted.imported is None or effect is None or effect.sign != -1:
+        return
+    say(
+        "[red]The module is significantly worse than zero-shot on its own source[/]: check the "
+        "order of its classes (--class-names FILE), the source, and the settings that the file "
+        "does not contain."
+    )
 
 
 def _print_formats(as_json: bool) -> None:

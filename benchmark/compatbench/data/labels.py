@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -39,6 +40,25 @@ class Labels:
         """Return the template, by default the first, filled with every class name."""
         template = template or self.templates[0]
         return tuple(template.format(name) for name in self.names)
+
+    def find(self, name: object) -> int | None:
+        """Return the number of the class of this name; None if there is none, or several.
+
+        Case, underscores, hyphens and articles count only if two classes differ in nothing else.
+        """
+        if not isinstance(name, str):
+            return None
+        if name in self.names:
+            return self.names.index(name)
+        folded = [fold_name(each) for each in self.names]
+        wanted = fold_name(name)
+        return folded.index(wanted) if folded.count(wanted) == 1 else None
+
+
+def fold_name(name: str) -> str:
+    """Return a class name without case, underscores, hyphens and a leading article."""
+    words = re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    return re.sub(r"^(an?|the) (?=\S)", "", words)
 
 
 # Access: things that a transfer may need besides the module and the target.

@@ -25,7 +25,7 @@ from compatbench.data.cards import (
 )
 from compatbench.data.cards.shots import Shots, show_shots
 from compatbench.data.feature_cache import FeatureCache
-from compatbench.data.labels import Labels
+from compatbench.data.labels import Labels, fold_name
 from compatbench.data.task import Task, load_task, restrict_task
 from compatbench.engine.method_settings import name_configs
 from compatbench.engine.plan import plan_cells
@@ -195,6 +195,11 @@ def _find_classes(path: Path, fitted: Fitted, known: Sequence[str], owner: Task)
     Several classes of a task may have one name.
     """
     names = owner.labels.names
+    if set(known) - set(names):
+        folded = [fold_name(name) for name in names]
+        if len(set(folded)) == len(set(names)):  # else two classes differ in nothing else
+            given = dict(zip(folded, names, strict=True))
+            known = [given.get(fold_name(name), name) for name in known]
     lacking = Counter(known) - Counter(names)
     unknown = Counter[str]()
     if fitted.classes is None:

@@ -21,9 +21,9 @@ from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import hash_file
 from compatbench.files.kinds import require_new
 from compatbench.messages import first_line
-from compatbench.method import Module, load_module, read_settings
+from compatbench.method import Method, Module, load_module, read_settings
 from compatbench.method.checkpoint_reader import Checkpoint, read_checkpoint
-from compatbench.method.format import Format, Import
+from compatbench.method.format import Format, Import, OtherOrder
 from compatbench.method.hub import local_file
 from compatbench.method.registry import builtin_formats, builtin_methods, find_format
 
@@ -81,6 +81,7 @@ def import_module(
     *,
     settings: Mapping[str, object] | None = None,
     classes: str | Sequence[str] | None = None,
+    methods: str | None = None,
     device: str = "auto",
 ) -> Module:
     """Convert a checkpoint of other code to a module that ``evaluate`` takes.
@@ -95,9 +96,11 @@ def import_module(
         task: the task that it was trained for; its images need not be here.
         source: the model that it was trained on (see ``list backbones``).
         settings: settings that the file does not hold, such as ``alpha=1``.
-        classes: if it knows only some of the task's classes: ``base`` or ``new``, the halves of
-            base-to-new generalisation, their names in its order, or a file of names. ``all`` uses
-            prompts that were trained on the first classes for all classes.
+        classes: the names of its classes in its order, or a file with a name on each line. If it
+            knows only a half of base-to-new generalisation: ``base`` or ``new``. ``all`` uses
+            prompts that were trained on the first classes for all classes. By default the task's
+            classes, in the file's order if the file shows it, and else in the task's.
+        methods: the method's file, if it is not among ``methods()``; it is run as code.
 
     Returns:
         The module, with a record of its origin (``module.about``), for ``evaluate`` or
@@ -123,25 +126,31 @@ def import_module(
     if classes == "all" and rows is not None:
         # The file was trained on the first classes, and has rows only for these.
         reading.labels = replace(labels, names=labels.names[: len(rows)])
-    with torch.no_grad():
-        module, config, confirmed = chosen.read(reading)
-        cls = builtin_methods().get(chosen.method)
-        whose = f"'{chosen.method}', for {checkpoint.path}"
-        method = cls(read_settings(cls.Config, config | reading.settings, whose))
-        module = module.to(reading.backbone.device)
-        confirmed |= chosen.confirm(reading, method, module)
-        try:
-            method.attach(module, reading.backbone, labels)
-        except NotTransferable as error:
-            raise reading.error(f"does not fit '{source}' and '{task}': {error.reason}") from None
+    if methods is not None:
+        builtin_methods().select(methods)
+    try:
+        method, module, confirmed = _read_module(chosen, reading, labels)
+    except OtherOrder as found:
+        if classes is not None:
+            raise
+        kept = found.order
+        labels = replace(labels, names=tuple(labels.names[label] for label in kept))
+        reading = Import(checkpoint, backbone, labels, dict(settings))
+        reading.notes.append("the file has the classes in another order than the task: its own")
+        method, module, confirmed = _read_module(chosen, reading, labels)
+    undecided = _list_undecided(chosen, reading, settings)
+    certainty = "confirmed by the file" if confirmed else "as given"
+    if confirmed and undecided:
+        certainty += f", but not {' and '.join(undecided)}"
     imported = {
         "format": chosen.name,
         "file": checkpoint.path.name,
         "sha256": hash_file(checkpoint.path),
         "settings": settings,
         "dtype": reading.dtype,
-        "classes and source": "confirmed by the file" if confirmed else "as given",
+        "classes and source": certainty,
         "notes": reading.notes,
+        "undecided": undecided,
     }
     about: dict[str, Any] = {
         "method": chosen.method,
@@ -154,6 +163,43 @@ def import_module(
         "imported": imported,
     }
     return Module(module.trained, module.stored, about)
+
+
+def _read_module(chosen: Format, reading: Import, labels: Labels) -> tuple[Method, Module, bool]:
+    """Return the method and the module of a file, and True if it confirms classes and source.
+
+    Raises:
+        CompatbenchError: the file does not fit the format, the source or the classes.
+    """
+    with torch.no_grad():
+        module, config, confirmed = chosen.read(reading)
+        cls = builtin_methods().get(chosen.method)
+        whose = f"'{chosen.method}', for {reading.file.path}"
+        method = cls(read_settings(cls.Config, config | reading.settings, whose))
+        module = module.to(reading.backbone.device)
+        confirmed |= chosen.confirm(reading, method, module)
+        try:
+            method.attach(module, reading.backbone, labels)
+        except NotTransferable as error:
+            raise reading.error(f"does not fit the source and the task: {error.reason}") from None
+    return method, module, confirmed
+
+
+def _list_undecided(
+    chosen: Format, reading: Import, settings: Mapping[str, object]
+) -> dict[str, list[Any]]:
+    """Return the settings that nobody has decided, with their values; note each of them."""
+    undecided = {}
+    for name, values in chosen.undecided.items():
+        if name in settings:
+            continue
+        undecided[name] = list(values)
+        listed = ", ".join(map(str, values))
+        reading.notes.append(
+            f"the file does not say '{name}': {values[0]} is assumed, and evaluate and advise try "
+            f"{listed} on the images (--set {name}=VALUE decides)"
+        )
+    return undecided
 
 
 class Exported(NamedTuple):
@@ -274,12 +320,14 @@ def choose_classes(
             classes = _read_class_file(classes)
         if not classes:
             raise CompatbenchError("--classes: there is no name in it")
+        kept = []
         for name in classes:
-            if name not in names:
+            label = labels.find(name)
+            if label is None:
                 raise CompatbenchError(f"--classes: '{name}' is not a class of '{task}'")
-        if len(set(classes)) < len(classes):
+            kept.append(label)
+        if len(set(kept)) < len(kept):
             raise CompatbenchError("--classes: a name is repeated")
-        kept = [names.index(name) for name in classes]
     return replace(labels, names=tuple(names[label] for label in kept)), kept
 
 

@@ -43,6 +43,14 @@ SIZES = {
 }
 
 
+class OtherOrder(CompatbenchError):
+    """A file that has the task's classes in another order: label c is the task's ``order[c]``."""
+
+    def __init__(self, message: str, order: list[int]) -> None:
+        super().__init__(message)
+        self.order = order
+
+
 @dataclass
 class Import:
     """One import: the file, its source and classes, and the facts found while it is read.
@@ -175,6 +183,8 @@ class Format(ABC):
         name: the format's name; the method's if the method has only one format.
         method: the method's name.
         needs: settings that no file contains, each with the authors' value.
+        undecided: settings that no file contains, each with all its values, the usual one first.
+            It is assumed, and ``evaluate`` and ``advise`` try all of them on the images.
         suffix: the tensor with the embeddings of the text behind the context, ``[C, S, D]``,
             if there is one: it shows whether classes and source are the right ones.
         dtype: the type in which the authors' code saves tensors.
@@ -183,6 +193,7 @@ class Format(ABC):
     name: ClassVar[str]
     method: ClassVar[str]
     needs: ClassVar[Mapping[str, str]] = {}
+    undecided: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     suffix: ClassVar[str] = ""
     dtype: ClassVar[str] = "float32"
 

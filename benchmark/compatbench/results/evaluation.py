@@ -31,7 +31,7 @@ from compatbench.engine.single_module import Fitted, build_method_of, match_task
 from compatbench.engine.task_images import TaskImages, hide_labels, label_tensor
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.harmonic_mean import harmonic_mean
-from compatbench.method import Module
+from compatbench.method import Module, read_settings
 from compatbench.method.convert import AUTO, import_module
 from compatbench.method.hub import local_file
 from compatbench.method.registry import builtin_transfers, find_transfer
@@ -40,6 +40,7 @@ from compatbench.results.choice import judge_effect
 from compatbench.results.differences import OLD, ZERO_SHOT, compare_images
 from compatbench.results.estimate import Interval, interval_columns
 from compatbench.results.measures import Answers, score
+from compatbench.results.readings import settle_readings
 
 SMALL = 20_000_000  # parameters of a model that one thread serves best
 
@@ -253,7 +254,7 @@ def evaluate(
     address = local_file(module)
     backbone = backbone_cards.resolve(backbone)
     if source is not None:
-        how = {"settings": settings, "classes": classes, "device": device}
+        how = {"settings": settings, "classes": classes, "methods": methods, "device": device}
         address = _import_checkpoint(address, task, source, format, how)
     elif settings or classes or format != AUTO:
         raise CompatbenchError(
@@ -302,6 +303,19 @@ def evaluate(
     )
     before = None
     if on_source is not None:
+
+        def answer_with(config: Mapping[str, Any]) -> Answers:
+            settings = read_settings(type(method).Config, config, f"'{fitted.method}'")
+            reading = replace(carried, method=type(method)(settings), target=on_source)
+            answers, refusal = _answer(reading, copied, test_set)
+            if answers is None:
+                raise CompatbenchError(f"{path} does not fit '{fitted.source}': {refusal}")
+            return answers
+
+        settled = settle_readings(fitted, answer_with)
+        if settled is not fitted:
+            fitted = settled
+            carried = replace(carried, method=build_method_of(fitted, methods, path))
         before, refusal = _answer(replace(carried, target=on_source), copied, test_set)
         if refusal:
             raise CompatbenchError(
@@ -346,3 +360,17 @@ def _answer(
         return None, why.reason
     answers = Answers(predictions, None, zero_shot, label_tensor(test_set.split("test")))
     return answers, ""
+
+
+def settle_module(module: Module, task: str | Task, device: str = "auto") -> Module:
+    """Return an imported module with those settings that fit the images of a task best.
+
+    Only settings that its file does not contain are tried, such as the position of class names in
+    prompts. A module without such settings is returned as it is.
+    """
+    imported = module.about.get("imported") or {}
+    if not imported.get("undecided"):
+        return module
+    fitted = evaluate(module, str(module.about["source"]), task, device=device).fitted
+    about = module.about | {"config": fitted.config, "imported": fitted.imported}
+    return Module(module.trained, module.stored, about)

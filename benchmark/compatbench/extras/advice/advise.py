@@ -169,7 +169,7 @@ def _advise_images(
         source = fitted.source
     known = _choose_targets(targets, backbone_cards.resolve(source))
     task = open_images(images, source, known, out)
-    read = read_modules(modules, task.name, source, device)
+    read = read_modules(modules, task, source, device)
     measured = []
     for target in known:
         evaluations = []

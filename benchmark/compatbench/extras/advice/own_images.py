@@ -21,11 +21,11 @@ from compatbench.method import Module
 from compatbench.method.convert import import_module
 from compatbench.method.hub import local_file
 from compatbench.results.choice import judge_effect
-from compatbench.results.evaluation import Evaluation
+from compatbench.results.evaluation import Evaluation, settle_module
 
 CHECKS = (
-    "the order of the classes, how its features are normalised, its prompt, and the model that it "
-    "was trained on (source)"
+    "the order of the classes (compatbench module import --class-names FILE), how its features are "
+    "normalised, its prompt, and the model that it was trained on (source)"
 )
 
 
@@ -79,9 +79,11 @@ def _test_all(task: Task) -> Task:
 
 
 def read_modules(
-    modules: Sequence[Module | str | Path], task: str, source: str | None, device: str
+    modules: Sequence[Module | str | Path], task: Task, source: str | None, device: str
 ) -> dict[str, Module]:
     """Return modules by name. Checkpoints of other code are imported, with their format detected.
+
+    Settings that a checkpoint does not contain are chosen on the images.
 
     Raises:
         CompatbenchError: a checkpoint without a source, or modules of several sources.
@@ -110,7 +112,9 @@ def read_modules(
     return read
 
 
-def _read_module(module: Module | str | Path, task: str, source: str | None, device: str) -> Module:
+def _read_module(
+    module: Module | str | Path, task: Task, source: str | None, device: str
+) -> Module:
     address = local_file(module)
     try:
         return read_fitted(address)[0]
@@ -122,7 +126,9 @@ def _read_module(module: Module | str | Path, task: str, source: str | None, dev
             f"{module} is no module of compatbench; if it is a checkpoint of other code, give the "
             "model that it was trained on: source (--source)"
         )
-    return import_module("auto", address, task, backbone_cards.resolve(source), device=device)
+    source = backbone_cards.resolve(source)
+    imported = import_module("auto", address, task.name, source, device=device)
+    return settle_module(imported, task, device)
 
 
 def check_modules(measured: Sequence[tuple[str, Evaluation]]) -> None:

@@ -1,0 +1,83 @@
+"""Choose how an imported file is read, where the file does not say: by its answers to images.
+
+A file of CoOp does not contain the position of the class name, and one of a linear head does not
+say whether its features were normalised. Each reading is measured on the model that the module was
+trained on. The first one stands unless another is significantly more accurate, or, of readings
+whose accuracies cannot be told apart, has significantly better confidences (log loss): logits of
+the wrong size give the same classes, but absurd confidences.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from compatbench.engine.single_module import Fitted
+from compatbench.errors import CompatbenchWarning
+from compatbench.results.choice import judge_effect
+from compatbench.results.differences import compare_images
+from compatbench.results.estimate import Array, estimate
+from compatbench.results.measures import Answers
+
+# Confidences are stored in half precision; one that rounds to 1 counts as this far from it.
+LEAST = 1e-4
+
+Measure = Callable[[Mapping[str, Any]], Answers]  # from a method's settings to its answers
+
+
+def settle_readings(fitted: Fitted, measure: Measure) -> Fitted:
+    """Return the module's description with the settings that fit the images best. Print them.
+
+    Args:
+        fitted: the description; its ``imported`` lists the settings that the file does not contain.
+        measure: returns the answers of the module on its own model, with these settings.
+    """
+    imported = dict(fitted.imported or {})
+    undecided: Mapping[str, list[Any]] = imported.pop("undecided", {})
+    if not undecided:
+        return fitted
+    config = dict(fitted.config)
+    notes = list(imported.get("notes", ()))
+    for name, values in undecided.items():
+        answers = {}
+        for value in values:
+            answers[str(value)] = measure(config | {name: value})
+        chosen = _choose([*answers.values()])
+        config[name] = values[chosen]
+        shares = [f"{value} {each.accuracy:.1f} %" for value, each in answers.items()]
+        notes.append(
+            f"{name}: {values[chosen]}, chosen on the images, because the file does not say it "
+            f"(accuracy on {fitted.source}: {', '.join(shares)})"
+        )
+        warnings.warn(f"{imported.get('file')}: {notes[-1]}", CompatbenchWarning, stacklevel=3)
+    imported["notes"] = notes
+    return fitted.model_copy(update={"config": config, "imported": imported})
+
+
+def _choose(answers: list[Answers]) -> int:
+    """Return the number of the reading to take; the first one stands if nothing is shown."""
+    right = [each.right(each.predictions) for each in answers]
+    scores = {str(number): 100.0 * each for number, each in enumerate(right)}
+    compare = compare_images(pd.DataFrame.from_dict(scores, "index"))
+    best = max(range(len(answers)), key=lambda number: (right[number].mean(), -number))
+    if judge_effect(compare(str(best), "0")) == "gains":
+        return best
+    losses = [_log_loss(each, is_right) for each, is_right in zip(answers, right, strict=True)]
+    chosen = 0
+    for number in range(1, len(answers)):
+        if judge_effect(compare(str(number), "0")) == "loses":
+            continue
+        better = estimate(losses[chosen] - losses[number])
+        if better is not None and better.sign == 1:
+            chosen = number
+    return chosen
+
+
+def _log_loss(answers: Answers, is_right: Array) -> Array:
+    """Return minus the log of the probability that each answer gave to being right or wrong."""
+    confidence = answers.predictions.confidence.double().numpy().clip(LEAST, 1 - LEAST)
+    return -np.log(np.where(is_right, confidence, 1 - confidence))
