@@ -123,14 +123,14 @@ def test_small_gains_keep_their_sign() -> None:
     gains = {"a": -0.6, "b": -0.04, "c": 0.0, "d": 0.6, "e": None, "f": -10.0}
     row = {"title": "One", "kind": "deep", "gains": [*gains.values()]}
     chart = matrix(FigureData([row], {"sets": [*gains]}))
-    texts = texts_of(render_chart(chart, "gains"))
+    texts = texts_of(render_chart(chart, "gains", rows=[row]))
     numbers = [text for text in texts if text not in ("One", *gains)]
     assert numbers == ["−0.6", "0.0", "0.0", "+0.6", "–", "−10.0"]
 
 
 def test_the_site_gets_the_chart_without_rows_and_as_wide_as_its_place() -> None:
     params = find_figure(small_page(), "scatter").data.params
-    vega = compile_chart(scatter(FigureData([], dict.fromkeys(params))), width="container")
+    vega = compile_chart(scatter(FigureData([], dict.fromkeys(params))), [], width="container")
     signals = {signal["name"]: signal for signal in vega["signals"]}
     assert {*params, "narrow", "columns", "kinds"} <= signals.keys()
     assert "containerSize" in str(signals["width"])

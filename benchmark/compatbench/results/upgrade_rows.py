@@ -103,6 +103,8 @@ def _expected_rows(
 def mean_of_complete(rows: pd.DataFrame, by: list[str], columns: list[str]) -> pd.DataFrame:
     """Return the mean of every group; NaN where a number of the group is missing."""
     groups = rows.groupby(by, sort=False)[columns]
+    if rows[columns].notna().to_numpy().all():
+        return groups.mean()
     complete = groups.count().eq(groups.size(), axis="index")
     return groups.mean().where(complete)
 

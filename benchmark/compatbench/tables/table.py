@@ -251,13 +251,7 @@ def frame_table(frame: pd.DataFrame, right: Iterable[str] = ()) -> Table:
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of a frame as dictionaries; missing values are None."""
-    names = []
-    columns = []
-    for name, column in frame.items():
-        values = column.tolist()
-        if column.hasnans:
-            pairs = zip(values, column.isna().tolist(), strict=True)
-            values = [None if missing else value for value, missing in pairs]
-        names.append(str(name))
-        columns.append(values)
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    names = [str(name) for name in frame.columns]
+    values = frame.to_numpy(dtype=object, copy=True)
+    values[frame.isna().to_numpy()] = None
+    return [dict(zip(names, row, strict=True)) for row in values.tolist()]

@@ -1,7 +1,7 @@
 """The charts of results, built with Altair.
 
-Each function takes the data of one figure and returns a chart. The rows are the data set ``rows``,
-and everything else in which two figures of a kind differ is a named parameter. The site can
+Each function takes the data of one figure and returns a chart. Its rows are the data set ``rows``,
+which ``compile_chart`` adds, and everything else in which two figures of a kind differ is a named parameter. The site can
 therefore draw the same compiled chart again for the rows that its filters leave.
 """
 
@@ -279,7 +279,7 @@ def panels(
 
 
 def _attach(chart: Any, data: FigureData, columns: int = COLUMNS) -> Any:
-    """Return the chart with the rows and parameters of a figure.
+    """Return the chart with the parameters of a figure.
 
     The site sets two more parameters: ``narrow``, if the place is, and ``columns``, the number of
     panels side by side.
@@ -287,4 +287,4 @@ def _attach(chart: Any, data: FigureData, columns: int = COLUMNS) -> Any:
     kinds = sorted({row["kind"] for row in data.rows})
     params = {"narrow": False, "columns": columns, "kinds": kinds, **data.params}
     named = [alt.param(name=name, value=value) for name, value in params.items()]
-    return chart.add_params(*named).properties(datasets={"rows": data.rows})
+    return chart.add_params(*named)

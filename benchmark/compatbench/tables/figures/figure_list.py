@@ -54,8 +54,9 @@ class PlannedFigure:
     def render(self) -> bytes:
         """Return the figure as SVG."""
         kind = list_kinds()[self.kind]
-        chart = kind.draw(self.in_file or self.data)
-        return render_chart(chart, f"{kind.title}: {self.heading}", self.note)
+        data = self.in_file or self.data
+        label = f"{kind.title}: {self.heading}"
+        return render_chart(kind.draw(data), label, self.note, data.rows)
 
 
 def plan_figures(pages: Sequence[SuitePage]) -> list[PlannedFigure]:

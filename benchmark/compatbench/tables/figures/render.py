@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from html import escape
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.tables.figures.colours import DARK, FAINT, GREY, INK, PAPER
 
 Spec = dict[str, Any]
+Rows = Sequence[dict[str, Any]]
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first is what vl-convert measures
 _VEGA_LITE = "6.4"
 _SIGNATURE = re.compile(rb" by vl-convert ([\w.]+) (?:-->|\*/)\n\Z")
@@ -38,16 +40,19 @@ _CONFIG: Spec = {
 _SIDES = ["top-right", "right", "top", "top-left", "left", "bottom-right", "bottom"]
 
 
-def render_chart(chart: alt.TopLevelMixin, label: str, note: str = "") -> bytes:
+def render_chart(
+    chart: alt.TopLevelMixin, label: str, note: str = "", rows: Rows | None = None
+) -> bytes:
     """Return a chart as SVG.
 
     Args:
         label: what a screen reader says of it.
         note: a line below it.
+        rows: as for ``compile_chart``.
     """
     import vl_convert
 
-    spec = compile_chart(chart)
+    spec = compile_chart(chart, rows)
     if note:
         text = {"fontSize": 10, "fontWeight": "normal", "color": GREY, "font": FONT}
         spec["title"] = {"text": note, **text, "orient": "bottom", "anchor": "start", "offset": 8}
@@ -62,17 +67,21 @@ def render_chart(chart: alt.TopLevelMixin, label: str, note: str = "") -> bytes:
     return f"{svg}\n<!-- drawn {name_program()} -->\n".encode()
 
 
-def compile_chart(chart: Any, width: str | None = None) -> Spec:
+def compile_chart(chart: Any, rows: Rows | None = None, width: str | None = None) -> Spec:
     """Return the Vega specification of a chart.
 
     Args:
+        rows: the records of its data set ``rows``, if it has one. They are added here, because
+            Altair would check and copy each of them several times.
         width: ``container`` for one that is as wide as its place.
     """
     import vl_convert
 
     if width is not None and not isinstance(chart, alt.FacetChart):
         chart = chart.properties(width=width)
-    spec = chart.to_dict() | {"config": _CONFIG}
+    spec = chart.to_dict(validate=False) | {"config": _CONFIG}
+    if rows is not None:
+        spec["datasets"] = {"rows": rows, **spec.get("datasets", {})}
     vega = vl_convert.vegalite_to_vega(spec, vl_version=_VEGA_LITE)
     _place_names(vega["marks"])
     if any(signal["name"] == "columns" for signal in vega.get("signals", ())):

@@ -232,7 +232,7 @@ def _dump(value: Any) -> str:
 def _site_spec(kind: str, params: Iterable[str]) -> Json:
     """Return a compiled specification as wide as its place, on no ground of its own."""
     chart = list_kinds()[kind].draw(FigureData([], dict.fromkeys(params)))
-    spec = compile_chart(chart, width="container")
+    spec = compile_chart(chart, [], width="container")
     return {key: value for key, value in spec.items() if key not in ("$schema", "background")}
 
 
