@@ -14,7 +14,7 @@ from made_up_suites import hostile_page, info, long_page, method, small_page, st
 from compatbench.results.expected import Expected
 from compatbench.tables.figures.charts import FigureData, matrix, scatter
 from compatbench.tables.figures.figure_list import PlannedFigure, plan_figures
-from compatbench.tables.figures.render import compile_chart, render_chart
+from compatbench.tables.figures.render import compile_chart, fill_chart, render_chart
 from compatbench.tables.figures.values import dodge_labels
 from compatbench.tables.suite_page import SuitePage
 
@@ -122,15 +122,16 @@ def test_markup_in_a_title_stays_text() -> None:
 def test_small_gains_keep_their_sign() -> None:
     gains = {"a": -0.6, "b": -0.04, "c": 0.0, "d": 0.6, "e": None, "f": -10.0}
     row = {"title": "One", "kind": "deep", "gains": [*gains.values()]}
-    chart = matrix(FigureData([row], {"sets": [*gains]}))
-    texts = texts_of(render_chart(chart, "gains", rows=[row]))
+    data = FigureData([row], {"sets": [*gains]})
+    filled = fill_chart(compile_chart(matrix(data.params)), data)
+    texts = texts_of(render_chart(filled, "gains"))
     numbers = [text for text in texts if text not in ("One", *gains)]
     assert numbers == ["−0.6", "0.0", "0.0", "+0.6", "–", "−10.0"]
 
 
 def test_the_site_gets_the_chart_without_rows_and_as_wide_as_its_place() -> None:
     params = find_figure(small_page(), "scatter").data.params
-    vega = compile_chart(scatter(FigureData([], dict.fromkeys(params))), [], width="container")
+    vega = compile_chart(scatter(params), width="container")
     signals = {signal["name"]: signal for signal in vega["signals"]}
     assert {*params, "narrow", "columns", "kinds"} <= signals.keys()
     assert "containerSize" in str(signals["width"])

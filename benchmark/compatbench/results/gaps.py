@@ -9,7 +9,7 @@ import pandas as pd
 
 from compatbench.data.cards import COPIED
 from compatbench.results.expected import Expected
-from compatbench.results.suite_results import PLACE, SuiteResults, transfer_order
+from compatbench.results.suite_results import SuiteResults, transfer_order
 
 
 def find_gaps(results: SuiteResults, expected: Expected) -> pd.DataFrame:
@@ -22,7 +22,7 @@ def find_gaps(results: SuiteResults, expected: Expected) -> pd.DataFrame:
     columns = ["method", "title", "kind", "reason", "task", "test_set", "shots", "seed", "backbone"]
     places = _list_places(results, expected)
     draws = places.assign(shots=places["draw_shots"], seed=places["draw_seed"])
-    found = results.by_place.reindex(pd.MultiIndex.from_frame(draws[PLACE]))
+    found = results.find_rows(draws)
     status = found["status"].fillna("missing").to_numpy()
     reason = found["reason"].where(found["status"] == "failed", "").to_numpy()
     places = places.assign(kind=status, reason=reason, backbone=places["shown"])

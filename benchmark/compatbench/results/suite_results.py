@@ -24,6 +24,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import pandas as pd
 
@@ -100,6 +101,22 @@ class SuiteResults:
         of_fixed = pd.concat([of_fixed[~failed], of_fixed[failed]])
         of_fixed = of_fixed.assign(shots=0, seed=0).drop_duplicates(PLACE)
         return pd.concat([rows, of_fixed]).set_index(PLACE)
+
+    def find_rows(self, places: pd.DataFrame) -> pd.DataFrame:
+        """Return the row of ``by_place`` at each of these places, in their order; NaN without one.
+
+        Args:
+            places: the columns of ``PLACE``.
+        """
+        numbers = self._numbers_by_place
+        wanted = zip(*[places[name].tolist() for name in PLACE], strict=True)
+        found = [numbers.get(place, -1) for place in wanted]
+        # Of a frame with so many columns in its index, ``reindex`` takes several times as long.
+        return self.by_place.reset_index(drop=True).reindex(found)
+
+    @cached_property
+    def _numbers_by_place(self) -> dict[tuple[Any, ...], int]:
+        return {place: number for number, place in enumerate(self.by_place.index)}
 
 
 def gather_results(

@@ -11,7 +11,7 @@ import pandas as pd
 from compatbench.data.cards import COPIED
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.measures import list_measures
-from compatbench.results.suite_results import PLACE, SuiteResults
+from compatbench.results.suite_results import SuiteResults
 
 NOT_TRANSFERABLE = "not transferable"
 
@@ -70,9 +70,7 @@ def _find_side(
     )
     fixed = [info.name for info in results.infos if not info.learns]
     places.loc[places["method"].isin(fixed), ["shots", "seed"]] = 0
-    found = results.by_place.reindex(pd.MultiIndex.from_frame(places[PLACE]))
-    # An index of so many levels is slow to copy.
-    found = found.reset_index(drop=True)
+    found = results.find_rows(places).reset_index(drop=True)
     found = found.fillna({"status": "", "reason": "", "key": "", "data": ""})
     return found.astype(dict.fromkeys(found.select_dtypes("Int64"), "float64"))
 

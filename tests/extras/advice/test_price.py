@@ -9,7 +9,7 @@ import pytest
 from made_results import TWO_BY_TWO, UPGRADE, coop_by_way, make_page
 from scipy.stats import norm, t
 
-from compatbench.extras.advice.price import break_even, price_options, worth_interval
+from compatbench.extras.advice.price import break_even, price_options, worth_intervals
 from compatbench.extras.advice.price_pages import (
     PRICE,
     price_chart,
@@ -18,6 +18,7 @@ from compatbench.extras.advice.price_pages import (
     price_values,
 )
 from compatbench.results.estimate import Interval, draw_resamples
+from compatbench.tables.figures.render import compile_chart
 from compatbench.tables.markdown import render_table
 
 LABELS = (0, 1, 2, 4, 8, 16)
@@ -46,7 +47,7 @@ def test_the_interval_is_a_bootstrap_over_datasets_as_wide_as_student_s() -> Non
     rng = np.random.default_rng(3)
     curves = np.sort(50 + 10 * rng.random((6, 6)), axis=1) + rng.normal(0, 1, (6, 6))
     accuracy = curves[:, 3] + rng.normal(0, 2, 6)
-    found = worth_interval(accuracy, [curves, curves - 1], LABELS)
+    [found] = worth_intervals([accuracy], np.array([curves, curves - 1]), LABELS)
     assert found.value == break_even(accuracy.mean(), curves.mean(axis=0), LABELS)
     drawn = sorted(
         break_even(accuracy[rows].mean(), curves[rows].mean(axis=0), LABELS)
@@ -58,8 +59,9 @@ def test_the_interval_is_a_bootstrap_over_datasets_as_wide_as_student_s() -> Non
     # What is never reached stays unbounded.
     flat = np.tile(CURVE, (4, 1)).astype(float)
     never = Interval(math.inf, math.inf, math.inf, units=4)
-    assert worth_interval([70.0] * 4, [flat], LABELS) == never
-    assert not worth_interval([52.0], flat[None, :1], LABELS).bounded
+    assert worth_intervals([np.full(4, 70.0)], flat[None], LABELS) == [never]
+    [alone] = worth_intervals([np.array([52.0])], flat[None, :1], LABELS)
+    assert not alone.bounded
 
 
 def test_a_page_says_what_each_option_needs_and_is_worth() -> None:
@@ -95,6 +97,5 @@ def test_the_picture_has_the_curve_and_the_best_option_of_each_access() -> None:
     }  # fmt: skip
     [(title, data)] = price_figures(page)
     assert title == "Old model → New model"
-    drawn = price_chart(data).to_json()
-    assert "with words" in drawn
-    assert "retrained" in drawn
+    assert compile_chart(price_chart(data.params))["signals"]
+    assert data.params["order"] == ["retrained", "with nothing", "with words"]

@@ -14,10 +14,10 @@ import pandas as pd
 from compatbench.data.cards import COPIED
 from compatbench.extras.advice.price import (
     count_labels,
+    find_worth,
     retrained_curves,
     retrained_modules,
     show_labels,
-    worth_interval,
 )
 from compatbench.extras.advice.price_pages import has_prices
 from compatbench.messages import count
@@ -329,7 +329,7 @@ def _show_worth(pool: _Pool, upgrade: Upgrade, option: str) -> str:
     if not methods:
         return NOTHING
     labels = [0, *retrained]
-    return show_labels(worth_interval(accuracy, curves, labels).value, max(labels))
+    return show_labels(find_worth(accuracy, curves, labels), max(labels))
 
 
 def _tasks_needed(held_out: Interval | None, decision: Decision) -> str:

@@ -10,12 +10,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from compatbench.data.cards import COPIED
 from compatbench.messages import count
 from compatbench.results.costs import UNKNOWN, access_of, labels_of
-from compatbench.results.estimate import Array, Interval, estimate, mean
+from compatbench.results.estimate import (
+    Array,
+    Interval,
+    draw_resamples,
+    mean,
+    percentile_interval,
+)
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.ranking import rank_methods
 from compatbench.results.suite_results import SuiteResults
@@ -65,23 +71,38 @@ def break_even(accuracy: ArrayLike, curve: ArrayLike, labels: Sequence[int]) -> 
     return np.where(reached.any(axis=-1), worth, math.inf)
 
 
-def worth_interval(accuracy: ArrayLike, curves: ArrayLike, labels: Sequence[int]) -> Interval:
-    """Return ``break_even`` of means over datasets, with a bootstrap interval over datasets.
+def find_worth(accuracy: ArrayLike, curves: Array, labels: Sequence[int]) -> float:
+    """Return ``break_even`` of means over datasets.
 
-    All are drawn together: ``accuracy`` is ``[datasets]``, ``curves`` ``[methods, datasets,
-    labels]``. With each number of labels that method counts whose mean is the highest. A bound is
-    one of the resampled values, so that it may be infinite.
+    ``accuracy`` is ``[datasets]``, ``curves`` ``[methods, datasets, labels]``. With each number of
+    labels that method counts whose mean is the highest.
     """
-    table = np.asarray(curves, dtype=float)
+    every = np.arange(curves.shape[1])
+    return float(break_even(mean(np.asarray(accuracy)), _best_curve(curves, every), labels))
 
-    def worth(option: Array, places: Array) -> Array:
-        means = table[:, places.astype(int)].mean(axis=-2)
-        return break_even(mean(option), means.max(axis=0), labels)
 
-    figures = {"option": accuracy, "place": np.arange(table.shape[1])}
-    interval = estimate(figures, statistic=worth, percentile="inverted_cdf")
-    assert interval is not None, "an accuracy is missing"
-    return interval
+def worth_intervals(
+    accuracies: Sequence[Array], curves: Array, labels: Sequence[int]
+) -> list[Interval]:
+    """Return ``find_worth`` of several options, with bootstrap intervals over datasets.
+
+    The datasets of an option and of the curves are drawn together. A bound is one of the resampled
+    values, so that it may be infinite.
+    """
+    datasets = curves.shape[1]
+    drawn = draw_resamples(datasets)
+    best = _best_curve(curves, drawn)  # the same for every option
+    intervals = []
+    for accuracy in accuracies:
+        resampled = break_even(mean(accuracy[drawn]), best, labels)
+        value = find_worth(accuracy, curves, labels)
+        intervals.append(percentile_interval(value, resampled, datasets, "inverted_cdf"))
+    return intervals
+
+
+def _best_curve(curves: Array, drawn: NDArray[np.intp]) -> Array:
+    """Return the highest mean of a method over the drawn datasets, ``[..., labels]``."""
+    return curves[:, drawn].mean(axis=-2).max(axis=0)
 
 
 def count_labels(transfers: Sequence[str]) -> dict[int, str]:
@@ -167,6 +188,12 @@ def price_options(results: SuiteResults, expected: Expected, upgrade: Upgrade) -
     labels = [0, *retrained]
     names, curves = retrained_curves(retrained, zero_shot)
     measures = {*count_labels(results.transfers).values()}
+    worths = {}
+    if names:
+        ported = ranking[~ranking["ranked_with"].isin(measures)]
+        modules = [module for module in ported["module"] if module in accuracies.index]
+        by_module = [accuracies.loc[module].to_numpy() for module in modules]
+        worths = dict(zip(modules, worth_intervals(by_module, curves, labels), strict=True))
     prices = []
     columns = ["module", "method", "ranked_with", "target", "target_low", "target_high"]
     columns += ["gain", "gain_low", "gain_high", "evaluate_seconds"]
@@ -176,10 +203,9 @@ def price_options(results: SuiteResults, expected: Expected, upgrade: Upgrade) -
         price["option"] = row["ranked_with"]
         price["needs"] = describe_access(row["ranked_with"])
         price["seconds"] = row["evaluate_seconds"]
-        measured = row["module"] in accuracies.index
-        if names and measured and row["ranked_with"] not in measures:
+        if row["module"] in worths:
             by_task = accuracies.loc[row["module"]].to_numpy()
-            worth = worth_interval(by_task, curves, labels)
+            worth = worths[row["module"]]
             price["worth"] = worth.value
             if worth.low > -math.inf:
                 price["worth_low"] = worth.low

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -183,10 +183,10 @@ def _titled(page: SuitePage, upgrade: Upgrade, method: str) -> dict[str, Any]:
     return records(of_method if copied.empty else copied)[0]
 
 
-def price_chart(data: FigureData) -> alt.FacetChart:
+def price_chart(params: Iterable[str]) -> alt.FacetChart:
     """Draw accuracy on the target against labels per class, a panel for each method."""
     return panels(
-        data,
+        params,
         x_title="labels per class",
         y_title="target accuracy, %",
         colours=(BLUE, ORANGE, PURPLE, SKY, INK),

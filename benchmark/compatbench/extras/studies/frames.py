@@ -19,7 +19,7 @@ from compatbench.results.estimate import (
     draw_resamples,
     percentile_interval,
 )
-from compatbench.tables.figures.render import render_chart
+from compatbench.tables.figures.render import compile_chart, render_chart
 from compatbench.tables.markdown import render_table
 from compatbench.tables.numbers import NOTHING, signed
 from compatbench.tables.table import Table
@@ -63,7 +63,7 @@ class StudyReport(ABC):
     def svg(self) -> bytes | None:
         """Return the figure as SVG; None if there is nothing to draw."""
         chart = self.chart()
-        return None if chart is None else render_chart(chart, self.alt_text)
+        return None if chart is None else render_chart(compile_chart(chart), self.alt_text)
 
     def save_figure(self, path: Path) -> bool:
         """Write the figure as SVG. Return False if there is none."""

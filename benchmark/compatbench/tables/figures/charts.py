@@ -1,13 +1,14 @@
 """The charts of results, built with Altair.
 
-Each function takes the data of one figure and returns a chart. Its rows are the data set ``rows``,
-which ``compile_chart`` adds, and everything else in which two figures of a kind differ is a named parameter. The site can
-therefore draw the same compiled chart again for the rows that its filters leave.
+Each function returns the chart of a kind of figure, without data. The rows of a figure are the data
+set ``rows``, and everything else in which two figures of a kind differ is a named parameter, whose
+names the function takes. A chart is therefore compiled once: ``fill_chart`` draws it for each
+figure, and the site for the rows that its filters leave.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -54,7 +55,7 @@ _TIP = (
 )
 
 
-def scatter(data: FigureData) -> alt.LayerChart:
+def scatter(params: Iterable[str]) -> alt.LayerChart:
     """Draw accuracy on the source against accuracy on the target, with lines of equal H.
 
     Parameters: ``x0``, ``x1``, ``y0`` and ``y1`` are the ends of the axes, ``step`` is the distance
@@ -99,7 +100,7 @@ def scatter(data: FigureData) -> alt.LayerChart:
     )
     lines = [*_equal_h(x, y), _zero_shot("zero_source", "x"), _zero_shot("zero_target", "y")]
     layers = alt.layer(*lines, joined, points, names)
-    return _attach(layers.properties(width=WIDTH, height=400), data)
+    return _add_params(layers.properties(width=WIDTH, height=400), params)
 
 
 def _accuracy_axis(channel: Any, end: str, title: str) -> Any:
@@ -154,7 +155,7 @@ def _by_kind(channel: Any, what: str) -> Any:
     return channel("kind:N", scale=scale, legend=legend)
 
 
-def matrix(data: FigureData) -> alt.LayerChart:
+def matrix(params: Iterable[str]) -> alt.LayerChart:
     """Draw the gain of every method on every dataset as a colour and a number.
 
     Rows have their ``gains``; the parameter ``sets`` has the names of the datasets.
@@ -185,13 +186,13 @@ def matrix(data: FigureData) -> alt.LayerChart:
     size = alt.ExprRef(f"{narrow} ? 9 : 10")
     numbers = cells.mark_text(aria=False, fontSize=size).encode(text=alt.value(alt.ExprRef(number)))
     chart = alt.layer(squares, numbers)
-    return _attach(chart.properties(width=WIDTH, height=alt.Step(16)), data)
+    return _add_params(chart.properties(width=WIDTH, height=alt.Step(16)), params)
 
 
-def shots(data: FigureData) -> alt.FacetChart:
+def shots(params: Iterable[str]) -> alt.FacetChart:
     """Draw accuracy on both models against the number of training images, a panel per method."""
     return panels(
-        data,
+        params,
         x_title="shots",
         y_title="accuracy, %",
         colours=(BLUE, RED, BLUE, RED),
@@ -203,7 +204,7 @@ def shots(data: FigureData) -> alt.FacetChart:
 
 
 def panels(
-    data: FigureData,
+    params: Iterable[str],
     *,
     x_title: str,
     y_title: str,
@@ -275,16 +276,15 @@ def panels(
             tip="datum.title + ', ' + datum.line + ': ' + format(datum.accuracy, '.1f')"
         )
     )
-    return _attach(chart, data, columns)
+    return _add_params(chart, params, columns)
 
 
-def _attach(chart: Any, data: FigureData, columns: int = COLUMNS) -> Any:
-    """Return the chart with the parameters of a figure.
+def _add_params(chart: Any, params: Iterable[str], columns: int = COLUMNS) -> Any:
+    """Return the chart with its parameters, and a data set without rows.
 
-    The site sets two more parameters: ``narrow``, if the place is, and ``columns``, the number of
-    panels side by side.
+    Further parameters are ``kinds``, those of the rows, and two that the site sets: ``narrow``, if
+    the place is, and ``columns``, the number of panels side by side.
     """
-    kinds = sorted({row["kind"] for row in data.rows})
-    params = {"narrow": False, "columns": columns, "kinds": kinds, **data.params}
-    named = [alt.param(name=name, value=value) for name, value in params.items()]
-    return chart.add_params(*named)
+    values = {"narrow": False, "columns": columns, "kinds": [], **dict.fromkeys(params)}
+    named = [alt.param(name=name, value=value) for name, value in values.items()]
+    return chart.add_params(*named).properties(datasets={"rows": []})

@@ -28,7 +28,7 @@ class FigureKind:
         alt_text: what the figure shows, for readers who cannot see it.
         caption: sentences below a figure, which say what it shows.
         about: how to read it.
-        draw: the function that makes the chart.
+        draw: the function that makes the chart, from the names of its parameters.
         of_suite: the headings and data of a suite's figures, if they are not of one ranking.
     """
 
@@ -37,7 +37,7 @@ class FigureKind:
     alt_text: str
     caption: str
     about: str
-    draw: Callable[[FigureData], alt.LayerChart | alt.FacetChart]
+    draw: Callable[[Iterable[str]], alt.LayerChart | alt.FacetChart]
     of_suite: Callable[[SuitePage], Iterable[tuple[str, FigureData]]] | None = None
 
 

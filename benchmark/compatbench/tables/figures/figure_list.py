@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import pandas as pd
 
@@ -14,7 +14,7 @@ from compatbench.results.expected import Upgrade
 from compatbench.results.ranking import rank_transfer
 from compatbench.tables.figures.charts import FigureData
 from compatbench.tables.figures.figure_kinds import MATRIX, SCATTER, list_kinds
-from compatbench.tables.figures.render import render_chart
+from compatbench.tables.figures.render import Spec, compile_chart, fill_chart, render_chart
 from compatbench.tables.figures.values import matrix_values, scatter_values
 from compatbench.tables.suite_page import SuitePage
 
@@ -56,7 +56,14 @@ class PlannedFigure:
         kind = list_kinds()[self.kind]
         data = self.in_file or self.data
         label = f"{kind.title}: {self.heading}"
-        return render_chart(kind.draw(data), label, self.note, data.rows)
+        spec = fill_chart(_compile(self.kind, tuple(data.params)), data)
+        return render_chart(spec, label, self.note)
+
+
+@cache
+def _compile(kind: str, params: tuple[str, ...]) -> Spec:
+    """Return the compiled chart of a kind of figure, as wide as in a file."""
+    return compile_chart(list_kinds()[kind].draw(params))
 
 
 def plan_figures(pages: Sequence[SuitePage]) -> list[PlannedFigure]:

@@ -7,8 +7,8 @@ measured in.
 from __future__ import annotations
 
 import re
+from copy import deepcopy
 from html import escape
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from typing import Any
 import altair as alt
 
 from compatbench.errors import CompatbenchError
+from compatbench.tables.figures.charts import FigureData
 from compatbench.tables.figures.colours import DARK, FAINT, GREY, INK, PAPER
 
 Spec = dict[str, Any]
-Rows = Sequence[dict[str, Any]]
 FONT = "Liberation Sans, Arial, Helvetica, sans-serif"  # the first is what vl-convert measures
 _VEGA_LITE = "6.4"
 _SIGNATURE = re.compile(rb" by vl-convert ([\w.]+) (?:-->|\*/)\n\Z")
@@ -40,19 +40,16 @@ _CONFIG: Spec = {
 _SIDES = ["top-right", "right", "top", "top-left", "left", "bottom-right", "bottom"]
 
 
-def render_chart(
-    chart: alt.TopLevelMixin, label: str, note: str = "", rows: Rows | None = None
-) -> bytes:
-    """Return a chart as SVG.
+def render_chart(spec: Spec, label: str, note: str = "") -> bytes:
+    """Return a compiled chart with its data as SVG.
 
     Args:
+        spec: of ``compile_chart`` or ``fill_chart``; it is changed.
         label: what a screen reader says of it.
         note: a line below it.
-        rows: as for ``compile_chart``.
     """
     import vl_convert
 
-    spec = compile_chart(chart, rows)
     if note:
         text = {"fontSize": 10, "fontWeight": "normal", "color": GREY, "font": FONT}
         spec["title"] = {"text": note, **text, "orient": "bottom", "anchor": "start", "offset": 8}
@@ -67,12 +64,10 @@ def render_chart(
     return f"{svg}\n<!-- drawn {name_program()} -->\n".encode()
 
 
-def compile_chart(chart: Any, rows: Rows | None = None, width: str | None = None) -> Spec:
+def compile_chart(chart: Any, width: str | None = None) -> Spec:
     """Return the Vega specification of a chart.
 
     Args:
-        rows: the records of its data set ``rows``, if it has one. They are added here, because
-            Altair would check and copy each of them several times.
         width: ``container`` for one that is as wide as its place.
     """
     import vl_convert
@@ -80,13 +75,25 @@ def compile_chart(chart: Any, rows: Rows | None = None, width: str | None = None
     if width is not None and not isinstance(chart, alt.FacetChart):
         chart = chart.properties(width=width)
     spec = chart.to_dict(validate=False) | {"config": _CONFIG}
-    if rows is not None:
-        spec["datasets"] = {"rows": rows, **spec.get("datasets", {})}
     vega = vl_convert.vegalite_to_vega(spec, vl_version=_VEGA_LITE)
     _place_names(vega["marks"])
     if any(signal["name"] == "columns" for signal in vega.get("signals", ())):
         _count_columns_by_signal(vega)
     return vega
+
+
+def fill_chart(vega: Spec, data: FigureData) -> Spec:
+    """Return a compiled chart of this project with the rows and parameters of a figure."""
+    filled = deepcopy(vega)
+    kinds = sorted({row["kind"] for row in data.rows})
+    values = {"kinds": kinds, **data.params}
+    for signal in filled["signals"]:
+        if signal["name"] in values:
+            signal["value"] = values[signal["name"]]
+    for table in filled["data"]:
+        if table["name"] == "rows":
+            table["values"] = data.rows
+    return filled
 
 
 def _place_names(marks: list[dict[str, Any]]) -> None:

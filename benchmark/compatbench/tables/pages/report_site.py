@@ -20,7 +20,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import files_below, kind_of, require
 from compatbench.messages import one_line
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, ResultFiles, check_name
-from compatbench.tables.figures.charts import MARKS, FigureData
+from compatbench.tables.figures.charts import MARKS
 from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
 from compatbench.tables.figures.figure_kinds import list_kinds
 from compatbench.tables.figures.figure_list import plan_figures
@@ -231,8 +231,7 @@ def _dump(value: Any) -> str:
 
 def _site_spec(kind: str, params: Iterable[str]) -> Json:
     """Return a compiled specification as wide as its place, on no ground of its own."""
-    chart = list_kinds()[kind].draw(FigureData([], dict.fromkeys(params)))
-    spec = compile_chart(chart, [], width="container")
+    spec = compile_chart(list_kinds()[kind].draw(params), width="container")
     return {key: value for key, value in spec.items() if key not in ("$schema", "background")}
 
 
