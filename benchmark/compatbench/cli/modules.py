@@ -343,6 +343,9 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
         precision = f" in {evaluation.precision}"
     images = f"{evaluation.images:,} images of {evaluation.test_set}"
     say(escape(f"tested{precision} on {images}; top-1 in percent"))
+    for note in (fitted.imported or {}).get("notes", ()):
+        if "chosen on the images" in note:
+            say(escape(note))
     _print_doubts(evaluation)
     columns = ["", f"{fitted.source} (source)", evaluation.backbone]
     sides = [source, target]

@@ -30,7 +30,9 @@ Measure = Callable[[Mapping[str, Any]], Answers]  # from a method's settings to 
 
 
 def settle_readings(fitted: Fitted, measure: Measure) -> Fitted:
-    """Return the module's description with the settings that fit the images best. Print them.
+    """Return the module's description with the settings that fit the images best.
+
+    The description notes them. A setting that is not the usual one is a warning, too.
 
     Args:
         fitted: the description; its ``imported`` lists the settings that the file does not contain.
@@ -47,13 +49,15 @@ def settle_readings(fitted: Fitted, measure: Measure) -> Fitted:
         for value in values:
             answers[str(value)] = measure(config | {name: value})
         chosen = _choose([*answers.values()])
+        is_usual = values[chosen] == config.get(name)
         config[name] = values[chosen]
         shares = [f"{value} {each.accuracy:.1f} %" for value, each in answers.items()]
         notes.append(
             f"{name}: {values[chosen]}, chosen on the images, because the file does not say it "
             f"(accuracy on {fitted.source}: {', '.join(shares)})"
         )
-        warnings.warn(f"{imported.get('file')}: {notes[-1]}", CompatbenchWarning, stacklevel=3)
+        if not is_usual:
+            warnings.warn(f"{imported.get('file')}: {notes[-1]}", CompatbenchWarning, stacklevel=3)
     imported["notes"] = notes
     return fitted.model_copy(update={"config": config, "imported": imported})
 

@@ -27,7 +27,6 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.filterwarnings("ignore:.*position. end, chosen on the images")
 def test_folder_and_checkpoint_lead_to_advice(work: Path) -> None:
     with pytest.warns(CompatbenchWarning, match="not shown to be better than zero-shot on its"):
         advice = cb.advise("photos", module="output/seed1", **UPGRADE)
