@@ -66,6 +66,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{plural}"
 
 
+def lower_first(text: str) -> str:
+    """Return the text with a small first letter, for the middle of a sentence."""
+    return text[:1].lower() + text[1:]
+
+
 def one_line(text: str, longest: int = 200) -> str:
     """Return the text without control and other invisible characters, cut if it is long."""
     visible = []

@@ -162,7 +162,7 @@ def test_means_are_over_the_seeds_that_were_run(tmp_path: Path) -> None:
     ]
     assert [page.expected.seeds for page in pages] == [(2,), (1, 3), (1, 2, 3)]
     assert [page.part for page in pages] == ["1 of 3 seeds", "2 of 3 seeds", ""]
-    assert "4 shots per class, 2 of 3 seeds, 1 upgrade" in render_leaderboard(pages[1:2])
+    assert "4 training images per class (*shots*), 2 of 3 seeds, 1 upgrade" in render_leaderboard(pages[1:2])
 
 
 def test_methods_of_this_project_are_marked(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_the_readme_of_a_suite_with_kinds_answers_first_whether_modules_survive(
     assert readme.index("cannot be attached if the new model is kin") < readme.index("## Does my")
     assert readme.index("Does my module survive?") < readme.index("What can I do about it?")
     leaderboard = texts[tmp_path / "leaderboard.md"]
-    assert leaderboard.index("Does my module survive?") < leaderboard.index("## Ranking")
+    assert leaderboard.index("Does my module survive?") < leaderboard.index("## Complete ranking")
 
 
 def test_pictures_are_shown_where_they_have_been_drawn(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ Need = Literal["descriptions", "unlabelled", "teacher", "stream", "words"]
 NEEDS: dict[Need, str] = {
     "descriptions": "descriptions of the classes",
     "unlabelled": "all training images, without labels",
-    "teacher": "another backbone as a teacher (outside information)",
-    "stream": "all test images at once, in a drawn order",
-    "words": "a list of common words, read by both backbones",
+    "teacher": "another model as a teacher",
+    "stream": "all test images at once",
+    "words": "a list of common words",
 }

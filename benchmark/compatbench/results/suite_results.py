@@ -77,9 +77,14 @@ class SuiteResults:
         return replace(self, methods=kept, frame=frame.reset_index(drop=True))
 
     @property
+    def base_methods(self) -> set[str]:
+        """Return the names of the methods, each once, in however many settings it was measured."""
+        return {name.partition("+")[0] for name in self.methods}
+
+    @property
     def methods_in_words(self) -> str:
         """Return how many methods there are: ``57 methods (2 of them in several settings)``."""
-        bases = {name.partition("+")[0] for name in self.methods}
+        bases = self.base_methods
         several = {name.partition("+")[0] for name in self.methods if "+" in name}
         text = count(len(bases), "method")
         if several:

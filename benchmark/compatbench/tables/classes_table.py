@@ -38,7 +38,7 @@ def classes_table(page: SuitePage, upgrade: Upgrade, top: int | None = None) -> 
         f"H of {known.lower()} and {other.lower()}",
         f"H, {known.lower()}",
         f"H, {other.lower()}",
-        "Four-way H",
+        "H of all four",
         "95 %",
     ]
     measured = measure_other_classes(page.results, page.expected, upgrade, page.most_shots)

@@ -212,15 +212,6 @@ def best_of_tracks(ranking: pd.DataFrame) -> list[dict[str, Any]]:
     return records(first[~first["sees_tests"] | (first["track_transfer"] == "")])
 
 
-def titles_by_state(ranking: pd.DataFrame) -> dict[str, list[str]]:
-    """Return the titles of the copied modules that have no rank, by their state."""
-    unranked = ranking[(ranking["track"] == "") & (ranking["state"] != "complete")]
-    titles: dict[str, list[str]] = {}
-    for state, title in zip(unranked["state"], unranked["shown_title"], strict=True):
-        titles.setdefault(state, []).append(title)
-    return titles
-
-
 def explain_unranked(ranking: pd.DataFrame) -> list[tuple[str, str, str]]:
     """Return title, state and explanation of the methods of a ranking that have no rank."""
     explained = []

@@ -139,9 +139,9 @@ class SuitePage:
             titles = [info.title for info in infos if need in info.needs]
             if titles:
                 plain = [title.rstrip("".join(MARKS)).rstrip() for title in titles]
-                given.append(f"{words}: {', '.join(plain)}")
+                given.append(f"{words} ({', '.join(plain)})")
         if given:
-            parts.append(f"Also given, by method: {'; '.join(given)}.")
+            parts.append(f"Besides labelled images, some methods are given {'; '.join(given)}.")
         return " ".join(parts)
 
     @property

@@ -10,6 +10,7 @@ import pandas as pd
 from compatbench.data.cards import COPIED
 from compatbench.results.survival import VERDICTS, count_after_correction, judge_survival
 from compatbench.results.upgrade_rows import task_means
+from compatbench.tables.figures.values import WELL_KNOWN
 from compatbench.tables.numbers import NOTHING, signed
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import (
@@ -112,8 +113,9 @@ def _list(entries: list[TableCell]) -> TableCell:
 
 
 def _entry(row: Mapping[str, Any]) -> TableCell:
-    """Return a method with its gain, such as ``CoOp -15.8``."""
-    parts: list[str | TableCell] = [text(row["title"])]
+    """Return a method with its gain, such as ``CoOp -15.8``; a well-known one is in bold."""
+    title = text(row["title"])
+    parts: list[str | TableCell] = [title.bold() if row["method"] in WELL_KNOWN else title]
     if row["with_words"]:
         parts.append(" with words")
     if row["gain"] is not None:

@@ -20,7 +20,7 @@ from compatbench.extras.advice.price import (
     show_labels,
 )
 from compatbench.extras.advice.price_pages import has_prices
-from compatbench.messages import count
+from compatbench.messages import count, lower_first
 from compatbench.results.choice import Decision, choose_option, decide
 from compatbench.results.costs import cost_table, labels_of
 from compatbench.results.differences import ZERO_SHOT, compare_tasks
@@ -139,7 +139,7 @@ def _list_rows(page: SuitePage) -> list[dict[str, TableCell]]:
 
 
 def describe_kinds(page: SuitePage) -> list[TableCell]:
-    """Return what the table's untouched modules gain on all targets of a kind, a text for each.
+    """Return what the table's untouched modules gain on all new models of a kind, a text for each.
 
     The interval is over targets, of which a replication of the suite has six or more, that of the
     table among them.
@@ -159,12 +159,9 @@ def describe_kinds(page: SuitePage) -> list[TableCell]:
             gains = _gains_on(replication, upgrades, option["method"])
             over = estimate(gains)
             if len(gains) == len(upgrades) and over is not None:
-                here = estimate(_task_gains(page, upgrade, option["method"]))
-                gain = f": {signed(over.value)} points over zero-shot, mean of {over.units} targets"
-                gain += f" ({bounds(over, signed)} over targets"
-                if here is not None:
-                    gain += f"; {bounds(here, signed)} over the tasks of one target"
-                texts.append(sentence(*_describe([option]), gain, "; ", text(title), ")"))
+                gain = f", gains {signed(over.value)} points on average over {over.units} models"
+                gain += f" (95 % interval over models {bounds(over, signed)}) if "
+                texts.append(sentence(*_describe([option]), gain, text(lower_first(title))))
     return texts
 
 

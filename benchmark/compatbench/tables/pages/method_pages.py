@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from compatbench.data.cards import COPIED
-from compatbench.messages import count
+from compatbench.messages import count, lower_first
 from compatbench.results.expected import Upgrade
 from compatbench.tables import markdown
 from compatbench.tables.flags import list_flags
@@ -106,8 +106,7 @@ def list_verdicts(page: SuitePage) -> dict[str, list[Verdict]]:
 
 def _show_verdict(row: Mapping[str, Any], over: str) -> str:
     """Return ``CoOp loses 15.8 points (-20.4 to -11.2, over 8 tasks) if the new model ...``."""
-    kind = row["kind"]
-    condition = f"if {kind[:1].lower()}{kind[1:]}"
+    condition = f"if {lower_first(row['kind'])}"
     title = row["title"]
     if row["with_words"]:
         title += " (with a list of words)"
