@@ -162,7 +162,8 @@ def test_means_are_over_the_seeds_that_were_run(tmp_path: Path) -> None:
     ]
     assert [page.expected.seeds for page in pages] == [(2,), (1, 3), (1, 2, 3)]
     assert [page.part for page in pages] == ["1 of 3 seeds", "2 of 3 seeds", ""]
-    assert "4 training images per class (*shots*), 2 of 3 seeds, 1 upgrade" in render_leaderboard(pages[1:2])
+    text = render_leaderboard(pages[1:2])
+    assert "4 training images per class (*shots*), 2 of 3 seeds, 1 upgrade" in text
 
 
 def test_methods_of_this_project_are_marked(tmp_path: Path) -> None:
