@@ -278,6 +278,9 @@ class TaskReport:
     message: str  # the problem, in one line
     fix: str  # the action that solves it, in one line
     broken: tuple[str, ...] = ()  # the problem of each image that cannot be decoded
+    # If the images are missing: the bytes to download, as far as the card knows, and its licence.
+    download: int = 0
+    licence: str = ""
 
 
 def inspect_task(name: str, deep: bool = False) -> TaskReport:
@@ -327,9 +330,13 @@ def inspect_task(name: str, deep: bool = False) -> TaskReport:
             message = message.replace("; see docs/datasets.md", "")
         fix = _suggest_fix(name, card, folder, missing)
     expected = {**card.counts}
-    return TaskReport(
+    report = TaskReport(
         name, state, folder, expected, counts, class_order, message, fix, tuple(broken)
     )
+    if state == "missing" and card.downloads:
+        size = sum(file.bytes or 0 for file in card.downloads)
+        return replace(report, download=size, licence=card.licence)
+    return report
 
 
 def _shows_class_order(card: TaskCard, folder: Path | None) -> bool:
@@ -348,7 +355,11 @@ def _suggest_fix(name: str, card: TaskCard, folder: Path | None, missing: bool) 
     data_root = f"--data-root {name}=FOLDER"
     if task_cards.own_folder(name) is None:
         if missing:
-            return f"get it ({card.homepage}), or say where it is: {data_root}"
+            how = f"get it ({card.homepage})"
+            needs_a_person = any(file.agree or not file.url for file in card.downloads)
+            if card.downloads and not needs_a_person:
+                how = f"compatbench store data fetch {name}"
+            return f"{how}, or say where it is: {data_root}"
         return "take the dataset's own files, see docs/datasets.md"
     if missing:
         return f"put the images there, or say where they are: {data_root}"

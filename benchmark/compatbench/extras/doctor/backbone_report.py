@@ -37,6 +37,7 @@ class BackboneReport:
     path: Path | None = None  # the weights file, or the model's folder
     sha256: str | None = None  # of the weights file
     size: str = ""  # of the weights file; "about ..." if it follows from the parameters
+    download: int = 0  # bytes of the weights, if they are missing and their size is known
     licence: str = ""  # of the weights
     tokenizer: str = ""  # the file, if it is not part of open_clip or the model's folder
     activation: str = ""  # of the text tower's MLPs, such as ``QuickGELU``
@@ -73,6 +74,8 @@ def inspect_backbone(name: str, suite: SuiteCard | None = None) -> BackboneRepor
         facts |= _describe_sizes(model, card)
         file = describe_weights(card, ask_hub=False)
         facts |= {"size": file.size_in_words, "licence": file.licence}
+        if file.path is None:
+            facts["download"] = file.size or 0
         weights = find_weights(card)
         facts["path"] = weights if is_open_clip else weights.parent
         locate_weights(card, download=False)

@@ -46,6 +46,14 @@ class Diagnosis:
         return [part for part in (*self.tasks, *self.backbones) if part.state != "found"]
 
     @property
+    def downloads(self) -> dict[str, int]:
+        """The bytes to download for ``images`` and ``weights``, as far as sizes are known."""
+        return {
+            "images": sum(task.download for task in self.tasks),
+            "weights": sum(backbone.download for backbone in self.backbones),
+        }
+
+    @property
     def disagreeing(self) -> list[Comparison]:
         """Measurements that a published figure contradicts."""
         return [each for each in self.comparisons if each.verdict == "disagrees"]

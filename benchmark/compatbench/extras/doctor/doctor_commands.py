@@ -115,6 +115,8 @@ def _print_diagnosis(diagnosis: "Diagnosis", verify: bool) -> None:
 
     What a suite needs and is here is counted; what was named is shown.
     """
+    from compatbench.files.sizes import format_bytes
+
     parts = [*diagnosis.tasks, *diagnosis.backbones]
     here = [part for part in parts if part.state == "found"]
     shown = list(diagnosis.unusable)
@@ -126,11 +128,22 @@ def _print_diagnosis(diagnosis: "Diagnosis", verify: bool) -> None:
         del facts["name"], facts["state"]
         if part.state == "missing":
             facts.pop("expected", None)
+        # The size of weights is shown as ``size``.
+        download = facts.pop("download")
+        if download and "size" not in facts:
+            facts["size"] = f"about {format_bytes(download)}"
         print_facts(facts)
     if diagnosis.suite is not None:
         backbones = sum(part in diagnosis.backbones for part in here)
         tasks = count(len(here) - backbones, "task")
         say(f"{MARKS['found']} {tasks} and {count(backbones, 'backbone')}")
+    downloads = diagnosis.downloads
+    if any(downloads.values()):
+        listed = ", ".join(f"{what} {format_bytes(size)}" for what, size in downloads.items())
+        say(f"To download: about {format_bytes(sum(downloads.values()))} ({listed})")
+        if diagnosis.suite is not None and downloads["images"]:
+            fetch = f"compatbench store data fetch --suite {diagnosis.suite}"
+            say(escape(f"  '{fetch}' gets images, and 'run' weights"))
     say("[bold]Machine[/]")
     print_facts(diagnosis.machine)
     if verify:
