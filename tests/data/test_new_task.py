@@ -35,13 +35,16 @@ from PIL import Image
 import compatbench as cb
 from compatbench.data import dataset_folders
 from compatbench.data.cards import suite_cards, task_cards
+from compatbench.data.draws import draw_shots
 from compatbench.data.layouts import containers
 from compatbench.data.layouts.containers import open_container
 from compatbench.data.new_task import NewTask
 from compatbench.data.new_task_choices import natural
 from compatbench.data.task import inspect_task, load_task
+from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import open_atomic
+from compatbench.files.hashes import sha256_json
 
 IBEX, FOX = CLASSES
 WRITTEN = {"pets.yaml", "pets.csv", "pets-upgrade.yaml"}
@@ -164,9 +167,8 @@ def test_every_layout_becomes_a_task(
 def test_images_shared_by_training_and_test_are_noted(work: Path) -> None:
     for split in ("train", "test"):
         write_folders(work / "pets", 5, split)
-    for number in range(5):
-        for path in (work / "pets").glob(f"*/*/{number}.png"):
-            path.write_bytes(path.read_bytes() + repr(path.parts[-3:]).encode())
+    for number, path in enumerate((work / "pets").glob("*/*/*.png")):
+        photo(number).save(path)
     assert "in training, too" not in "\n".join(cb.new_task("pets").notes)
     shutil.copy(work / "pets" / "train" / FOX / "2.png", work / "pets" / "test" / FOX / "4.png")
     [note] = [note for note in cb.new_task("pets", replace=True).notes if "too" in note]
@@ -177,6 +179,114 @@ def test_images_shared_by_training_and_test_are_noted(work: Path) -> None:
     write_rows(work / "rows" / "test" / "0.parquet", [0, 1] * 2)
     [note] = [note for note in cb.new_task("rows").notes if "too" in note]
     assert note.startswith("of 4 test images, 4 are in training, too")
+
+
+def photo(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
+    """Return an image with large coloured spots."""
+    spots = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(spots).resize(size, Image.Resampling.BICUBIC)
+
+
+def save_photos(pets: Path, **counts: int) -> None:
+    """Write so many photos of each class."""
+    for name, number in counts.items():
+        (pets / name).mkdir(parents=True)
+        for index in range(number):
+            photo(1000 * len(name) + index).save(pets / name / f"{index}.png")
+
+
+def test_photos_saved_again_and_photos_under_two_labels_are_noted(work: Path) -> None:
+    save_photos(work / "pets" / "train", cat=4, horse=4)
+    save_photos(work / "pets" / "test", zebras=3)
+    (work / "pets" / "test" / "zebras").rename(work / "pets" / "test" / "cat")
+    (work / "pets" / "test" / "horse").mkdir()
+    photo(5).save(work / "pets" / "test" / "horse" / "0.png")
+    assert not [note for note in cb.new_task("pets").notes if "pair" in note or "too" in note]
+    again = Image.open(work / "pets" / "train" / "cat" / "1.png").resize((200, 150))
+    again.save(work / "pets" / "test" / "cat" / "again.jpg", quality=60)
+    shutil.copy(work / "pets/train/cat/2.png", work / "pets/train/horse/copy.png")
+    shared, doubled = cb.new_task("pets", replace=True).notes[-2:]
+    assert "1 are in training, too" in shared
+    assert "(test/cat/again.jpg is train/cat/1.png)" in shared
+    assert doubled == (
+        "1 pair of images show one picture under two labels "
+        "(train/cat/2.png is train/horse/copy.png)"
+    )
+
+
+def test_files_of_other_kinds_are_counted_with_the_first_three(work: Path) -> None:
+    pets = work / "pets"
+    save_photos(pets, cat=4, horse=4)
+    for number in range(4):
+        (pets / "cat" / f"{number}.HEIC").write_bytes(b"ftypheic")
+    [note] = [note for note in cb.new_task("pets").notes if "not read" in note]
+    assert note.startswith("4 files of a kind that is not read (.heic) are left out: cat/0.HEIC, ")
+    assert "cat/2.HEIC ...; save images as JPEG" in note
+    for path in pets.glob("*/*.png"):
+        path.unlink()
+    with pytest.raises(CompatbenchError, match=r"holds no image .*4 files of a kind .*heic"):
+        cb.new_task("pets", replace=True)
+
+
+def test_photos_are_turned_as_their_exif_data_say(work: Path) -> None:
+    pets = work / "pets"
+    save_photos(pets, cat=4, horse=4)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    photo(7, (40, 20)).save(pets / "cat" / "turned.png", exif=exif)
+    made = cb.new_task("pets")
+    task = load_task("pets")
+    every = [*task.source.samples["train"], *task.source.samples["test"]]
+    [turned] = [sample for sample in every if "turned" in sample.id]
+    assert task.source.image(turned).size == (20, 40)
+    before = task.source.fingerprint([turned])
+    # A card of before keeps its features, and their keys.
+    made.card.write_text(made.card.read_text().replace("upright: true", "upright: false"))
+    load_again()
+    old = load_task("pets").source
+    assert old.image(turned).size == (40, 20)
+    assert old.fingerprint([turned]) != before
+    facts = [[(turned.id, old.size(turned))], ENGINE_VERSION]
+    assert old.fingerprint([turned]) == sha256_json(facts)
+
+
+def test_broken_images_can_be_left_out_and_are_listed(work: Path) -> None:
+    pets = work / "pets"
+    save_photos(pets, cat=6, horse=6, owl=2)
+    for path in ("cat/0.png", "owl/0.png", "owl/1.png"):
+        (pets / path).write_bytes(b"\x89PNG broken")
+    made = cb.new_task("pets", skip_broken=True)
+    assert made.task.names == ("cat", "horse")
+    assert sum(made.task.counts.values()) == 11
+    [note] = [note for note in made.notes if "cannot be read" in note]
+    assert note == (
+        "3 images (cat/0.png, owl/0.png, owl/1.png) cannot be read and are left out: "
+        "pets-broken.txt"
+    )
+    lines = (work / "pets-broken.txt").read_text().splitlines()
+    assert len(lines) == 3
+    assert "cat/0.png cannot be decoded" in lines[0]
+
+
+def test_huge_image_is_called_too_large(work: Path) -> None:
+    pets = work / "pets"
+    save_photos(pets, cat=4, horse=4)
+    for width in (11_000, 20_000):
+        Image.new("1", (width, 10_000)).save(pets / "cat" / "huge.png")
+        with pytest.raises(CompatbenchError, match=r"huge.png is too large \(.* pixels.*smaller"):
+            cb.new_task("pets")
+
+
+def test_unbalanced_classes_give_up_to_the_shots_that_they_have(work: Path) -> None:
+    save_photos(work / "pets", cat=38, fox=30, horse=12, owl=3, yak=2)
+    made = cb.new_task("pets")
+    assert made.shots == 8
+    [note] = [note for note in made.notes if "fewer training images" in note]
+    assert note.startswith("8 shots: 3 of 5 classes have fewer")
+    draw = draw_shots(load_task("pets"), made.shots, seed=1)
+    assert Counter(sample.label for sample in draw.train) == {0: 8, 1: 8, 2: 6, 3: 1, 4: 1}
+    assert made.images["test"] == {0: 19, 1: 15, 2: 6, 3: 2, 4: 1}
+    assert cb.new_task("pets", shots=16, replace=True).shots == 16
 
 
 def test_each_target_is_an_upgrade_of_the_suite(work: Path) -> None:
@@ -260,7 +370,7 @@ def columns(**values: list[Any]) -> Spoil:
         (columns(image=[b"x"], label=[0.5]), "'label' holds neither numbers nor names"),
         (
             columns(image=[{"bytes": b"x"}, {"bytes": None}] * 3, label=[0, 1] * 3),
-            "holds no image, but at most its address; put it there, or remove it; and 5 more of 6",
+            "holds no image, but at most its address; put it there, or remove it; of 6 images, these cannot be read: 6",
         ),
     ],
 )
@@ -441,8 +551,11 @@ SPOILED: list[tuple[Spoil, str]] = [
     (empty, "holds no image"),
     (rename(".", "../gone"), "there is no folder or file"),
     (rename(FOX, "../away"), f"has one class, '{IBEX}'"),
-    (fill(b"\x89PNG broken", 3), r"3.png cannot be decoded .*or remove it$"),
-    (fill(b"", 1, 2), r"is empty; .*; and 1 more of 16"),
+    (fill(b"\x89PNG broken", 3), r"3.png cannot be decoded .*or remove it; --skip-broken leaves"),
+    (
+        fill(b"", 1, 2),
+        r"is empty; .*; of 16 images, these cannot be read: 2 images \(Alpine_Ibex/1.png, Alp",
+    ),
     (keep_one, f"class '{IBEX}' has 1 image and none to train on"),
     (rename(IBEX, "a\nb"), r"holds 'a\\nb'; rename it"),
     (rename(f"{IBEX}/0.png", f"{IBEX}/a\n.png"), r"'a\\n.png'; rename"),
@@ -480,8 +593,8 @@ LISTS: list[tuple[str, str]] = [
     (f"path,label\n{ROW},a\n{ROW},b\n", "csv:3: .* in line 2, too"),
 ]
 OPTIONS: list[tuple[dict[str, Any], str]] = [
-    ({"shots": 5}, f"5 shots: class '{FOX}|{IBEX}'"),
-    ({"shots": 0}, "0 shots: class"),
+    ({"shots": 5}, "5 shots: the largest class has 4 training images"),
+    ({"shots": 0}, "0 shots: the largest class"),
     ({"name": "mini-food"}, "a task is named 'mini-food'"),
     ({"name": "a/b"}, "'a/b' cannot be a task's name"),
     ({"template": ["a"]}, "field 'templates.0': 'a': give a prompt with {} for the class, once"),

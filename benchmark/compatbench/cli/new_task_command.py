@@ -50,8 +50,8 @@ def new_task(
     shots: Annotated[
         int | None,
         typer.Option(
-            help="Training images of every class; by default 16, or 8, 4, 2, 1 if a class has "
-            "fewer."
+            help="Training images of a class, where it has so many; by default the most of 16, 8, "
+            "4, 2 and 1 that a third of the classes have, with some left for validation."
         ),
     ] = None,
     seed: Annotated[
@@ -77,6 +77,13 @@ def new_task(
             "folders: sorted); by default the names of folders or labels, with spaces for '_'."
         ),
     ] = None,
+    skip_broken: Annotated[
+        bool,
+        typer.Option(
+            "--skip-broken",
+            help="Leave out images that cannot be read, and list them in '<name>-broken.txt'.",
+        ),
+    ] = False,
     out: Annotated[Path, typer.Option(help="The folder for the cards.")] = Path(),
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace cards and list of this name.")
@@ -107,6 +114,7 @@ def new_task(
             test_share=test_share,
             template=template,
             class_names=class_names,
+            skip_broken=skip_broken,
             out=out,
             replace=replace,
             progress=progress,
@@ -118,7 +126,7 @@ def new_task(
     total = sum(counts.total() for counts in made.images.values())
     say(escape(f"{made.kind} in {made.folder}: {total:,} images of {len(frame)} classes"))
     checked = "all" if made.decoded == total else f"{made.decoded:,}, drawn at random,"
-    say(f"{checked} were decoded; a module learns from {made.shots} of each class")
+    say(f"{checked} were decoded; a module learns from up to {made.shots} of each class")
     for note in made.notes:
         say(f"[yellow]note[/]: {escape(note)}")
     print_frame(frame.head(MOST_CLASSES))

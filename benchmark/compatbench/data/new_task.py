@@ -6,18 +6,21 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
 from pydantic import ValidationError
 
 from compatbench.data.cards import SuiteCard, TaskCard, backbone_cards, suite_cards, task_cards
 from compatbench.data.cards.names import IMAGES_PATH, NAME
 from compatbench.data.cards.own_cards import ENDINGS
 from compatbench.data.dataset_folders import variable_of
+from compatbench.data.images.duplicates import Pixels, find_pairs, shrink
 from compatbench.data.images.source import SPLITS
 from compatbench.data.labels import Labels
 from compatbench.data.layouts.containers import RowImage
@@ -40,6 +43,7 @@ TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "this is a {}.")
 LICENCE = "not stated: images of one's own"
 _FORMULA = re.compile(r"[=+@]|-(?![0-9]+$)")  # a negative number is none
 DECODED = 2000  # at most so many images, drawn at random, are decoded
+MOST_SHOWN = 3  # images of a note or an error
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def new_task(
     test_share: float = 0.5,
     template: Sequence[str] | None = None,
     class_names: str | Path | None = None,
+    skip_broken: bool = False,
     out: str | Path = ".",
     replace: bool = False,
     progress: Callable[[str], object] = lambda _: None,
@@ -105,13 +110,16 @@ def new_task(
         source: the old model: a name (see ``list backbones``), or ``MODEL/TAG`` of open_clip.
         target: the new model, likewise. It may be several, with commas between them; the suite
             then has an upgrade to each.
-        shots: training images per class; by default 16, or 8, 4, 2, 1 if a class has fewer.
+        shots: training images per class, where a class has so many; by default the most of 16, 8,
+            4, 2 and 1 that a third of the classes have, with some left for validation.
         seed: seed of the split, if there is no test split.
         test_share: share of each class that is then drawn for testing, above 0 and below 1.
         template: prompts with ``{}`` for the class; the first is the zero-shot one. The default
             are the prompts that CLIP_benchmark keeps beside its shards, or three plain ones.
         class_names: file of natural names, a line for each class in the order of its labels (of
             folders: sorted); by default the names of folders or labels, with spaces for ``_``.
+        skip_broken: leave out images that cannot be read, and list them in ``<name>-broken.txt``.
+            All images are decoded then.
         out: the folder for the cards.
         replace: replace cards and list of this name.
         progress: called with the current step.
@@ -132,6 +140,7 @@ def new_task(
     paths = _choose_files(name, Path(out).expanduser().absolute(), replace)
     listing = scan(place, paths["list"])
     _check_cells(listing)
+    broken = _drop_broken(listing, progress) if skip_broken else {}
     classes = name_classes(listing, class_names)
     listing.frame = split_images(listing, seed, test_share)
     shots = choose_shots(listing, classes, shots)
@@ -150,7 +159,8 @@ def new_task(
     if labels != titles:
         values["folders"] = [*labels]
     values["templates"] = [*(template or listing.templates or TEMPLATES)]
-    values["source"] = {"kind": "table", "folder": below, "file": paths["list"].name}
+    file = paths["list"].name
+    values["source"] = {"kind": "table", "folder": below, "file": file, "upright": True}
     counts = Counter(listing.frame["split"])
     values["counts"] = {}
     for split in SPLITS:
@@ -164,12 +174,17 @@ def new_task(
     _check(SuiteCard, base | suite, paths["suite"])
     opened = open_images(listing, Classes(name, card.names, labels, labels))
     task = Task(card, Labels(card.names, card.templates, card.templates[0]), opened)
-    decoded = _decode(task, seed, progress)
-    listing.notes += _find_twins(task, seed)
+    pixels = _decode(task, seed, progress)
+    listing.notes += _note_copies(task, seed, pixels)
     rows = listing.frame.to_csv(index=False, lineterminator="\n")
     suite_text = dump_yaml(suite, width=100)
     task_text = dump_yaml(values, width=100)
-    _write({paths["suite"]: suite_text, paths["task"]: task_text, paths["list"]: rows})
+    texts = {paths["suite"]: suite_text, paths["task"]: task_text, paths["list"]: rows}
+    if broken:
+        broken_list = card_folder / f"{name}-broken.txt"
+        texts[broken_list] = "".join(f"{problem}\n" for problem in broken.values())
+        listing.notes.append(f"{_some(broken)} cannot be read and are left out: {broken_list.name}")
+    _write(texts)
     # The new cards are found by name, in this process and its workers.
     add_own_place(card_folder)
     data_root = ""
@@ -186,7 +201,7 @@ def new_task(
         folder=images,
         kind=listing.kind,
         images=images_by_label,
-        decoded=decoded,
+        decoded=len(pixels),
         shots=shots,
         notes=tuple(listing.notes),
         data_root=data_root,
@@ -284,27 +299,62 @@ def _check(model: type[TaskCard] | type[SuiteCard], values: dict[str, Any], path
         raise CompatbenchError(f"{path} cannot be made: field '{field}': {message}") from None
 
 
-def _decode(task: Task, seed: int, progress: Callable[[str], object]) -> int:
-    """Decode images, all or some drawn at random, and count them; an error counts those that fail.
+def _drop_broken(listing: Listing, progress: Callable[[str], object]) -> dict[str, str]:
+    """Decode all images and drop those that fail from the listing. Return their problems by path.
 
-    The error names the first one that fails.
+    Raises:
+        CompatbenchError: no image can be read.
+    """
+    frame = listing.frame
+    # Neither classes nor splits matter here.
+    everything = copy(listing)
+    everything.frame = frame.assign(label=None, split="train")
+    source = open_images(everything, Classes("", (), (), ()))
+    broken = source.find_broken(progress=_show_decoding(progress))
+    listing.frame = frame[~frame["path"].isin(broken)]
+    if listing.frame.empty:
+        raise CompatbenchError(f"{next(iter(broken.values()))}; and no other image can be read")
+    return broken
+
+
+def _show_decoding(progress: Callable[[str], object]) -> Callable[[int, int], object]:
+    def show(done: int, total: int) -> None:
+        progress(f"decoding images, {done:,} of {total:,}")
+
+    return show
+
+
+def _some(names: Iterable[str]) -> str:
+    """Return how many images these are, with the first three: ``4 images (a, b, c ...)``."""
+    listed = [*names]
+    more = " ..." if len(listed) > MOST_SHOWN else ""
+    return f"{count(len(listed), 'image')} ({', '.join(listed[:MOST_SHOWN])}{more})"
+
+
+def _decode(task: Task, seed: int, progress: Callable[[str], object]) -> dict[str, Pixels]:
+    """Decode images, all or some drawn at random, and return them as few pixels, by their ids.
+
+    Raises:
+        CompatbenchError: images cannot be decoded; it counts them and names the first ones.
     """
     task.source.check_files()
     all_samples: list[Any] = []
     for split in SPLITS:
         all_samples += task.source.samples[split]
     samples = _draw(all_samples, seed)
+    pixels: dict[str, Pixels] = {}
 
-    def show(done: int, total: int) -> None:
-        progress(f"decoding images, {done:,} of {total:,}")
+    def look(sample: Any, image: Image.Image) -> None:
+        pixels[sample.id] = shrink(image)
 
-    broken = task.source.find_broken(samples, show)
+    broken = task.source.find_broken(samples, _show_decoding(progress), look)
     if broken:
+        first = next(iter(broken.values()))
         more = ""
         if len(broken) > 1:
-            more = f"; and {len(broken) - 1:,} more of {len(samples):,}"
-        raise CompatbenchError(f"{broken[0]}, or remove it{more}")
-    return len(samples)
+            more = f"; of {len(samples):,} images, these cannot be read: {_some(broken)}"
+        raise CompatbenchError(f"{first}, or remove it{more}; --skip-broken leaves them out")
+    return {sample.id: pixels[sample.id] for sample in samples}  # threads end in any order
 
 
 def _draw(samples: Sequence[Any], seed: int) -> Sequence[Any]:
@@ -315,8 +365,48 @@ def _draw(samples: Sequence[Any], seed: int) -> Sequence[Any]:
     return [samples[i] for i in sorted(drawn)]
 
 
-def _find_twins(task: Task, seed: int) -> list[str]:
-    """Return a note if test images are also training images: byte for byte, of those drawn."""
+def _note_copies(task: Task, seed: int, pixels: Mapping[str, Pixels]) -> list[str]:
+    """Return notes on test images that are in training, too, and on images under two labels.
+
+    Images that were saved again are found among those that were decoded, and files that are equal
+    byte for byte among all.
+    """
+    samples = task.source.samples
+    labels = {}
+    tested = set()
+    for split in SPLITS:
+        for sample in samples[split]:
+            labels[sample.id] = sample.label
+            if split == "test":
+                tested.add(sample.id)
+    pairs = dict.fromkeys(_find_twins(task, seed))
+    for first, second in find_pairs(pixels):
+        # The test image of a pair comes first.
+        is_second = first not in tested and second in tested
+        pairs[(second, first) if is_second else (first, second)] = None
+    shared = {}
+    doubled = {}
+    for first, second in pairs:
+        if labels[first] != labels[second]:
+            doubled[f"{first} is {second}"] = None
+        if first in tested and second not in tested:
+            shared[first] = f"{first} is {second}"
+    notes = []
+    if shared:
+        shown = ", ".join([*shared.values()][:MOST_SHOWN])
+        notes.append(
+            f"of {count(len(samples['test']), 'test image')}, {len(shared):,} are in training, "
+            f"too, which flatters every module ({shown}); remove them"
+        )
+    if doubled:
+        shown = ", ".join([*doubled][:MOST_SHOWN])
+        pictures = count(len(doubled), "pair")
+        notes.append(f"{pictures} of images show one picture under two labels ({shown})")
+    return notes
+
+
+def _find_twins(task: Task, seed: int) -> list[tuple[str, str]]:
+    """Return test images and the training images that are equal to them, byte for byte."""
     samples = task.source.samples
     tested = _draw(samples["test"], seed)
     trained: Sequence[Any] = [*samples["train"], *samples["val"]]
@@ -339,13 +429,8 @@ def _find_twins(task: Task, seed: int) -> list[str]:
     twins = []
     for digest, sample in digests(tested):
         if digest in trained_by_digest:
-            twins.append((sample, trained_by_digest[digest]))
-    if not twins:
-        return []
-    test_image, training_image = twins[0]
-    problem = f"of {count(len(tested), 'test image')}, {len(twins):,} are in training, too, which"
-    pair = f"{test_image.id} is {training_image.id}"
-    return [f"{problem} flatters every module ({pair}); remove them"]
+            twins.append((sample.id, trained_by_digest[digest].id))
+    return twins
 
 
 def _write(texts: dict[Path, str]) -> None:

@@ -19,7 +19,7 @@ from compatbench.messages import count
 if TYPE_CHECKING:
     import pandas as pd
 
-SHOTS = (16, 8, 4, 2, 1)  # the first one that the smallest class has enough images for
+SHOTS = (16, 8, 4, 2, 1)  # the first one that a third of the classes have enough images for
 MOST_VALIDATION = 4  # images of a class that the choice of shots leaves for validation
 
 
@@ -132,10 +132,12 @@ def _draw(frame: pd.DataFrame, seed: int, share: float) -> pd.DataFrame:
 
 
 def choose_shots(listing: Listing, classes: dict[str, str], requested: int | None) -> int:
-    """Return the requested shots, or the most that the smallest class has enough images for.
+    """Return the requested shots, or the most that a third of the classes have enough images for.
+
+    Classes with fewer images give all that they have.
 
     Raises:
-        CompatbenchError: a class has no training or test images, or fewer than requested.
+        CompatbenchError: a class has no training or test images, or no class has so many.
     """
     import pandas as pd
 
@@ -151,21 +153,28 @@ def choose_shots(listing: Listing, classes: dict[str, str], requested: int | Non
                 "some, or remove the class"
             )
     label, smallest = min(counts["train"].items(), key=lambda item: (item[1], item[0]))
-    if requested is not None and not 1 <= requested <= smallest:
+    largest = int(counts["train"].max())
+    if requested is not None and not 1 <= requested <= largest:
         raise CompatbenchError(
-            f"{requested} shots: class '{label}' has {smallest} training images; give --shots from "
-            f"1 to {smallest}, or add images"
+            f"{requested} shots: the largest class has {largest} training images; give --shots "
+            f"from 1 to {largest}, or add images"
         )
     # Without a validation split, methods validate on training images that are left over.
     spare = 0 if counts["val"].any() else MOST_VALIDATION
 
     def fits(shots: int) -> bool:
-        return shots + min(shots, spare) <= smallest
+        return int((counts["train"] >= shots + min(shots, spare)).sum()) >= len(counts) / 3
 
     shots = requested or next(filter(fits, SHOTS), 1)
-    if requested is None and shots < SHOTS[0]:
+    fewer = int((counts["train"] < shots).sum())
+    if fewer:
+        listing.notes.append(
+            f"{count_shots(shots)}: {fewer:,} of {len(counts):,} classes have fewer training "
+            f"images and give all of them ('{label}': {smallest})"
+        )
+    elif requested is None and shots < SHOTS[0]:
         few = f"'{label}' has {count(int(smallest), 'training image')}"
         listing.notes.append(f"{count_shots(shots)}, because {few}")
-    elif not fits(shots):
+    elif shots + min(shots, spare) > smallest:
         listing.notes.append(f"'{label}' has few training images beyond the shots to validate on")
     return shots

@@ -219,7 +219,9 @@ def _open(card: TaskCard, classes: Classes) -> ImageSource:
         return Digits(tasks_folder())
     folder = find_dataset(card.name, source.folder)
     if source.kind == "table":
-        return open_images(scan_list(inside(_home(card.name), source.file), folder), classes)
+        images = open_images(scan_list(inside(_home(card.name), source.file), folder), classes)
+        images.upright = source.upright
+        return images
     return open_layout(folder, source, classes)
 
 
@@ -301,7 +303,7 @@ def inspect_task(name: str, deep: bool = False) -> TaskReport:
     class_order: bool | None = None
     message = ""
     fix = ""
-    broken: Sequence[str] = ()
+    broken: list[str] = []
     try:
         if isinstance(card.source, OnDisk):
             folder = dataset_folder(name, card.source.folder)
@@ -315,7 +317,7 @@ def inspect_task(name: str, deep: bool = False) -> TaskReport:
             source.check_files()
         Task(card, labels, source, parent_labels)
         if deep:
-            broken = source.find_broken()
+            broken = [*source.find_broken().values()]
         if broken:
             images = sum(map(len, source.samples.values()))
             raise BrokenImages(f"{len(broken):,} of {images:,} images cannot be used")

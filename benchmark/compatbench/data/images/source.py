@@ -13,12 +13,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from compatbench.data.images.dataset_files import BrokenImages, inside, read_bytes, size_of
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
+from compatbench.messages import first_line
 
 SPLITS = ("train", "val", "test")
 PART = 1024  # images that are decoded between two reports of progress
@@ -61,6 +62,10 @@ class Member(Stored):
         return read_bytes(self.shard, self.start, self.size)
 
 
+class _TooLarge(ValueError):
+    """An image with more pixels than are read."""
+
+
 class ImageSource:
     """The images of one task or variant, each opened only when it is needed.
 
@@ -69,6 +74,7 @@ class ImageSource:
     """
 
     decoders: int | None = None  # threads for all images; None means one per core
+    upright: bool = False  # True if images are turned as their EXIF data say
 
     def __init__(
         self, base: Path, samples: Mapping[str, Sequence[Any]], folder: Path | None = None
@@ -125,10 +131,15 @@ class ImageSource:
             if sample.id not in self._sizes:
                 self._sizes[sample.id] = self.size(sample)
         identities = [(sample.id, self._sizes[sample.id]) for sample in samples]
-        return sha256_json([identities, ENGINE_VERSION])
+        facts = [identities, ENGINE_VERSION]
+        if self.upright:
+            facts.append("upright")
+        return sha256_json(facts)
 
     def image(self, sample: Any) -> Image.Image:
-        """Return the image of a sample, RGB. EXIF rotation is ignored, as in CoOp.
+        """Return the image of a sample, RGB.
+
+        EXIF rotation is ignored, as in CoOp, unless the images are ``upright``.
 
         Raises:
             BrokenImages: the file is missing, damaged or not an image.
@@ -138,12 +149,19 @@ class ImageSource:
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 pixels = image.width * image.height
                 if pixels > MOST_PIXELS or max(image.size) > MOST_SIDE:
-                    raise ValueError(f"it has {image.width} × {image.height} pixels, too many")
+                    raise _TooLarge(f"{image.width:,} × {image.height:,} pixels")
                 with _DECODING if pixels > LARGE else nullcontext():
                     # Pillow would cut values above 255: a scan of 16 bits would be mostly white.
                     if image.mode[0] in "IF" and max(image.getextrema()) > 255:  # type: ignore[type-var]
                         raise ValueError("it has more than 8 bits a pixel; save it with 8")
+                    if self.upright:
+                        ImageOps.exif_transpose(image, in_place=True)
                     return image.convert("RGB")
+        except (_TooLarge, Image.DecompressionBombError) as error:
+            raise BrokenImages(
+                f"image {self.base / sample.id} is too large ({first_line(error)}), at most "
+                f"{MOST_PIXELS:,} pixels are read; make it smaller"
+            ) from None
         except Image.UnidentifiedImageError:
             reason = "unknown image format"
         except Exception as error:  # on a damaged file, decoders raise all kinds of errors
@@ -162,12 +180,22 @@ class ImageSource:
         self,
         samples: Sequence[Any] | None = None,
         progress: Callable[[int, int], object] = lambda done, total: None,
-    ) -> list[str]:
-        """Decode images, by default all, in threads. Return a line for each one that fails."""
+        look: Callable[[Any, Image.Image], object] = lambda sample, image: None,
+    ) -> dict[str, str]:
+        """Decode images, by default all, in threads. Return the problem of each one that fails.
+
+        Args:
+            samples: the images to decode.
+            progress: called with the images that are done, and all.
+            look: called with each sample and its image, in a thread.
+
+        Returns:
+            A line for each image that cannot be decoded, by its id.
+        """
 
         def find_problem(sample: Any) -> str:
             try:
-                self.image(sample)
+                look(sample, self.image(sample))
             except CompatbenchError as error:
                 return str(error)
             return ""
@@ -177,10 +205,12 @@ class ImageSource:
             for split in SPLITS:
                 every_sample += self.samples[split]
             samples = every_sample
-        broken: list[str] = []
+        broken: dict[str, str] = {}
         with ThreadPoolExecutor(self.decoders) as pool:  # threads, since decoders release the GIL
             for start in range(0, len(samples), PART):
                 progress(start, len(samples))
-                problems = pool.map(find_problem, samples[start : start + PART])
-                broken += [problem for problem in problems if problem]
+                part = samples[start : start + PART]
+                for sample, problem in zip(part, pool.map(find_problem, part), strict=True):
+                    if problem:
+                        broken[sample.id] = problem
         return broken

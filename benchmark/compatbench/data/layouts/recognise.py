@@ -20,7 +20,9 @@ from compatbench.data.layouts.listing import (
 )
 from compatbench.data.layouts.scanners import EXTENSIONS, is_image, scan_containers
 from compatbench.errors import CompatbenchError
+from compatbench.messages import count
 
+MOST_SHOWN = 3  # files of a note or an error
 LISTS = (".csv", ".tsv", ".jsonl")
 ARROW = ".arrow"  # the files of ``save_to_disk`` of ``datasets``
 # Files beside CLIP_benchmark's shards: prompts with {c} for the class, and the dataset's purpose.
@@ -158,7 +160,9 @@ def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
     """Return the images ``[split/]class/.../image``, perhaps below folders around all of them."""
     images = [name for name in entries if is_image(name)]
     if not images:
-        raise CompatbenchError(f"{folder} holds no image ({', '.join(EXTENSIONS)})")
+        others = _describe_others(entries)
+        also = f"; {others}" if others else ""
+        raise CompatbenchError(f"{folder} holds no image ({', '.join(EXTENSIONS)}){also}")
     deep = []  # the parts of the paths of images that are in a folder
     for name in images:
         if "/" in name:
@@ -169,6 +173,9 @@ def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
             "per class, or list them in a CSV with the columns path,label"
         )
     notes = []
+    others = _describe_others(entries)
+    if others:
+        notes.append(others)
     beside = len(images) - len(deep)
     if beside:
         notes.append(f"{beside:,} images beside the folders skipped")
@@ -202,6 +209,20 @@ def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
         notes.append(f"folders without an image are not classes: {', '.join(sorted(empty))}")
     rows = [("/".join(parts), parts[level], "") for parts in deep]
     return Listing("class folders", folder, make_frame(rows), notes=notes)
+
+
+def _describe_others(entries: Sequence[str]) -> str:
+    """Return a line about the files below folders that are no images; '' if there are none."""
+    others = [name for name in entries if "/" in name.rstrip("/") and not name.endswith("/")]
+    others = [name for name in others if not is_image(name) and not name.lower().endswith(LISTS)]
+    if not others:
+        return ""
+    endings = sorted({PurePosixPath(name).suffix.lower() or "no ending" for name in others})
+    more = " ..." if len(others) > MOST_SHOWN else ""
+    return (
+        f"{count(len(others), 'file')} of a kind that is not read ({', '.join(endings)}) are left "
+        f"out: {', '.join(others[:MOST_SHOWN])}{more}; save images as JPEG or PNG to use them"
+    )
 
 
 def _find_level(paths: Sequence[tuple[str, ...]]) -> int:
