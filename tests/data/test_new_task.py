@@ -370,7 +370,7 @@ def columns(**values: list[Any]) -> Spoil:
         (columns(image=[b"x"], label=[0.5]), "'label' holds neither numbers nor names"),
         (
             columns(image=[{"bytes": b"x"}, {"bytes": None}] * 3, label=[0, 1] * 3),
-            "holds no image, but at most its address; put it there, or remove it; of 6 images, these cannot be read: 6",
+            "at most its address; put it there, or remove it; of 6 images, these cannot be read: 6",
         ),
     ],
 )
