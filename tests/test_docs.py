@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from command_line import forget_files, output_of
 from data.trees import load_again
 from formats.files_of_authors import save_coop
 from notebooks import expect_outputs, read_notebook, run_notebook
 from typer.main import get_command
 
+import compatbench.method
 from compatbench.backbone import load_backbone
 from compatbench.cli.app import app
 from compatbench.data.cards import backbone_cards
@@ -26,9 +28,13 @@ from compatbench.engine import compute
 from compatbench.engine.request import parse_shard
 from compatbench.extras.check.check import check
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest
-from compatbench.method import load_module
+from compatbench.method import FeatureSet, load_module
+from compatbench.method.batch import draw_batch
+from compatbench.method.predictions import Predictions
 from compatbench.method.registry import TransferRegistry, builtin_methods
 from compatbench.method.transfer import TransferData
+from compatbench.results.measures import measure_registry
+from compatbench.results.measures.measure_registry import Answers
 
 COMMAND: Any = get_command(app)
 REPOSITORY = Path(__file__).parents[1]
@@ -221,11 +227,50 @@ def test_example_methods_pass_their_checks(tmp_path: Path) -> None:
     places = [tmp_path / f"example{number}.py" for number in range(len(files))]
     for place, code in zip(places, files, strict=True):
         place.write_text(code, encoding="utf-8")
-    for kind in ("text-input", "feature", "image-layers"):
+    for kind in ("text-input", "image-layers"):
         assert f'"{kind}"' in str(files)
     outcomes = check(",".join(map(str, places)))
     assert len(outcomes["method"].unique()) == len(files)
     assert outcomes.query("status != 'pass'")[["check", "reason"]].to_numpy().tolist() == []
+
+
+def test_example_measure_counts_what_its_sentence_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure_registry, "_MEASURES", dict(measure_registry._MEASURES))
+    [code] = blocks(DOCS / "api.md", "python")
+    shown: dict[str, Any] = {"__name__": "lost"}
+    exec(code, shown)
+    with_module = Predictions(torch.tensor([0, 1, 2, 3]), torch.ones(4))
+    zero_shot = Predictions(torch.tensor([0, 0, 0, 0]), torch.ones(4))
+    answers = Answers(with_module, None, zero_shot, [1, 0, 0, 3])
+    assert shown["lost"](answers) == 50
+    lost = measure_registry._MEASURES["answers", "lost"]
+    assert lost.sentence.startswith("images that zero-shot classifies correctly and the module")
+
+
+def test_table_of_a_batch_is_true() -> None:
+    """On the API page: the fields of a batch with features, and with another input."""
+    features, tokens = torch.rand(2, 2, 16), [torch.rand(2, 5, 8), torch.rand(2, 5, 8)]
+    targets = torch.tensor([0, 1])
+    rows = (torch.arange(2), torch.arange(2), torch.arange(0))
+    tested = MethodUnderTest(builtin_methods().get("taskres"))
+    for inputs in (None, tokens):
+        images = FeatureSet(features[0], features, targets, inputs)
+        batch = draw_batch(tested.source, images, LABELS, rows, 1, torch.Generator(), None)
+        assert torch.equal(batch.features, features[1])
+        assert torch.equal(batch.other_view, features[0])
+        if inputs is None:
+            assert batch.tokens is None
+            assert batch.inputs is batch.features
+        else:
+            assert torch.equal(batch.tokens, tokens[1])
+            assert batch.inputs is batch.tokens
+
+
+def test_public_names_of_methods_are_on_the_page() -> None:
+    page = (DOCS / "api.md").read_text(encoding="utf-8")
+    names = {"search_number", "Batch", "Recipe", "Transfer", *compatbench.method.__all__}
+    unlisted = {name for name in names if not re.search(rf"\b{name}\b", page)}
+    assert unlisted == {"MethodConfig", "Rows", "load_module", "read_settings"}
 
 
 def test_example_transfer_with_settings_works(tmp_path: Path) -> None:

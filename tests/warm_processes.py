@@ -29,7 +29,7 @@ LOADED = [
     "compatbench.engine.execute.on_ray",
     "open_clip",
     "ray",
-    "compatbench.extras.check.check_processes",
+    "compatbench.extras.check.check_host",
 ]
 
 

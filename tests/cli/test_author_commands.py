@@ -14,9 +14,9 @@ from engine.running import write_methods
 
 from compatbench.cli import main
 from compatbench.cli.new_method import fill_template, find_checkout
+from compatbench.data.refusals import find_refusal, remember_refusal
 from compatbench.errors import CompatbenchError
 from compatbench.method import Module, load_module
-from compatbench.method.refusals import find_refusal, remember_refusal
 from compatbench.method.registry import MethodRegistry, builtin_methods
 
 SMOKE = ("--suite", "smoke", "--methods", "zeroshot,taskres", "--jobs", "1")

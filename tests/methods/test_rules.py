@@ -8,7 +8,8 @@ from functools import partial
 import pytest
 from formulas import seeded
 
-from compatbench.extras.check.check_processes import ask_elsewhere, start_elsewhere
+from compatbench.extras.check.check_host import ask_elsewhere
+from compatbench.extras.check.check_processes import start_elsewhere
 from compatbench.extras.check.method_under_test import Elsewhere, MethodUnderTest
 from compatbench.extras.check.rules import RULES, try_rule
 from compatbench.method.registry import builtin_methods

@@ -122,7 +122,12 @@ def author_line(frames: Iterable[tuple[FrameType, int]]) -> str:
 
 def is_contributed(value: object) -> bool:
     """Return True if a function or a class belongs neither to the harness nor to a library."""
-    return _rank(getattr(value, "__module__", None) or "") > 0
+    return is_contributed_module(getattr(value, "__module__", None) or "")
+
+
+def is_contributed_module(name: str) -> bool:
+    """Return True if a module of this name belongs neither to the harness nor to a library."""
+    return _rank(name) > 0
 
 
 def find_line(value: object) -> str:

@@ -12,6 +12,7 @@ import pandas as pd
 from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.draws import load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
+from compatbench.data.refusals import find_refusal
 from compatbench.engine.cell import Cell, CellRecord, Where, shorten_key
 from compatbench.engine.flat_settings import flat_settings
 from compatbench.engine.method_settings import Settings, resolve_settings
@@ -21,7 +22,6 @@ from compatbench.engine.stored_rows import RowKey
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
 from compatbench.method.predictions import Predictions
-from compatbench.method.refusals import find_refusal
 from compatbench.results.measures import Answers, score
 from compatbench.results.result_files import ResultFiles
 from compatbench.results.rows import Cost, Row, to_frame

@@ -11,6 +11,7 @@ import sound_methods
 IMPORTS = """
 
 import itertools, os, random, time
+from pathlib import Path
 from pydantic import ConfigDict
 from compatbench.data.task import load_task
 from compatbench.method import Labels
@@ -32,6 +33,20 @@ NotFinite of Sound breaks fit: 'unused' has numbers that are not finite
     end = lambda self, module, *_: Module(module.trained, {"unused": torch.tensor(torch.nan)})
 RaisesInFit of Sound breaks fit: ZeroDivisionError: division by zero \(methods.py:\d+\)
     begin = lambda *_: 1 / 0
+HasOnlyNaN of Sound breaks fit: 'residual' has numbers that are not finite
+    end = lambda self, module, *_: Module({"residual": module["residual"] * torch.nan})
+StoresALot of Sound breaks fit: has 120 MB on a tiny model, more than 100 MB
+    end = lambda self, module, *_: Module(module.trained, {"images": torch.zeros(30_000_000)})
+UsesUnlabelledImages of Sound breaks fit: 'NoneType' .* with 'unlabelled' it works: add it to 'need
+    begin = lambda self, backbone, data, rng: data.unlabelled.plain.mean()
+OpensAFile of Sound breaks fit: it opens .*/unlisted.txt, which is not among the 'files' of its card
+    begin = lambda *_: (Path(__file__).parent / "unlisted.txt").read_text()
+OpensAFileInSilence of Sound breaks needs: it opens .*/unlisted.txt, which is not among
+    def begin(self, *_):
+        try:
+            (Path(__file__).parent / "unlisted.txt").read_text()
+        except:
+            pass
 ExitsInFit of Sound breaks fit: SystemExit \(methods.py:\d+\)
     def begin(self, backbone, data, rng):
         raise SystemExit
@@ -49,6 +64,10 @@ TrainsTheBackbone of Sound breaks backbone-unchanged: of the source backbone cha
     begin = lambda self, backbone, *_: next(backbone.model.parameters()).data.add_(0.01)
 LeavesGradients of Sound breaks backbone-unchanged: left with gradients
     begin = lambda self, backbone, *_: backbone.model.requires_grad_(True)
+IsCutForFewClasses of Sound breaks odd-draws: forty classes: RuntimeError: .*rank
+    def begin(self, backbone, data, rng):
+        if len(data.labels) > backbone.embed_dim:
+            raise RuntimeError("the rank is too low")
 NormalisesItsData of Sound breaks data-unchanged: were written to
     begin = lambda self, _, data, rng: data.train.plain.copy_(F.normalize(data.train.plain, dim=-1))
 WantsTwoShots of Sound breaks few-shots: one shot: ValueError: a variance needs two images
@@ -100,6 +119,18 @@ CutsToFit of Sound breaks other-sizes: nothing is cut or padded to fit
     def attach(self, module, backbone, labels):
         padded = F.pad(module["residual"], (0, backbone.embed_dim - module["residual"].shape[1]))
         return super().attach(Module({"residual": padded}), backbone, labels)
+FailsOnTheTarget of Free breaks logits: ^on the target: RuntimeError: not here
+    def weigh(self, text, module, backbone, labels):
+        if "eva" in backbone.name:
+            raise RuntimeError("not here")
+        return text + module["residual"]
+ExitsOnTheTarget of Free breaks logits: ^on the target: SystemExit
+    def weigh(self, text, module, backbone, labels):
+        if "eva" in backbone.name:
+            raise SystemExit
+        return text + module["residual"]
+HasNoLogits of Free breaks logits: logits on the source are not finite
+    answer = lambda self, logits: logits * torch.nan
 DoublePrecision of Free breaks logits: torch.float64, not float32
     answer = lambda self, logits: logits.double()
 CentresTheBatch of Free breaks batch-size: one by one on the source, logits differ
@@ -196,6 +227,9 @@ TakesLong of Untrained breaks attach: the classifier takes [34] s for seven imag
                 classify(features)
             return classify(features)
         return answer
+SetsAFunction of Untrained breaks settings: 'rule' holds a function, .* a name or a number
+    class Config(Untrained.Config):
+        rule: object = lambda x: x
 ListsASetting of Untrained breaks settings: 'layers' is a list, which .*; make it a tuple
     class Config(Untrained.Config):
         layers: list[int] = [1, 2]
@@ -204,6 +238,9 @@ DefaultsToADictionary of Untrained breaks settings: a default of 'fit' is kept f
         return super().fit(backbone, data, rng)
 """
 EXCUSED = """
+class OpensAListedFile(Sound):
+    card = describe(files=("listed.txt",))
+    begin = lambda *_: float((Path(__file__).parent / "listed.txt").read_text())
 class Excused(SortsTheNames):
     card = describe(zero_shot_at={}, excused={"class-order": "its classes have an order"})
 """
@@ -218,7 +255,7 @@ class Fault(NamedTuple):
     names_line: bool  # True if the reason must name one of them
 
 
-TEXT = Path(sound_methods.__file__).read_text(encoding="utf-8") + IMPORTS
+TEXT = "# ruff: noqa\n" + Path(sound_methods.__file__).read_text(encoding="utf-8") + IMPORTS
 METHODS: dict[str, Fault] = {}
 for name, base, check, pattern, body in re.findall(
     r"(?m)^(\w+) of (\w+) breaks ([\w-]+): (.*)\n((?:    .*\n)+)", FAULTS

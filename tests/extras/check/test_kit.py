@@ -5,21 +5,28 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import venv
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import sound_methods
+from command_line import invoke
 from faults import METHODS, TEXT
 
 from compatbench.cli.new_method import fill_template
+from compatbench.data.refusals import find_refusal
+from compatbench.errors import CompatbenchError
 from compatbench.extras.check import check_processes
 from compatbench.extras.check.check import check
+from compatbench.extras.check.check_host import select
+from compatbench.extras.check.method_under_test import MethodUnderTest
 from compatbench.extras.check.outcome import RuleOutcome
-from compatbench.extras.check.rules import RULES
-from compatbench.method.registry import builtin_methods
+from compatbench.extras.check.rules import RULES, try_rule
+from compatbench.method.registry import MethodRegistry, builtin_methods
 
 pytestmark = pytest.mark.slow  # processes start that import everything
 METHOD_CHECKS = list(RULES)
@@ -37,6 +44,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     builtin_methods.cache_clear()
     path = tmp_path_factory.mktemp("faults") / "methods.py"
     path.write_text(TEXT, encoding="utf-8")
+    path.with_name("listed.txt").write_text("2")
+    path.with_name("unlisted.txt").write_text("2")
     seen: list[RuleOutcome] = []
     found = check(str(path), progress=seen.append)
     assert sorted(found["seconds"]) == sorted(outcome.seconds for outcome in seen)
@@ -69,14 +78,65 @@ def test_a_file_that_cannot_be_loaded_fails_when_all_are_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     registry = builtin_methods()
-    registry.broken["torn"] = "torn.py:3: SyntaxError: bad"
-    for name in [name for name in registry.classes if name != "taskres"]:
-        del registry.classes[name]
-    torn = check("all", "card").set_index("method").loc["torn"]
+    monkeypatch.setitem(registry.broken, "torn", "torn.py:3: SyntaxError: bad")
+    assert select("taskres", "card").broken == {}
+    selection = replace(select("all", "card"), methods={}, outside={})
+    assert set(selection.checks) == {"card"}
+    monkeypatch.setattr("compatbench.extras.check.check.try_rules", lambda *_: (selection, []))
+    [torn] = check("all", "card").to_dict("records")
+    assert torn["method"] == "torn"
     assert torn["check"] == "load"
     assert torn["status"] == "fail"
     assert torn["reason"] == "torn.py:3: SyntaxError: bad"
-    assert len(check("taskres", "card")) == 1
+
+
+@pytest.mark.parametrize(
+    ("methods", "only", "message"),
+    [
+        ("taskress", "all", "no method named 'taskress'; did you mean taskres"),
+        ("taskres", "crad", "no check named 'crad'; did you mean card"),
+        ("no_such_*", "all", "no_such_"),
+    ],
+)
+def test_a_selection_that_is_refused_is_one_line(methods: str, only: str, message: str) -> None:
+    with pytest.raises(CompatbenchError, match=message):
+        check(methods, only)
+
+
+def test_finding_of_the_linter_fails_a_check_but_not_the_ranking(tmp_path: Path) -> None:
+    path = tmp_path / "linted.py"
+    path.write_text(
+        fill_template("linted").replace("import torch\n", "import os\nimport torch\n", 1)
+    )
+    found = check(str(path), "lint").iloc[0]
+    assert found["status"] == "fail"
+    assert found["reason"].startswith("linted.py:5:8: F401 [*] `os` imported but unused")
+    registry = MethodRegistry()
+    identity, _ = registry.identify(*registry.add_file(path))
+    assert find_refusal(identity) == ""
+
+
+def test_without_the_linter_its_check_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    outcome = try_rule("lint", MethodUnderTest(builtin_methods().get("taskres")))
+    assert (outcome.status, outcome.reason.split(";")[0]) == ("skip", "ruff is not installed")
+
+
+def test_consequences_of_a_failure_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "torn.py"
+    path.write_text(fill_template("torn").replace("temperature * F", "float('nan') * F"))
+    shown = " ".join(invoke("check", path).output.split())
+    assert "fit fail 'scale' has numbers that are not finite" in shown
+    assert shown.count("finite") == 1
+    assert "24 more checks were skipped: first fix 'fit'" in shown
+
+
+def test_this_process_imports_no_method_and_no_torch_to_check() -> None:
+    code = (
+        "import sys\nfrom compatbench.extras.check import check\n"
+        "loaded = {'torch', 'compatbench.methods.coop'} & {*sys.modules}\nassert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_method_that_hangs_fails_only_the_check_at_which_it_hangs(
@@ -98,7 +158,8 @@ def test_a_method_that_hangs_fails_only_the_check_at_which_it_hangs(
 
 
 @pytest.mark.parametrize(
-    "method", ["Sound", "Free", "Told", "UpdatesBlocks", "Scales", "Untrained"]
+    "method",
+    ["Sound", "Free", "Told", "UpdatesBlocks", "Scales", "Untrained", "OpensAListedFile"],
 )
 def test_a_sound_method_passes_every_check(method: str, outcomes: pd.DataFrame) -> None:
     assert outcomes.loc[method].index.tolist() == METHOD_CHECKS
@@ -110,9 +171,7 @@ def test_a_fault_fails_one_check_with_one_line(method: str, outcomes: pd.DataFra
     """The line says what is wrong, how to fix it and, for an author's mistake, where it is."""
     fault = METHODS[method]
     failed = failures(outcomes, method)
-    # A method that remembers earlier fits behaves differently in a process that has not seen them.
-    follows = {"other-process"} if fault.check == "same-seed" else set()
-    assert failed.keys() - follows == {fault.check}
+    assert failed.keys() == {fault.check}
     reason = failed[fault.check]
     assert re.search(fault.pattern, reason)
     if fault.names_line:
@@ -122,7 +181,8 @@ def test_a_fault_fails_one_check_with_one_line(method: str, outcomes: pd.DataFra
 
 
 def test_every_check_has_a_fault() -> None:
-    assert {fault.check for fault in METHODS.values()} == set(METHOD_CHECKS)
+    # What the linter finds, it finds in the whole file.
+    assert {fault.check for fault in METHODS.values()} == {*METHOD_CHECKS} - {"lint"}
 
 
 @pytest.mark.parametrize(
@@ -144,8 +204,9 @@ def test_a_remark_says_what_a_check_has_found(
 
 def test_without_a_module_the_checks_that_need_one_are_skipped(outcomes: pd.DataFrame) -> None:
     statuses = Counter(outcomes.loc["RaisesInFit", "status"])
-    assert statuses == {"pass": 2, "fail": 1, "skip": len(METHOD_CHECKS) - 3}
-    assert "fix 'fit' first" in outcomes.loc[("RaisesInFit", "place"), "reason"]
+    assert statuses == {"pass": 3, "fail": 1, "skip": len(METHOD_CHECKS) - 4}
+    reason = outcomes.loc[("RaisesInFit", "place"), "reason"]
+    assert reason.startswith("follows from 'fit': ZeroDivisionError")
 
 
 def test_other_process_starts_where_folder_names_are_not_ascii(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from compatbench.backbone.backbone import PRECISIONS
 from compatbench.data.cards import COPIED, SuiteCard
+from compatbench.data.refusals import find_refusal
 from compatbench.engine.cell import PACKAGES, Cell, provenance, shorten_key
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import find_teachers, plan_cells
@@ -19,7 +20,6 @@ from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.findings import Finding
 from compatbench.files.kinds import kind_of
 from compatbench.method import Method
-from compatbench.method.refusals import find_refusal
 from compatbench.method.registry import MethodRegistry, find_transfer, known_transfer
 from compatbench.results.collect import describe_method
 from compatbench.results.result_files import (

@@ -167,9 +167,14 @@ def _rotate_source() -> tuple[Backbone, Tensor]:
 
 def logits(tested: MethodUnderTest) -> None:
     """Logits are float32 of shape [batch, classes], finite, and not all alike."""
-    for role, backbone in tested.served():
-        logits = tested.logits(backbone)
+    for role, backbone in (("source", tested.source), ("target", tested.target)):
         what = f"logits on the {role}"
+        try:
+            logits = tested.logits(backbone)
+        except NotTransferable:
+            continue
+        except (Exception, SystemExit) as error:
+            raise BrokenRule(f"on the {role}: {explain(error)}") from None
         require_logits(logits, what)
         require(logits.dtype == torch.float32, f"{what} are {logits.dtype}, not float32")
         require(float(logits.std(1).min()) > 0, f"{what} are all alike for some image")

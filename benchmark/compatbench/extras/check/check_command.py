@@ -67,6 +67,7 @@ def _print_outcomes(outcomes: "pd.DataFrame", failed: "pd.Series") -> None:
     """Show the checks of one method, or the failures of several; then a line for each method."""
     import pandas as pd
 
+    from compatbench.extras.check.outcome import FOLLOWS
     from compatbench.tables.table import Span, TableCell
 
     names = outcomes["method"].unique()
@@ -85,7 +86,11 @@ def _print_outcomes(outcomes: "pd.DataFrame", failed: "pd.Series") -> None:
     columns = ["check"] if is_alone else ["method", "check"]
     lines = outcomes[columns].assign(**shown)
     if is_alone:
-        print_frame(lines)
+        follows = outcomes["reason"].str.startswith(FOLLOWS)
+        print_frame(lines.loc[~follows])
+        if follows.any():
+            cause = outcomes.loc[follows, "reason"].iloc[0].removeprefix(FOLLOWS).split(":")[0]
+            say(f"{follows.sum()} more checks were skipped: first fix{cause}")
     elif failed.any():
         print_frame(lines.loc[failed])
     counts = pd.crosstab(outcomes["method"], outcomes["status"]).reindex(names)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import shutil
+import subprocess
+import sysconfig
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,6 +22,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from compatbench.errors import NotTransferable
+from compatbench.extras.check.file_watch import WATCH
 from compatbench.extras.check.method_under_test import (
     FEW_STEPS,
     LABELS,
@@ -28,8 +33,10 @@ from compatbench.extras.check.method_under_test import (
 )
 from compatbench.extras.check.outcome import BrokenRule, SkippedRule, quoted, require
 from compatbench.method import Backbone, FewShotData, Labels, load_module
+from compatbench.method.identity import class_file
 from compatbench.method.mistakes import explain, find_line, is_contributed
 
+MOST_BYTES = 100e6  # of a module
 CHANGEABLE = (list, dict, set, Tensor, np.ndarray)
 
 
@@ -48,6 +55,27 @@ def _describe_containers(cls: type) -> dict[str, str]:
     return containers
 
 
+def lint(tested: MethodUnderTest) -> None:
+    """The linter ruff finds no mistake in the method's file."""
+    folders = [sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)]
+    ruff = shutil.which("ruff", path=os.pathsep.join(folders))
+    if ruff is None:
+        raise SkippedRule("ruff is not installed; install it with pip install ruff")
+    # The same rules everywhere, whatever this version and this folder would choose.
+    options = ["--isolated", "--no-cache", "--select", "E9,F,B", "--output-format", "concise"]
+    file = class_file(tested.cls)
+    found = subprocess.run(
+        [ruff, "check", "--quiet", *options, file.name],
+        cwd=file.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    lines = (found.stdout or found.stderr).strip().splitlines()
+    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+    require(found.returncode == 0, f"{''.join(lines[:1])}{more}")
+
+
 def check_card(tested: MethodUnderTest) -> None:
     """Require that the card says what the method is; a method that learns acts somewhere."""
     facts = tested.card
@@ -64,6 +92,11 @@ def check_card(tested: MethodUnderTest) -> None:
 def settings(tested: MethodUnderTest) -> None:
     """Settings are immutable, survive JSON, and an unknown one is refused."""
     config = tested.cls.Config
+    for name, value in config():
+        inner = value if isinstance(value, tuple) else (value,)
+        why = f"setting '{name}' holds a function, which no file of results can hold"
+        line = find_line(config)
+        require(not any(map(callable, inner)), f"{why}; make it a name or a number ({line})")
     same = config.model_validate(config().model_dump(mode="json")) == config()
     require(same, "Config() is not the same after it was written as JSON and read again")
     with suppress(ValidationError):
@@ -83,8 +116,16 @@ def settings(tested: MethodUnderTest) -> None:
 
 
 def fit(tested: MethodUnderTest) -> str:
-    """A fit on a few shots gives a module of finite numbers."""
-    module = tested.fitted
+    """A fit on a few shots gives a module of finite numbers, of at most 100 MB."""
+    try:
+        module = tested.fitted
+    except Exception as error:
+        raise BrokenRule(explain(error) + _name_missing_need(tested)) from None
+    require(
+        module.bytes <= MOST_BYTES,
+        f"the module has {module.bytes / 1e6:,.0f} MB on a tiny model, more than 100 MB; store "
+        "what was learned, and derive the rest in attach",
+    )
     for name, tensor in module.tensors.items():
         require(tensor.isfinite().all(), f"'{name}' has numbers that are not finite")
         right = tensor.dtype == torch.float32 or name not in module.trained
@@ -94,7 +135,10 @@ def fit(tested: MethodUnderTest) -> str:
 
 def attach(tested: MethodUnderTest) -> None:
     """A new instance attaches the module to its source, and classifies at once and in silence."""
-    seconds = tested.first_seconds
+    try:
+        seconds = tested.first_seconds
+    except Exception as error:
+        raise BrokenRule(explain(error) + _name_missing_need(tested)) from None
     require(
         seconds < MOST_SECONDS,
         f"the classifier takes {seconds:.0f} s for seven images on a tiny model; what is the same "
@@ -102,6 +146,19 @@ def attach(tested: MethodUnderTest) -> None:
     )
     printed = tested.printed
     require(not printed, f"{''.join(printed[:1])} is printed; leave it out")
+
+
+def _name_missing_need(tested: MethodUnderTest) -> str:
+    """Return what to add to the card if a method that fails only lacks an input; else ''."""
+    for need in ("unlabelled", "teacher", "descriptions"):
+        if need in tested.needs:
+            continue
+        other = MethodUnderTest(tested.cls)
+        other.needs = {*tested.needs, need}
+        with suppress(Exception, SystemExit, BrokenRule):
+            _ = other.first_seconds
+            return f"; with '{need}' it works: add it to 'needs' on the card"
+    return ""
 
 
 def same_seed(tested: MethodUnderTest) -> None:
@@ -137,6 +194,9 @@ def needs(tested: MethodUnderTest) -> str:
 
     def refuse(*_: object, **__: object) -> None:
         raise BrokenRule("it loads a backbone or a task itself; it is given what its card needs")
+
+    complaints = WATCH.complaints(tested.cls)
+    require(not complaints, "".join(complaints[:1]))
 
     with (
         patch("compatbench.backbone.backbone.read_backbone", refuse),
@@ -217,9 +277,11 @@ def few_shots(tested: MethodUnderTest) -> None:
 
 
 def odd_draws(tested: MethodUnderTest) -> None:
-    """No validation images, two classes, and more images than a batch are served."""
+    """No validation images, two and forty classes, and more images than a batch are served."""
     _expect_served(tested, "no validation images", tested.draw(val=0))
     _expect_served(tested, "two classes", tested.draw(relabel(("dog", "red apple"))))
+    many = relabel([f"thing {number}" for number in range(40)])
+    _expect_served(tested, "forty classes", tested.draw(many, shots=2, val=1))
     recipe = tested.cls.Config().model_dump().get("recipe")
     size = recipe.get("batch_size", 32) if isinstance(recipe, dict) else 32
     shots = max(4, min(size // len(LABELS) + 1, 30))

@@ -20,7 +20,7 @@ from compatbench.backbone.parts.products import fast_products
 from compatbench.data.labels import Labels
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.models import IMAGE_SIZE, forget_texts, synthetic_models
-from compatbench.extras.check.outcome import BrokenRule, require
+from compatbench.extras.check.outcome import BrokenRule, Status, require
 from compatbench.files.tensors import fingerprint
 from compatbench.method import (
     FEATURES,
@@ -78,6 +78,8 @@ class MethodUnderTest:
         self.describe_elsewhere = describe_elsewhere
         self.cls = method
         self.card = method.card
+        self.needs = set(method.card.needs)  # what its data have besides the shots
+        self.verdicts: dict[str, tuple[Status, str]] = {}  # of the rules that others follow from
         self.models = synthetic_models()
         self.source = self.models.source
         self.target = self.models.target
@@ -119,7 +121,7 @@ class MethodUnderTest:
 
         def encode_draw(backbone: Backbone) -> FewShotData:
             pool = None
-            if "unlabelled" in self.card.needs:
+            if "unlabelled" in self.needs:
                 pool = self._features(backbone, [unlabelled] * len(labels), 2, 500 + seed)
                 pool = replace(pool, targets=torch.full_like(pool.targets, -1))
             train = self._features(backbone, counts, 2, 2 * seed)
@@ -127,14 +129,14 @@ class MethodUnderTest:
             return FewShotData(self._show_labels(labels), max(counts), train, held_out, pool)
 
         data = encode_draw(self.source)
-        if "teacher" not in self.card.needs:
+        if "teacher" not in self.needs:
             return data
         other = self.models.others[teacher]
         return replace(data, teacher=Teacher(other, encode_draw(other)))
 
     def _show_labels(self, labels: Labels) -> Labels:
         """Return the labels as the method is shown them: without descriptions it does not need."""
-        if "descriptions" in self.card.needs:
+        if "descriptions" in self.needs:
             return labels
         return replace(labels, descriptions=())
 
@@ -211,23 +213,6 @@ class MethodUnderTest:
             logits = classify(inputs)
         check_logits(logits, len(inputs), len(LABELS), classify, self.cls.attach)
         return time.process_time() - start
-
-    @cached_property
-    def has_module(self) -> bool:
-        """True if the method could be fitted."""
-        try:
-            _ = self.fitted
-        except (Exception, SystemExit):
-            return False
-        return True
-
-    @cached_property
-    def classifies(self) -> bool:
-        """True if the module has a classifier on its source that is fast enough to be tried."""
-        try:
-            return self.first_seconds < MOST_SECONDS
-        except (Exception, SystemExit):
-            return False
 
     @cached_property
     def fitted_otherwise(self) -> Module:

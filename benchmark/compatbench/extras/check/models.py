@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Mapping
-from functools import cache
+from collections.abc import Callable, Hashable, Mapping
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -32,22 +32,36 @@ class SyntheticModels:
     """The models that methods are tried on."""
 
     def __init__(self) -> None:
-        every_size = dict(token_width=64, embed_dim=24, image_width=64)
         # Synthetic images as backbones encode them, kept for the next method.
         self.seen: dict[Hashable, Any] = {}
-        self.source = build_clip("synthetic-clip", seed=1)
+        self._builders: dict[str, Callable[[], Backbone]] = {}
+        self._tensors: dict[str, dict[str, Tensor]] = {}
+        self.source = self._build(build_clip, "synthetic-clip", 1)
         # With the source's sizes and other weights.
-        self.target = build_eva_clip("synthetic-eva-clip", seed=2)
-        # Of other sizes, by what is different about them.
-        self.others = {
-            "text tokens": build_clip("wider-text", seed=3, token_width=64),
-            "joint space": build_clip("wider-joint", seed=4, embed_dim=24),
-            "image tower": build_clip("wider-image", seed=5, image_width=64),
-            "every size": build_eva_clip("stranger", seed=6, **every_size),
+        self.target = self._build(build_eva_clip, "synthetic-eva-clip", 2)
+
+    @cached_property
+    def others(self) -> dict[str, Backbone]:
+        """Models of other sizes, by what is different about them."""
+        every_size = dict(token_width=64, embed_dim=24, image_width=64)
+        return {
+            "text tokens": self._build(build_clip, "wider-text", 3, token_width=64),
+            "joint space": self._build(build_clip, "wider-joint", 4, embed_dim=24),
+            "image tower": self._build(build_clip, "wider-image", 5, image_width=64),
+            "every size": self._build(build_eva_clip, "stranger", 6, **every_size),
         }
-        self.backbones = [self.source, self.target, *self.others.values()]
-        self._originals = {each.name: copy.deepcopy(each) for each in self.backbones}
-        self._tensors = {name: _list_tensors(each) for name, each in self._originals.items()}
+
+    def _build(
+        self, build: Callable[..., Backbone], name: str, seed: int, **sizes: int
+    ) -> Backbone:
+        """Build a backbone, and remember how to build it again."""
+        builder = partial(build, name, seed, **sizes)
+        backbone = builder()
+        self._builders[name] = builder
+        self._tensors[name] = {
+            path: tensor.clone() for path, tensor in _list_tensors(backbone).items()
+        }
+        return backbone
 
     def changed(self, backbone: Backbone) -> list[str]:
         """Return the names of parameters and buffers that differ, in any bit, from the original."""
@@ -62,10 +76,10 @@ class SyntheticModels:
 
     def restore(self, *backbones: Backbone) -> None:
         """Put backbones, by default all of them, back as they were made."""
-        for backbone in backbones or self.backbones:
+        for backbone in backbones or (self.source, self.target, *self.others.values()):
             backbone.model.requires_grad_(False).zero_grad(set_to_none=True)
             if self.changed(backbone):
-                again = copy.deepcopy(self._originals[backbone.name])
+                again = self._builders[backbone.name]()
                 vars(backbone).clear()
                 vars(backbone).update(vars(again))
                 self.seen.clear()

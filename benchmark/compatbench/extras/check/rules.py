@@ -14,6 +14,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.extras.check import attach_rules, fit_rules
 from compatbench.extras.check.method_under_test import MethodUnderTest
 from compatbench.extras.check.outcome import (
+    FOLLOWS,
     BrokenRule,
     RuleOutcome,
     SkippedRule,
@@ -34,10 +35,13 @@ def card(tested: MethodUnderTest) -> None:
     require(not unknown, f"the card excuses it from {quoted(unknown)}, which is no check")
 
 
-# What is tried without a module, with a module, and with a module that classifies on its source.
-WITHOUT_MODULE: tuple[Rule, ...] = (card, fit_rules.settings, fit_rules.fit)
-WITH_MODULE: tuple[Rule, ...] = (fit_rules.attach,)
-WITH_CLASSIFIER: tuple[Rule, ...] = (
+IN_ORDER: tuple[Rule, ...] = (
+    card,
+    fit_rules.lint,
+    fit_rules.settings,
+    fit_rules.fit,
+    fit_rules.attach,
+    attach_rules.logits,
     fit_rules.same_seed,
     fit_rules.other_seed,
     fit_rules.needs,
@@ -55,17 +59,15 @@ WITH_CLASSIFIER: tuple[Rule, ...] = (
     attach_rules.other_sizes,
     attach_rules.class_subset,
     attach_rules.turned_space,
-    attach_rules.logits,
     attach_rules.batch_size,
     attach_rules.inputs_unchanged,
     attach_rules.class_order,
     attach_rules.zero_shot_setting,
     attach_rules.place,
 )
-RULES: dict[str, Rule] = {
-    rule.__name__.replace("_", "-"): rule
-    for rule in (*WITHOUT_MODULE, *WITH_MODULE, *WITH_CLASSIFIER)
-}
+RULES: dict[str, Rule] = {rule.__name__.replace("_", "-"): rule for rule in IN_ORDER}
+# If one of these fails, so would most of the rules after it, which are skipped.
+CAUSES = ("fit", "attach", "logits")
 
 
 def describe_rule(check: str) -> str:
@@ -84,12 +86,32 @@ def try_rule(check: str, tested: MethodUnderTest) -> RuleOutcome:
 
 
 def _judge(check: str, tested: MethodUnderTest) -> tuple[Status, str]:
-    """Return what becomes of a rule, and the reason."""
+    """Return what becomes of a rule, and the reason; a rule follows from a cause that fails."""
+    if check not in tested.verdicts:
+        verdict = None
+        for cause in _list_causes(check):
+            status, reason = _judge(cause, tested)
+            if status == "fail":
+                verdict = "skip", f"{FOLLOWS} '{cause}': {reason}"
+                break
+        tested.verdicts[check] = verdict or _try(check, tested)
+    return tested.verdicts[check]
+
+
+def _list_causes(check: str) -> list[str]:
+    """Return the rules from which the failure of a rule would follow, the first cause first."""
+    order = list(RULES)
+    if order.index(check) < order.index(CAUSES[0]):
+        return []
+    causes = [cause for cause in CAUSES if order.index(cause) < order.index(check)]
+    if check == "other-process":
+        causes.append("same-seed")
+    return causes
+
+
+def _try(check: str, tested: MethodUnderTest) -> tuple[Status, str]:
+    """Try a rule, and return what becomes of it, and the reason."""
     rule = RULES[check]
-    if rule not in WITHOUT_MODULE and not tested.has_module:
-        return "skip", "there is no module to look at; fix 'fit' first"
-    if rule in WITH_CLASSIFIER and not tested.classifies:
-        return "skip", "the module has no classifier on its source; fix 'attach' first"
     excuse = tested.card.excused.get(check)
     try:
         remark = rule(tested)
