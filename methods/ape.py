@@ -1,8 +1,8 @@
-"""APE: a cache over the channels that tell classes apart, its values weighted by the text.
+"""APE: a cache over the channels that separate classes, its values weighted by the text.
 
 Only the channels of the image feature in which classes differ most are kept, and Tip-Adapter's
-cache of shots is compared within them. A cached shot counts the more, the less the text
-classifier agrees with its label; nothing is trained.
+cache of shots is compared within them. A cached shot counts the more, the less the text classifier
+agrees with its label; nothing is trained.
 """
 
 from __future__ import annotations
@@ -38,16 +38,14 @@ class APE(Method):
     """z = s · f̂ W_0ᵀ + α · exp(−β (1 − f̂_Q G_Qᵀ)) diag(exp(γ KL)) Y, without training.
 
     Zhu et al., *Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior
-    Refinement*, sections 3.1 and 3.2. G and Y are Tip-Adapter's cache. Q is the subset of
-    the feature's channels in which classes differ most (``choose_channels``). Features,
-    keys and text are normalised again within it. KL_i = Σ Y_i log₂(Y_i / softmax(G_Q W_Qᵀ)_i)
-    measures how far the text classifier is from agreeing with the label of key i.
+    Refinement*, sections 3.1 and 3.2. G and Y are the keys and values of Tip-Adapter's cache. Q
+    is the set of channels in which classes differ most (``choose_channels``): the authors keep
+    500 of ResNet-50's 1,024 for ImageNet. Features, keys and text are normalised again within
+    Q. KL_i = Σ Y_i log₂(Y_i / softmax(G_Q W_Qᵀ)_i) measures how far the text classifier
+    disagrees with the label of key i.
 
-    Defaults are the authors' for ImageNet: 500 of ResNet-50's 1,024 channels, weights 0.7
-    and 0.3, α = 2, β = 1, γ = 0.1, and their grid. They search α, β and γ on the full
-    validation set, and on the test set for ImageNet; here the search uses the few-shot
-    validation split. The chosen numbers and Q are stored in the module; KL is derived from
-    the backbone's text. The task's template replaces their GPT-3 prompts.
+    α, β and γ are chosen on the few-shot validation images and stored with Q. KL comes from the
+    current model's text.
     """
 
     card = MethodCard(
@@ -55,7 +53,7 @@ class APE(Method):
         title="APE",
         paper="arXiv:2304.01195",
         inserts="classifier",
-        summary="cache of chosen channels, weighted by agreement with the text",
+        summary="cache of chosen channels, weighted by the text",
         zero_shot_at={"alpha": 0.0},
     )
 

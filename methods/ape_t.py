@@ -1,8 +1,8 @@
-"""APE-T: APE's cache and text classifier share a learned residual per class.
+"""APE-T: APE's cache and text classifier share a learned residual for each class.
 
-A residual for each class, zero except in the chosen channels, is added to the class's text
-feature and to the cached shots of that class. It is trained on the shots together with one
-weight for each cached shot.
+A residual for each class, zero except in the chosen channels, is added to the class's text feature
+and to the cached shots of that class. It is trained on the shots, together with one weight for
+each cached shot.
 """
 
 from __future__ import annotations
@@ -38,14 +38,10 @@ class APET(TrainedMethod):
     """z = s · f̂ (W_0 + R)ᵀ + α · exp(−β (1 − f̂ (G + Y R)ᵀ)) diag(u) Y.
 
     Zhu et al., *Not All Features Matter: Enhancing Few-shot CLIP with Adaptive Prior
-    Refinement*, section 3.3. R is zero except in the channels Q, which are chosen on the
-    text alone. There it is a residual r that a class's text and its keys share; it starts
-    at zero. u weighs the keys and starts at one. Neither keys nor text are normalised again.
-
-    Recipe: AdamW at 1e-3 (eps 1e-3, weight decay 0.1), a cosine over all steps, batch 256,
-    20 epochs; 500 of 1,024 channels, weights 0.2 and 0.8. α and β are searched afterwards
-    on the few-shot validation split, and the module after the last epoch is kept; the
-    authors use the full validation set for both.
+    Refinement*, section 3.3. R is a residual for each class, learned from zero in the channels
+    Q (chosen from the text alone) and zero elsewhere. A class's text and its keys share it. u
+    weighs the keys and starts at one. Neither keys nor text are normalised again. α and β are
+    chosen after training, on the few-shot validation images.
     """
 
     card = MethodCard(
@@ -53,7 +49,7 @@ class APET(TrainedMethod):
         title="APE-T",
         paper="arXiv:2304.01195",
         inserts="classifier",
-        summary="residual shared by text weights and cache keys, in chosen channels",
+        summary="residual shared by text weights and cache keys",
         zero_shot_at={"residual": 0.0, "alpha": 0.0},
     )
 

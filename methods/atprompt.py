@@ -1,7 +1,7 @@
 """ATPrompt: the learned context contains words for general attributes.
 
 As in CoOp, free vectors before the class name are trained on the shots. Fixed words for
-attributes such as shape or colour are put between them, each behind its own learned vectors.
+attributes, such as shape or colour, stand between them, each behind its own learned vectors.
 """
 
 from __future__ import annotations
@@ -36,11 +36,9 @@ class ATPrompt(TrainedMethod):
 
         X_c = [SOS, u₁ (n vectors), E(a₁), ..., u_A (n), E(a_A), v (M), E(name_c), E("."), EOT],
 
-    with v from N(0, 0.02²) and u from N(0, 0.01²). The authors let a language model name
-    candidates for a task, and a search on validation images chooses among them. Here
-    ``attributes`` is a setting, which a suite can give for each task. An attribute has as many
-    tokens as the backbone's tokenizer gives it; the authors' code expects one. Recipe:
-    n = M = 2, SGD at 2e-3, batch 32, 100 epochs.
+    with v from N(0, 0.02²), u from N(0, 0.01²) and n = M = 2. A suite gives the ``attributes``
+    of each task; the authors choose them from a language model's candidates, by a search on
+    validation images.
     """
 
     card = MethodCard(
@@ -48,7 +46,7 @@ class ATPrompt(TrainedMethod):
         title="ATPrompt (CoOp)",
         paper="arXiv:2412.09442",
         inserts="text-input",
-        summary="CoOp with attribute words in its context",
+        summary="CoOp with attribute words",
     )
 
     class Config(TrainedMethod.Config):

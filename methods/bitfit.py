@@ -1,7 +1,7 @@
-"""BitFit: nothing but the biases of the text tower is trained.
+"""BitFit: only the biases of the text tower are trained.
 
-The prompt stays hand-written, and the weights of the text tower stay as they are. The module
-holds the difference of each bias, so that another tower keeps its own biases.
+The prompt stays hand-written, and the weights of the text tower stay as they are. The module holds
+the difference of each bias, so another tower keeps its own biases.
 """
 
 from __future__ import annotations
@@ -21,16 +21,13 @@ from compatbench.method.trained import Recipe, TrainedMethod
 
 
 class BitFit(TrainedMethod):
-    """Every bias b of the text tower becomes b + Δb; the prompt is the hand-written one.
+    """Every bias b of the text tower becomes b + Δb; the prompt is hand-written.
 
     Ben Zaken et al., *BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based
-    Masked Language-models*, section 3: the biases of attention, MLP and layer norms. Stored
-    are the differences Δb, which start at zero, so that another backbone keeps its own biases.
-    A backbone that lacks a bias of that name and size is refused. The image tower stays frozen:
-    its biases have no counterpart in EVA-CLIP.
-
-    There is no published recipe for CLIP: AdamW at 1e-3, the largest rate of the paper's
-    search (appendix A.2), without weight decay; batch, epochs and schedule are CoOp's.
+    Masked Language-models*, section 3: the biases of attention, MLP and layer norms. Δb starts
+    at zero. A backbone that lacks a bias of that name and size is refused. The image tower
+    stays frozen because its biases have no counterpart in EVA-CLIP. No recipe for CLIP is
+    published.
     """
 
     card = MethodCard(

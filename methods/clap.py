@@ -1,8 +1,8 @@
-"""CLAP: ZS-LP with every class held to its text feature as strongly as zero-shot is right.
+"""CLAP: a linear probe whose class weights are held to their text features.
 
-The class weights start at the text features and are trained by cross-entropy. A penalty pulls
-each class back to its text feature, strongly where zero-shot classifies the shots well and
-weakly where it does not.
+The class weights start at the text features and are trained by cross-entropy. A penalty pulls each
+class back to its text feature, strongly where zero-shot classifies the shots well and weakly where
+it does not.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from .zs_lp import ZSLP, PrototypeClassifier
 class CLAP(ZSLP):
     """Cross-entropy + (1/C) Σ_c λ_c ‖w_c − t_c‖², on ZS-LP's classifier.
 
-    Silva-Rodríguez et al., *A Closer Look at the Few-Shot Adaptation of Large
-    Vision-Language Models*, section 4. λ_c is the mean probability that zero-shot gives
-    class c on its own shots over all views; it stays fixed, as in the authors' released
-    command. A class without shots has λ_c = 1, because only its text is known.
-    Recipe: ZS-LP's.
+    Silva-Rodríguez et al., *A Closer Look at the Few-Shot Adaptation of Large Vision-Language
+    Models*, section 4. λ_c is the mean probability that zero-shot gives class c on its own
+    shots, over all views. It stays fixed, as in the authors' released command. A class without
+    shots has λ_c = 1, because only its text is known.
     """
 
     card = MethodCard(
@@ -32,7 +31,7 @@ class CLAP(ZSLP):
         title="CLAP",
         paper="arXiv:2312.12730",
         inserts="classifier",
-        summary="linear probe held to zero-shot weights, class by class",
+        summary="linear probe held near zero-shot weights",
     )
 
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:

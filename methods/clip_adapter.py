@@ -30,9 +30,9 @@ from ._shared.layers import adapt, draw_linear
 class CLIPAdapter(TrainedMethod):
     """f' = α · ReLU(A_2 ReLU(A_1 f)) + (1 − α) · f, then zero-shot classification.
 
-    Gao et al., *CLIP-Adapter: Better Vision-Language Models with Feature Adapters*,
-    equation 5. f is not normalised before the adapter; A_1 and A_2 have no bias and a
-    bottleneck of e/4; α = 0.2. Recipe: CoOp's.
+    Gao et al., *CLIP-Adapter: Better Vision-Language Models with Feature Adapters*, equation 5.
+    f is not normalised before the adapter; A_1 and A_2 have no bias and a bottleneck of e/4; α
+    = 0.2.
     """
 
     card = MethodCard(
@@ -40,7 +40,7 @@ class CLIPAdapter(TrainedMethod):
         title="CLIP-Adapter",
         paper="arXiv:2110.04544",
         inserts="feature",
-        summary="bottleneck MLP on the image feature, residual mix",
+        summary="bottleneck on the image feature, mixed with the feature",
         zero_shot_at={"up": 0},
     )
 

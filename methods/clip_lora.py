@@ -45,17 +45,13 @@ class CLIPLoRA(TrainedMethod):
     """W x becomes W x + (α/√r) B A dropout(x), for q, k and v in every block of both towers.
 
     Zanella and Ben Ayed, *Low-Rank Few-Shot Adaptation of Vision-Language Models*, section 4,
-    with the authors' code for what the paper leaves open. A, ``[r, d]``, is drawn from
-    U(±1/√d), B, ``[d, r]``, starts at zero; r = 2, α = 1, dropout 0.25. The text is the
-    ``template``, or else the task's first, and the loss is the cross-entropy of s · cos. With
-    ``encoder`` only one tower is changed. Blocks are counted from the first: a deeper tower
-    keeps its last ones as they are.
+    and the authors' code. A, ``[r, d]``, is drawn from U(±1/√d), and B, ``[d, r]``, starts at
+    zero; r = 2, α = 1, dropout 0.25. Blocks are counted from the first, so a deeper tower keeps
+    its last ones as they are.
 
-    Recipe: AdamW at 2e-4 with weight decay 1e-2, batch 32, 500 steps for each shot rounded up
-    to whole epochs, a cosine over steps, to 0 (the authors': to 1e-6). The dropout differs from
-    the authors' in one point: in the text tower all tokens and classes share one mask of a
-    projection. It is a mask of A's columns, so that the exact shared-prefix encoder can be used.
-    In the image tower every token has its own.
+    In detail: with ``encoder`` only one tower is changed. In the text tower all tokens and
+    classes share one dropout mask of a projection, a mask of A's columns. So the exact
+    shared-prefix encoder can be used. In the image tower every token has its own.
     """
 
     card = MethodCard(

@@ -1,8 +1,8 @@
-"""CLIPood: the image tower is trained with a margin of text similarity, and averaged over steps.
+"""CLIPood: the image tower is trained with text margins and averaged over all steps.
 
 All weights of the image tower are trained, with a larger margin to classes whose text is unlike
-that of the right class. An average of the weights over the whole fit classifies; in it, the first
-and last steps count most.
+that of the right class. The average of the weights over the whole fit classifies; the first and
+the last steps count most in it.
 """
 
 from __future__ import annotations
@@ -32,16 +32,12 @@ from ._shared.towers import Tower, shift_tower, zero_shift
 class CLIPood(TrainedMethod):
     """z = s cos(f_θ̄, t_c), with θ̄ = θ_0 + Δ the average of the image tower's weights over a fit.
 
-    Shu et al., *CLIPood: Generalizing CLIP to Out-of-Distributions*. All weights of the image
-    tower are trained; the text, in the task's first template, is frozen. The loss is
-    cross-entropy of s (⟨f̂, t̂_c⟩ − λ ⟨t̂_y, t̂_c⟩) with λ = 0.3, which asks for a larger margin to
-    classes whose text is unlike that of y (section 4.2). The weights after each step k = 0 … T
-    are averaged with ω_k = Beta(β, β) at (k + ½) / (T + 1) (section 4.3); at β = 0.1, the
-    authors' for CoOp's datasets, the first and the last weigh most. The module holds Δ.
-
-    Recipe: the authors' code's, AdamW at 5e-6 with weight decay 0.1, batch 36, 500 steps, a
-    cosine over them. Weights and their average are float32; theirs are rounded to half
-    precision after each step. Weight decay pulls towards θ_0 rather than towards zero.
+    Shu et al., *CLIPood: Generalizing CLIP to Out-of-Distributions*. The loss is the
+    cross-entropy of s (⟨f̂, t̂_c⟩ − λ ⟨t̂_y, t̂_c⟩) with λ = 0.3, which asks for a larger
+    margin to classes whose text is unlike that of y (section 4.2). The weights after each step
+    k = 0 … T are averaged with ω_k = Beta(β, β) at (k + ½) / (T + 1) (section 4.3). At β = 0.1,
+    the authors' choice for CoOp's datasets, the first and the last steps weigh most. The text
+    is frozen, and the module holds Δ.
     """
 
     card = MethodCard(
@@ -49,7 +45,7 @@ class CLIPood(TrainedMethod):
         title="CLIPood",
         paper="arXiv:2302.00864",
         inserts="image-layers",
-        summary="the image tower, trained with text margins and averaged over steps",
+        summary="the image tower, trained with text margins and averaged",
         zero_shot_at={"*": 0.0},
     )
 

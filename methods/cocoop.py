@@ -1,4 +1,4 @@
-"""CoCoOp: the context is shifted by a function of the image.
+"""CoCoOp: a function of the image shifts the context.
 
 A small network reads the image feature, and its output shifts every context vector. So each image
 has its own prompts and class weights, which makes predictions slow.
@@ -31,11 +31,10 @@ from .coop import CoOp
 class CoCoOp(CoOp):
     """v_m(x) = v_m + π(x): a small network turns the image feature into a shift of the context.
 
-    Zhou et al., *Conditional Prompt Learning for Vision-Language Models*, section 3.2:
-    π(x) = W_2 ReLU(W_1 f(x) + b_1) + b_2 with a bottleneck of e/16, f(x) normalised. Every image
-    has its own prompts, and so its own class weights t_c(x); z_c = s · cos(f(x), t_c(x)).
-    The context starts at the words "a photo of a". Recipe: SGD at 2e-3, 10 epochs of batches
-    of one image. On another backbone the network reads that backbone's image features.
+    Zhou et al., *Conditional Prompt Learning for Vision-Language Models*, section 3.2. π(x) =
+    W_2 ReLU(W_1 f(x) + b_1) + b_2, with f(x) normalised and a bottleneck of e/16. Every image
+    has its own class weights t_c(x), and z_c = s · cos(f(x), t_c(x)). The context starts at the
+    words "a photo of a". On another backbone the network reads that backbone's image features.
     """
 
     card = MethodCard(
@@ -43,7 +42,7 @@ class CoCoOp(CoOp):
         title="CoCoOp",
         paper="arXiv:2203.05557",
         inserts="text-input",
-        summary="shifts the context by a function of the image",
+        summary="context shifted by a function of the image",
         zero_shot_at={"context": "a photo of a", "up*": 0.0},
     )
 

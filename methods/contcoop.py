@@ -1,8 +1,8 @@
 """ContCoOp: prompts that attend to the class names, and so follow an upgraded text tower.
 
 Learned prompt vectors attend to the embedding of the class name, so that each class has its own
-context. On an upgraded model the class embedding is the new model's, and the context changes
-with it.
+context. On an upgraded model the class embedding is the new model's, and the context changes with
+it.
 """
 
 from __future__ import annotations
@@ -34,30 +34,28 @@ from ._shared.prompts import draw_context, teacher_distance
 class ContCoOp(TrainedMethod):
     """One attention layer mixes N learnable prompts with the class embedding.
 
-    Wang et al., *Towards Compatible Fine-tuning for Vision-Language Model Updates*. With
-    U_c = [p; E_c], the context of class c is p plus the first N rows of
-    softmax(U_c W_q (U_c W_k)ᵀ / √D) U_c W_v, at the text encoder's input. L = L_ce + λ · L_kd, the
-    distillation of KgCoOp. On another backbone E_c is that backbone's, so the context changes
-    with it.
+    Wang et al., *Towards Compatible Fine-tuning for Vision-Language Model Updates*. With U_c =
+    [p; E_c], the context of class c is p plus the first N rows of softmax(U_c W_q (U_c W_k)ᵀ /
+    √D) U_c W_v, at the text encoder's input. L = L_ce + λ · L_kd, the distillation of KgCoOp.
+    On another backbone E_c is that backbone's, so the context changes with it.
 
-    The paper leaves several points open, and its λ, schedule and code were not available. The
-    defaults are KgCoOp's recipe, start words and teacher ("distillation ... as KgCoOp does").
-    Each other reading of the paper is a setting:
+    In detail: the paper leaves several points open, and its λ, schedule and code were not
+    available. The defaults are KgCoOp's recipe, start words and teacher. Each other reading of
+    the paper is a setting:
 
-    * ``class_embedding`` E_c: "class-name token embeddings" (its formula) are ``tokens``, or their
-      ``mean``; "generate class embedding using text encoder" (its critical path) is ``feature``,
-      the zero-shot feature of the class, ``[e]``, brought to D by a learned ``projection``.
-    * ``residual``: "combine class embedding with learnable prompts". The formula Attn(p, c) = O[:N]
-      shows no residual. Without one all N rows are nearly the same mean of values, and N prompts
-      are one prompt. But the paper compares N = 4, 8, 16; so p is added.
-    * ``initialisation``, "Kaiming": a normal of variance 2/D (``kaiming``), or that of a linear
-      layer, uniform within ±1/√D (``linear``); ``xavier`` (1/D) and ``normal`` (0.02²) are also
-      available. ``biases`` adds those of a linear layer, except for keys, where a bias would not
-      change the softmax.
+    * ``class_embedding``: the token embeddings of the class name (``tokens``, as in the paper's
+      formula), their ``mean``, or the zero-shot ``feature`` of the class, brought to D by a
+      learned ``projection`` (as in its critical path).
+    * ``residual`` adds p. The paper's formula has no residual. But without one all N rows are
+      nearly the same mean of values, and the paper compares N = 4, 8, 16.
+    * ``initialisation``: the paper's "Kaiming" is a normal of variance 2/D (``kaiming``) or
+      uniform within ±1/√D (``linear``). ``xavier`` (1/D) and ``normal`` (0.02²) are also
+      available. ``biases`` adds those of a linear layer, except for keys, where a bias would
+      not change the softmax.
     * ``context_words``: the words at which the prompts start; null draws them from N(0, 0.02²).
-    * "single-head": ``heads``, each of width D/heads; ``attention`` of the prompts to all of U_c
-      (``self``), to E_c alone (``cross``), or to each other, without the class (``prompts``);
-      ``output_projection``, a matrix behind the heads.
+    * ``heads``, each of width D/heads; ``attention`` of the prompts to all of U_c (``self``),
+      to E_c alone (``cross``) or to each other (``prompts``); ``output_projection``, a matrix
+      behind the heads.
     """
 
     card = MethodCard(
@@ -65,7 +63,7 @@ class ContCoOp(TrainedMethod):
         title="ContCoOp",
         paper="arXiv:2412.20895",
         inserts="text-input",
-        summary="prompts attend to class-name embeddings",
+        summary="prompts that attend to class names",
         version=2,
     )
 

@@ -1,8 +1,7 @@
-"""CoOp: the words around the class name become free vectors.
+"""CoOp: free vectors replace the words around the class name.
 
-A hand-written prompt such as "a photo of a" is replaced by vectors in the space of token
-embeddings, which are trained on the shots. Both towers are frozen, and all classes share the
-vectors.
+Instead of a hand-written prompt such as "a photo of a", vectors in the space of token embeddings
+are trained on the shots. Both towers are frozen, and all classes share the vectors.
 """
 
 from __future__ import annotations
@@ -26,18 +25,16 @@ from ._shared.prompts import Position, arrange, draw_context
 
 
 class CoOp(TrainedMethod):
-    """M context vectors, shared by all classes, precede the class name.
+    """z_c = s · cos(f, t_c), where t_c encodes [SOS, v_1 ... v_M, E(name_c), E("."), EOT].
 
-    Zhou et al., *Learning to Prompt for Vision-Language Models*, section 3.2. The
-    prompt of class c is X_c = [SOS, v_1 ... v_M, E(name_c), E("."), EOT]; its text
-    feature t_c gives z_c = s · cos(f, t_c). Recipe: SGD at 2e-3 with one warm-up
-    epoch at 1e-5, batch 32, 200 epochs from 8 shots on; v is drawn from N(0, 0.02²), or
-    starts at the embeddings of ``context_words``, which must then be ``context_length``
-    tokens.
+    Zhou et al., *Learning to Prompt for Vision-Language Models*, section 3.2. All classes share
+    the M context vectors v.
 
-    ``position`` puts the name at the ``end`` of the context, in the ``middle`` (after the
-    first M/2 vectors), or at its ``front``. With ``class_specific`` every class has its own
-    context, ``[C, M, D]``, and the module serves no other classes.
+    In detail: they are drawn from N(0, 0.02²), or start at the embeddings of ``context_words``,
+    which must then be ``context_length`` tokens. ``position`` puts the name at the ``end`` of
+    the context, in the ``middle`` (after the first M/2 vectors), or at its ``front``. With
+    ``class_specific`` every class has its own context, ``[C, M, D]``, and the module serves no
+    other classes.
     """
 
     card = MethodCard(

@@ -1,7 +1,7 @@
 """CoPrompt: MaPLe with adapters, held near the frozen model under other words and views.
 
-An adapter behind each tower is added to MaPLe's prompts. A loss holds the features near those
-that the frozen model gives for another view of the image and another text of the class.
+An adapter behind each tower is added to MaPLe's prompts. A loss holds the features near those that
+the frozen model gives for another view of the image and another text of the class.
 """
 
 from __future__ import annotations
@@ -26,16 +26,13 @@ from .maple import MaPLe
 class CoPrompt(MaPLe):
     """MaPLe, an adapter behind each tower, and a consistency loss.
 
-    Roy and Etemad, *Consistency-guided Prompt Learning for Vision-Language Models*,
-    section 3.2: f' = α_f A_f(f) + (1 − α_f) f and t' = α_t A_t(t) + (1 − α_t) t, where A is
-    CLIP-Adapter's bottleneck ReLU(W_2 ReLU(W_1 ·)), α_f = 0.1, α_t = 0.2, and
-    L = L_ce + λ · [mean_c(1 − cos(t'_c, t⁰_c)) + mean_i(1 − cos(f'_i, f⁰_i))], where f⁰ is
-    the frozen tower's feature of another view of the image and t⁰ that of another text.
-
-    The authors' other texts are sentences written by GPT; at each step they draw one for all
-    classes. Here the task's templates are drawn in the same manner. Their views are RandAugment's,
-    which a suite's ``training`` sets. Recipe: MaPLe's with 8 epochs, λ = 1; the authors choose λ
-    between 0.1 and 8, and the prompts' length and depth, for each task.
+    Roy and Etemad, *Consistency-guided Prompt Learning for Vision-Language Models*, section
+    3.2: f' = α_f A_f(f) + (1 − α_f) f and t' = α_t A_t(t) + (1 − α_t) t, where A is
+    CLIP-Adapter's bottleneck ReLU(W_2 ReLU(W_1 ·)), α_f = 0.1, α_t = 0.2, and L = L_ce + λ ·
+    [mean_c(1 − cos(t'_c, t⁰_c)) + mean_i(1 − cos(f'_i, f⁰_i))]. f⁰ is the frozen tower's
+    feature of another view of the image. t⁰ is that of another text: each step draws one
+    template for all classes. λ = 1; the authors choose λ between 0.1 and 8, and the prompts'
+    length and depth, for each task.
     """
 
     card = MethodCard(
@@ -43,7 +40,7 @@ class CoPrompt(MaPLe):
         title="CoPrompt",
         paper="arXiv:2306.01195",
         inserts=("text-input", "text-layers", "image-layers", "feature"),
-        summary="MaPLe with adapters and consistency under other texts and views",
+        summary="MaPLe with adapters, consistent under other texts and views",
     )
 
     class Config(MaPLe.Config):

@@ -1,7 +1,7 @@
 """Cross-modal linear probe: the class texts are training samples beside the shots.
 
-The features of a class's prompts lie in the same space as those of its images, so they are used as
-more training samples of one linear classifier. The classifier starts at the zero-shot weights.
+The features of a class's prompts lie in the same space as those of its images, so one linear
+classifier is trained on both. It starts at the zero-shot weights.
 """
 
 from __future__ import annotations
@@ -40,19 +40,18 @@ class Trial(NamedTuple):
 
 
 class CrossModal(Method):
-    """z = s · f̂ Wᵀ, trained on images and on the texts of several templates as if they were images.
+    """z = s · f̂ Wᵀ, trained on images and, as if they were images, on texts.
 
-    Lin et al., *Multimodality Helps Unimodality: Cross-Modal Few-Shot Learning with
-    Multimodal Models*, section 3.2, the linear form. W starts at the zero-shot weights and
-    its rows are not normalised afterwards. Half of each batch are images, in the plain
-    view, half are texts; ``augment`` adds the suite's training views to the plain one.
-    Recipe: AdamW, 12,800 steps, of them 50 of linear warm-up, then a cosine. Rate, weight
-    decay and batch size are swept. Each run keeps the step that is best on the few-shot
-    validation set, which is checked at the first step, after every 100 and at the last. The
-    module stores the choice. Without validation images, the first value of each setting and
-    the last step are taken.
+    Lin et al., *Multimodality Helps Unimodality: Cross-Modal Few-Shot Learning with Multimodal
+    Models*, section 3.2, the linear form. W starts at the zero-shot weights; its rows are not
+    normalised afterwards. Half of each batch are images in the plain view, half are texts of
+    several templates. Rate, weight decay, batch size and the number of steps are chosen on the
+    few-shot validation images. W belongs to the source's feature space; only s is the current
+    model's.
 
-    W lives in the source's coordinates; only s is the backbone's own.
+    In detail: ``augment`` adds the suite's training views to the plain one. The validation set
+    is checked at the first step, after every 100 and at the last. The module stores the choice.
+    Without validation images, the first value of each setting and the last step are taken.
     """
 
     card = MethodCard(
@@ -60,7 +59,7 @@ class CrossModal(Method):
         title="Cross-modal",
         paper="arXiv:2301.06267",
         inserts="classifier",
-        summary="linear probe with class texts as extra training samples",
+        summary="linear probe trained on class texts as well",
     )
 
     class Config(Method.Config):

@@ -1,7 +1,7 @@
-"""CuPL: the mean over several sentences about a class is its weight.
+"""CuPL: the classifier averages several sentences about each class.
 
-A language model has written sentences about what each class looks like. The mean of their
-features replaces the feature of the hand-written prompt, and nothing is learned.
+A language model has described what each class looks like. The mean feature of its sentences
+replaces the feature of the hand-written prompt; nothing is learned.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from .zeroshot import ZeroShot
 class CuPL(ZeroShot):
     """w_c is the mean of the normalised features of the class's sentences, normalised again.
 
-    Pratt et al., *What does a platypus look like? Generating customized prompts for zero-shot image
-    classification*, section 3. A language model wrote the sentences; here they are the
-    task's descriptions, so a task without any has no CuPL. With ``templates``, which the paper
-    tries too, the hand-written prompts are sentences like the others. Nothing is learned.
+    Pratt et al., *What does a platypus look like? Generating customized prompts for zero-shot
+    image classification*, section 3. The sentences are the task's descriptions, so CuPL cannot
+    run on a task without any. With ``templates`` the hand-written prompts are added as further
+    sentences, which the paper tries too.
     """
 
     card = MethodCard(
@@ -28,7 +28,7 @@ class CuPL(ZeroShot):
         title="CuPL",
         paper="arXiv:2209.03320",
         inserts="none",
-        summary="the mean over sentences that describe a class gives the classifier",
+        summary="the mean of several sentences about a class",
         needs={"descriptions"},
         learns=False,
     )

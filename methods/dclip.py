@@ -1,8 +1,8 @@
-"""DCLIP: a class is as likely as its descriptors are similar to the image, on average.
+"""DCLIP: the logit of a class is the mean similarity of the image to the descriptors of the class.
 
 A language model has listed visible features of each class, such as "a long neck". An image is
-compared with every descriptor, and its similarities to those of a class are averaged; nothing
-is learned.
+compared with every descriptor, and the similarities are averaged for each class; nothing is
+learned.
 """
 
 from __future__ import annotations
@@ -29,11 +29,9 @@ class DCLIP(ZeroShot):
     """z_c = s · (1/J) Σ_j ⟨f̂, t̂_cj⟩ over the J texts "NAME, which has DESCRIPTOR" of class c.
 
     Menon and Vondrick, *Visual Classification via Description from Large Language Models*,
-    section 2. The logit is a mean of similarities. Unlike in CuPL, the mean of a class's features
-    is not normalised again, and a class whose descriptors disagree gets smaller logits.
-
-    A task's descriptions may be phrases, as the authors' are, or sentences; see ``join``. Nothing
-    is learned.
+    section 2. Unlike in CuPL, the mean feature of a class is not normalised again, so a class
+    whose descriptors disagree gets smaller logits. Descriptions may be phrases, as the authors'
+    are, or sentences; see ``join``.
     """
 
     card = MethodCard(
@@ -41,7 +39,7 @@ class DCLIP(ZeroShot):
         title="DCLIP",
         paper="arXiv:2210.07183",
         inserts="none",
-        summary="the mean similarity to descriptors of a class is its logit",
+        summary="mean similarity to the descriptors of a class",
         needs={"descriptions"},
         learns=False,
     )

@@ -19,11 +19,11 @@ from .kgcoop import KgCoOp
 class DeKg(KgCoOp):
     """L = L_ce + λ · (1/C) Σ_c (1 − cos(t_c, t⁰_c)) + μ · HSIC(t, t⁰).
 
-    Li et al., *Divergence-enhanced Knowledge-guided Context Optimization for Visual-Language Prompt
-    Tuning* (ICLR 2025). The Hilbert-Schmidt independence criterion of the C learned text
-    features and the hand-written ones is tr(H K H K⁰), with K = t tᵀ, K⁰ = t⁰ t⁰ᵀ,
-    H = I − 11ᵀ/C, and t and t⁰ divided by their Frobenius norms, as in the authors' code: it is
-    between 0 and 1. λ = 8, μ = 6. Recipe: KgCoOp's.
+    Li et al., *Divergence-enhanced Knowledge-guided Context Optimization for Visual-Language
+    Prompt Tuning* (ICLR 2025). HSIC, the Hilbert-Schmidt independence criterion of the C
+    learned text features t and the hand-written ones t⁰, is tr(H K H K⁰) with K = t tᵀ, K⁰ = t⁰
+    t⁰ᵀ and H = I − 11ᵀ/C. As in the authors' code, t and t⁰ are divided by their Frobenius
+    norms, so that it is between 0 and 1. λ = 8, μ = 6.
     """
 
     card = MethodCard(
@@ -31,7 +31,7 @@ class DeKg(KgCoOp):
         title="DeKg",
         paper="ICLR 2025",
         inserts="text-input",
-        summary="KgCoOp whose texts depend less on the hand-written ones",
+        summary="KgCoOp, less dependent on the hand-written texts",
         zero_shot_at={"context": "a photo of a"},
     )
 

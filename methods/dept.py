@@ -1,7 +1,7 @@
 """DePT: a linear head beside the prompts, so that the prompts learn what classes share.
 
-A linear head on rescaled features is trained beside CoOp's prompts and learns what is special to
-the training classes, which leaves the common part to the prompts. At test time the two classifiers
+A linear head on rescaled features is trained beside CoOp's prompts. It learns what is special to
+the training classes and leaves the common part to the prompts. At test time the two classifiers
 are averaged.
 """
 
@@ -35,16 +35,15 @@ HEAD = ("image_gain", "image_shift", "text_gain", "text_shift", "head", "head_bi
 class DePT(CoOp):
     """CoOp, and a second classifier in a channel-wise transformed space.
 
-    Zhang et al., *DePT: Decoupled Prompt Tuning*, section 3.3: features are transformed as
-    γ ⊙ x + β, with separate γ and β for images and texts, and a linear head maps them to the
-    classes. The head's features are not normalised. With p and q the logits of CoOp and of the
-    head, and λ = 0.7,
+    Zhang et al., *DePT: Decoupled Prompt Tuning*, section 3.3. Features are transformed as γ ⊙
+    x + β, with separate γ and β for images and texts, and a linear head maps them, not
+    normalised, to the classes. With p and q the logits of CoOp and of the head, and λ = 0.7,
 
         L = (1 − λ) CE(p(f), y) + λ CE(q over the f and the text features t_y, y)
         z = (1 − λ) p(f) + λ q(f)
 
-    Recipe, as in the authors' code: SGD at 3.5e-3 and 6.5 times that for all but the prompts,
-    batch 4, 10 epochs. The head has a row for every class, so other classes are refused.
+    As in the authors' code, all but the prompts learn at 6.5 times the rate. The head has a row
+    for every class, so the module serves no other classes.
     """
 
     card = MethodCard(

@@ -1,8 +1,7 @@
 """FLYP: both towers are trained with the contrastive loss that CLIP was pretrained with.
 
-Images are paired with prompts that hold their class name, and both towers are trained to match
-the pairs, as in pretraining. The class weights are then the features that the trained text
-tower gives.
+Images are paired with prompts that contain their class name, and both towers are trained to match
+the pairs, as in pretraining. The trained text tower then gives the class weights.
 """
 
 from __future__ import annotations
@@ -39,19 +38,14 @@ from ._shared.towers import Tower, shift_tower, zero_shift
 class FLYP(TrainedMethod):
     """z = s_θ cos(f_θ, w_c), with all weights θ = θ_0 + Δ of both towers and the scale s trained.
 
-    Goyal et al., *Finetune like you pretrain*, section 3. Each image i of a batch is paired with
-    a text T_i, the name of its class in a random one of the task's templates; the loss is
-    ½ [CE over rows + CE over columns] of s F̂ T̂ᵀ, where the diagonal is right: images of one
-    class in a batch count as negatives of each other. Class weights w_c are the normalised mean
-    over templates of the trained tower's normalised text features. Token embeddings and
-    positions of the text tower stay frozen; the authors train them. The module holds Δ and the
-    difference of log s. With ``encoder`` only one tower is trained. An imported module also
-    holds the differences of token embeddings and positions (``embeddings``).
+    Goyal et al., *Finetune like you pretrain*, section 3. Each image i of a batch is paired
+    with a text T_i: the name of its class in a random one of the task's templates. The loss is
+    ½ [CE over rows + CE over columns] of s F̂ T̂ᵀ, where the diagonal is right; other images of
+    the same class count as negatives. w_c is the normalised mean over templates of the trained
+    tower's normalised text features. The module holds Δ and the difference of log s.
 
-    Recipe: that of the authors' few-shot script, AdamW at 1e-5 with weight decay 0.2 and
-    batch 256, 20 epochs, a cosine over all steps, no warm-up. They keep the epoch that is best
-    on validation images; here the last is kept. Weight decay pulls towards θ_0 rather than
-    towards zero.
+    In detail: with ``encoder`` only one tower is trained. An imported module also holds the
+    differences of token embeddings and positions (``embeddings``), which stay frozen here.
     """
 
     card = MethodCard(
@@ -59,7 +53,7 @@ class FLYP(TrainedMethod):
         title="FLYP",
         paper="arXiv:2212.00638",
         inserts=("text-layers", "image-layers", "classifier"),
-        summary="both towers, trained with the contrastive loss of pretraining",
+        summary="both towers, trained with the contrastive loss",
     )
 
     class Config(TrainedMethod.Config):

@@ -32,14 +32,11 @@ from ._shared.texts import Templates, zero_shot
 class GDA(Method):
     """z = s · f̂ W_0ᵀ + α (f̂ Wᵀ + b), the second term from Gaussian discriminant analysis.
 
-    Wang et al., *A Hard-to-Beat Baseline for Training-Free CLIP-based Adaptation*,
-    section 3. With class means μ_c and one covariance Σ for all classes, over all
-    training views of the shots: W = μ Σ⁻¹ and b_c = log(1/C) − ½ μ_c Σ⁻¹ μ_cᵀ.
-
-    The authors choose α on the full validation set, and on the test set for ImageNet; here
-    the search uses the few-shot validation split, and its choice is stored in the module.
-    Without validation images, α is the value at which their search starts. A class without
-    shots gets the mean of the other classes' means.
+    Wang et al., *A Hard-to-Beat Baseline for Training-Free CLIP-based Adaptation*, section 3.
+    With class means μ_c and one covariance Σ for all classes, over all training views of the
+    shots: W = μ Σ⁻¹ and b_c = log(1/C) − ½ μ_c Σ⁻¹ μ_cᵀ. α is chosen on the few-shot validation
+    images and stored in the module; without them it is the value at which the authors' search
+    starts. A class without shots gets the mean of the other classes' means.
     """
 
     card = MethodCard(
@@ -47,7 +44,7 @@ class GDA(Method):
         title="GDA",
         paper="arXiv:2402.04087",
         inserts="classifier",
-        summary="Gaussian classifier with a shared covariance added to zero-shot logits",
+        summary="Gaussian classifier with a shared covariance beside zero-shot",
         zero_shot_at={"alpha": 0.0},
     )
 

@@ -1,8 +1,7 @@
-"""GraphAdapter: class weights refined by graphs over the text and image features of all classes.
+"""GraphAdapter: graphs over the text and image features of all classes refine the class weights.
 
-One graph joins the text features of all classes, another their mean image features. The weight
-of a class is its text feature, mixed with the outputs of learned graph convolutions over both
-graphs.
+One graph joins the text features of all classes, another their mean image features. The weight of
+a class is its text feature, mixed with the outputs of learned graph convolutions over both graphs.
 """
 
 from __future__ import annotations
@@ -36,19 +35,15 @@ GROUPS = 4
 class GraphAdapter(TrainedMethod):
     """w_c = β t_c + (1 − β) (α g_c(T) + (1 − α) g_c(V)), g a graph convolution.
 
-    Li et al., *GraphAdapter: Tuning Vision-Language Models With Dual Knowledge Graph*,
-    section 3.2. g_c(X) joins t_c to the nodes X, the text features T of all classes or
-    their mean image features V over all training views, neither normalised. As in the
-    authors' code, every fourth class makes a graph, and g is the mean over the four:
+    Li et al., *GraphAdapter: Tuning Vision-Language Models With Dual Knowledge Graph*, section
+    3.2. g_c(X) joins t_c to the nodes X: the text features T of all classes, or their mean
+    image features V over all training views, neither normalised. As in the authors' code, every
+    fourth class makes a graph, and g is the mean over the four:
 
         g_c(X) = mean_k tanh(Σ_j Â_0j x_j Θ + b_c),  Â = D^−½ (max(cos, 0) + I) D^−½,
 
-    with t_c as node 0 and Θ ``[e, e]``, b ``[C, e]`` learned for either kind of node. Their
-    code needs e = 512 and a number of classes that four divides; here the graphs may
-    differ in size. A class without shots has no image node.
-
-    Recipe: Adam at 1e-3, 100 epochs, batch 256, CoOp's schedule; α = 0.7 and β = 0.7, which
-    the authors set by dataset.
+    with t_c as node 0 and Θ ``[e, e]``, b ``[C, e]`` learned for either kind of node. α = β =
+    0.7. A class without shots has no image node.
     """
 
     card = MethodCard(
@@ -56,7 +51,7 @@ class GraphAdapter(TrainedMethod):
         title="GraphAdapter",
         paper="arXiv:2309.13625",
         inserts="classifier",
-        summary="graph convolutions over text and image class nodes",
+        summary="graph convolutions over the text and image features of classes",
         zero_shot_at={"*_weight": 0.0, "*_bias": 0.0},
         excused={"class-order": "nodes are grouped by the numbers of their classes"},
     )

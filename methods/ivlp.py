@@ -1,8 +1,7 @@
 """IVLP: deep prompts in both towers, independent of each other.
 
-Learned tokens are put beside those of the text and of the image, and renewed in each of the
-first blocks of the two towers. Both sets are trained together on the shots, with no link
-between them.
+Learned tokens are put beside those of the text and of the image, and renewed in each of the first
+blocks of the two towers. Both sets are trained together on the shots, without a link between them.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ from ._shared.towers import TwoTowersPrompted, draw_image_prompts
 class IVLP(TwoTowersPrompted):
     """m learned tokens in the first K blocks of the text tower, n in the first J of the image's.
 
-    Independent vision-language prompting, the baseline of Khattak et al., *MaPLe:
-    Multi-modal Prompt Learning*, section 4.2. Recipe: n = m = 2, J = K = 12, "a photo of
-    a", SGD at 3.5e-3, batch 4, 5 epochs. A tower of fewer blocks gets prompts in all of
-    them.
+    Independent vision-language prompting, the baseline of Khattak et al., *MaPLe: Multi-modal
+    Prompt Learning*, section 4.2. n = m = 2, J = K = 12, and the text prompts start at "a photo
+    of a". A tower of fewer blocks gets prompts in all of them.
     """
 
     card = MethodCard(
@@ -30,7 +28,7 @@ class IVLP(TwoTowersPrompted):
         title="IVLP",
         paper="arXiv:2210.03117",
         inserts=("text-input", "text-layers", "image-layers"),
-        summary="deep prompts in both towers, independent of each other",
+        summary="deep prompts in both towers, without a link",
     )
 
     class Config(TwoTowersPrompted.Config):

@@ -1,7 +1,7 @@
-"""KDPL: CoOp that learns a larger model's answers for its images, and no labels.
+"""KDPL: CoOp that learns a larger model's answers instead of labels.
 
-A larger CLIP classifies the few training images zero-shot. CoOp's context is trained to give
-the same probabilities, and the labels of the images are not used.
+A larger CLIP classifies the few training images zero-shot. CoOp's context is trained to give the
+same probabilities, and the labels of the images are not used.
 """
 
 from __future__ import annotations
@@ -19,16 +19,13 @@ from .coop import CoOp
 
 
 class KDPL(CoOp):
-    """CoOp whose loss is the divergence from a teacher's probabilities, in both directions.
+    """L = ½ KL(p_T ‖ p_S) + ½ KL(p_S ‖ p_T): CoOp's context learns a teacher's probabilities.
 
     Mistretta et al., *Improving Zero-shot Generalization of Learned Prompts via Unsupervised
-    Knowledge Distillation*, section 3.2: L = ½ KL(p_T ‖ p_S) + ½ KL(p_S ‖ p_T), mean over the
-    batch, where p_S is the prompted student's softmax and p_T that of the zero-shot teacher,
-    z_T = s · cos(f_T, t_T), with the task's first template and the *student's* factor s. The
-    images are the few shots; their labels are not used.
-
-    Recipe, of CoOp + KDPL: the context starts at "a photo of a", SGD at 2e-3, batch 32, 50
-    epochs; the teacher is ViT-H/14 of DFN-5B.
+    Knowledge Distillation*, section 3.2. p_S is the prompted student's softmax and p_T that of
+    the zero-shot teacher, z_T = s · cos(f_T, t_T), with the task's first template and the
+    student's own factor s. The context starts at "a photo of a"; the teacher is ViT-H/14 of
+    DFN-5B.
     """
 
     card = MethodCard(
@@ -36,7 +33,7 @@ class KDPL(CoOp):
         title="KDPL (CoOp)",
         paper="arXiv:2407.03056",
         inserts="text-input",
-        summary="CoOp taught by a larger model's probabilities, without labels",
+        summary="CoOp taught by a larger model, without labels",
         needs={"teacher"},
         zero_shot_at={"context": "a photo of a"},
     )

@@ -17,13 +17,11 @@ from .coop import CoOp
 
 
 class KgCoOp(CoOp):
-    """CoOp with a penalty on the distance to the zero-shot text features.
+    """L = L_ce + λ · (1/C) Σ_c (1 − cos(t_c, t⁰_c)): CoOp, held near the zero-shot text features.
 
-    Yao et al., *Visual-Language Prompt Tuning with Knowledge-guided Context
-    Optimization*, equation 5: L = L_ce + λ · (1/C) Σ_c (1 − cos(t_c, t⁰_c)), where t⁰
-    are the frozen features of a hand-written template, ``teacher`` or else the task's for
-    teachers. λ = 8; the context starts at the words "a photo of a". Recipe: SGD at 2e-3,
-    batch 128, 100 epochs.
+    Yao et al., *Visual-Language Prompt Tuning with Knowledge-guided Context Optimization*,
+    equation 5. t⁰ are the frozen features of a hand-written template, ``teacher`` or else the
+    task's for teachers. λ = 8; the context starts at the words "a photo of a".
     """
 
     card = MethodCard(

@@ -33,14 +33,12 @@ class LFA(Method):
     """z = s · cos(f̂ (β Ω + (1 − β) I), t), with Ω the orthogonal Procrustes solution.
 
     Ouali et al., *Black Box Few-Shot Adaptation for Vision-Language Models*. Ω is the
-    orthogonal matrix that minimises ‖X Ω − T‖, where the rows of X are the normalised
-    features of the shots and those of T the text features of their classes:
-    Ω = U Vᵀ for the singular value decomposition Xᵀ T = U S Vᵀ. The authors pull Ω towards
-    the identity with a weight β chosen by cross-validation, and then refine it by gradient
-    descent on a ranking loss. Here β is the one that classifies the few-shot validation
-    set best, the smallest if several do, and the refinement is left out. Without validation
-    images β is that of the settings. β is the weight of Ω. In the authors' code it is one minus
-    that weight, chosen from 25 values by three splits of the shots.
+    orthogonal matrix that minimises ‖X Ω − T‖, where the rows of X are the normalised features
+    of the shots and those of T the text features of their classes: Ω = U Vᵀ for the singular
+    value decomposition Xᵀ T = U S Vᵀ. β is the weight of Ω (in the authors' code, one minus
+    that weight). It is the value that classifies the few-shot validation set best, the smallest
+    if several do; without validation images it is that of the settings. The authors then refine
+    Ω by gradient descent on a ranking loss, which is left out here.
     """
 
     card = MethodCard(
@@ -48,7 +46,7 @@ class LFA(Method):
         title="LFA (closed form)",
         paper="arXiv:2304.01752",
         inserts="feature",
-        summary="rotation of image features onto class texts",
+        summary="rotates image features onto class texts",
         zero_shot_at={"beta": 0},
     )
 

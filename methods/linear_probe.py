@@ -1,8 +1,8 @@
-"""Linear probe: logistic regression on image features, no text at all.
+"""Linear probe: logistic regression on image features, without any text.
 
-A linear classifier with a bias is fitted to the image features of the shots, and its regularisation
-is chosen on validation images. It belongs entirely to the source's feature space, which makes it
-the negative control of an upgrade.
+A linear classifier with a bias is fitted to the image features of the shots, and its
+regularisation is chosen on validation images. It belongs entirely to the source's feature space,
+which makes it the negative control of an upgrade.
 """
 
 from __future__ import annotations
@@ -32,11 +32,10 @@ from compatbench.method import (
 class LinearProbe(Method):
     """z = W f + b on the feature f as it leaves the image tower, not normalised by default.
 
-    Radford et al., section 3.2, in the few-shot form of the CoOp authors: L-BFGS, the
-    plain view, and an inverse regularisation C swept over seven decades on the
-    few-shot validation set, then refined by eight bisections.
-
-    W lives entirely in the source's coordinates: it is the suite's negative control.
+    Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*,
+    section 3.2, in the few-shot form of CoOp's authors: L-BFGS on the plain view, and an
+    inverse regularisation C that is swept over seven decades on the few-shot validation set,
+    then refined by eight bisections.
     """
 
     card = MethodCard(

@@ -33,15 +33,15 @@ from ._shared.texts import Templates, zero_shot
 class LPPlusPlus(Method):
     """z = f̂ Wᵀ + b + a ⊙ (f̂ W_0ᵀ), with step sizes computed from the data.
 
-    Huang et al., *LP++: A Surprisingly Strong Linear Probe for Few-Shot CLIP*, sections 3
-    and 4. Over one augmented view F ``[N, e]`` of the N shots, normalised:
+    Huang et al., *LP++: A Surprisingly Strong Linear Probe for Few-Shot CLIP*, sections 3 and
+    4. Over one augmented view F ``[N, e]`` of the N shots, normalised:
 
-    * W starts at the class sums of F, b as a linear layer's, a at 250 times the mean cosine
-      of the shots with their own class's text (first per class, then over classes).
+    * W starts at the class sums of F, b as a linear layer's, a at 250 times the mean cosine of
+      the shots with their own class's text (first per class, then over classes).
     * W and b: full-batch gradient descent with momentum 0.9 at 4 N / λ_max(Fᵀ F).
     * a: a step at N / (4 max_c Σ_i ⟨f̂_i, t̂_c⟩²) after every tenth step. The authors' code,
-      which made the published numbers, never clears this gradient, so that each step follows
-      the sum since the start; ``accumulate=False`` takes the current gradient alone.
+      which made the published numbers, never clears this gradient, so each step follows the sum
+      since the start; ``accumulate=False`` takes the current gradient alone.
     * Of 300 steps, the last one that is best on the few-shot validation set is kept; without
       validation images, the last one.
     """
@@ -51,7 +51,7 @@ class LPPlusPlus(Method):
         title="LP++",
         paper="arXiv:2404.02285",
         inserts="classifier",
-        summary="linear probe plus text classifier with learned class weights",
+        summary="linear probe and text classifier with learned class weights",
     )
 
     class Config(Method.Config):

@@ -21,10 +21,10 @@ from ._shared.towers import TwoTowersPrompted
 class MaPLe(TwoTowersPrompted):
     """n learned tokens P_i in the first J blocks of the text tower, F_i(P_i) in the image's.
 
-    Khattak et al., *MaPLe: Multi-modal Prompt Learning*, section 3.2: F_i(P) = W_i P + b_i
-    is a linear layer of each block, initialised as PyTorch does. Recipe: n = 2, J = 9,
-    "a photo of a", SGD at 3.5e-3, batch 4, 5 epochs (that of base-to-new generalisation,
-    the only one published). J is at most the number of blocks of the smaller tower.
+    Khattak et al., *MaPLe: Multi-modal Prompt Learning*, section 3.2. F_i(P) = W_i P + b_i is a
+    linear layer of each block, initialised as PyTorch does. n = 2, J = 9, and the text prompts
+    start at "a photo of a". J is at most the number of blocks of the smaller tower. The recipe
+    is the only one published, for training on the base classes, which are half of a task's.
     """
 
     card = MethodCard(
@@ -32,7 +32,7 @@ class MaPLe(TwoTowersPrompted):
         title="MaPLe",
         paper="arXiv:2210.03117",
         inserts=("text-input", "text-layers", "image-layers"),
-        summary="deep text prompts, image prompts are linear functions of them",
+        summary="deep text prompts; image prompts are linear functions of them",
     )
 
     class Config(TwoTowersPrompted.Config):

@@ -1,8 +1,8 @@
-"""MERGETUNE: CoOp's context trained further, to lie between CoOp and zero-shot.
+"""MERGETUNE: CoOp's context is trained further, to lie between CoOp and zero-shot.
 
 After CoOp's fit its context is trained once more. One loss holds its texts to the hand-written
-ones; another asks that all classifiers on the line from CoOp's texts to the new ones classify
-the shots well. The result is one context in place of an ensemble of the two.
+ones. Another asks that all classifiers on the line from CoOp's texts to the new ones classify the
+shots well. The result is one context in place of an ensemble of the two.
 """
 
 from __future__ import annotations
@@ -20,17 +20,13 @@ from .kgcoop import KgCoOp
 class MergeTune(KgCoOp):
     """L = L_ce(t) + λ · (1/C) Σ_c (1 − cos(t_c, t⁰_c)) + μ · mean_τ L_ce(t* + τ (t − t*)).
 
-    Wang et al., *MERGETUNE: Continued Fine-Tuning of Vision-Language Models*, on CoOp. t* are the
-    text features of the context that CoOp has learned, at which the new one starts, and
-    t⁰ those of a hand-written template. The last term asks for a path of low loss between
-    CoOp and the result: texts at τ = 0.1, 0.3 ... 0.9 (``points`` of them), which are not
-    normalised before they are mixed. The second term, KgCoOp's, replaces such a path to zero-shot,
-    which would need the images of CLIP's own training. λ = 10, μ = 1.
-
-    Recipes: CoOp's context starts at the words "a photo of a", SGD at 2e-3, batch 32, 100 epochs
-    (``coop_recipe``); the further training has batches of 128. The two share a suite's cap on
-    steps equally. Both keep the last step; in the further training, the authors keep the epoch
-    that is best on validation images.
+    Wang et al., *MERGETUNE: Continued Fine-Tuning of Vision-Language Models*, on CoOp. t* are
+    the text features of CoOp's learned context, at which the new one starts, and t⁰ those of a
+    hand-written template. The last term asks for a path of low loss between CoOp and the
+    result: texts at τ = 0.1, 0.3 ... 0.9 (``points`` of them), which are not normalised before
+    they are mixed. The second term, KgCoOp's, replaces such a path to zero-shot, which would
+    need the images of CLIP's own training. λ = 10, μ = 1. CoOp's fit (``coop_recipe``) and the
+    further training share a suite's cap on steps equally.
     """
 
     card = MethodCard(
@@ -38,7 +34,7 @@ class MergeTune(KgCoOp):
         title="MERGETUNE (CoOp)",
         paper="arXiv:2601.10497",
         inserts="text-input",
-        summary="CoOp's context, trained further to lie between CoOp and zero-shot",
+        summary="CoOp's context, trained further towards zero-shot",
         zero_shot_at={"context": "a photo of a"},
     )
 

@@ -1,7 +1,7 @@
-"""MMA: adapters beside the later blocks of both towers, which meet in a shared layer.
+"""MMA: adapters beside the later blocks of both towers meet in a shared layer.
 
-In the later blocks of both towers a bottleneck runs beside the block, and its middle layer is
-shared by image and text. Early blocks, which hold general features, are left alone.
+In the later blocks of both towers a bottleneck runs beside the block, and image and text share its
+middle layer. Early blocks, which hold general features, are left alone.
 """
 
 from __future__ import annotations
@@ -37,18 +37,16 @@ FIRST = 4
 class MMA(TrainedMethod):
     """x becomes B_l(x) + κ · A_l(LN_l(x)) in blocks l = 5 ... 12 of both towers.
 
-    Yang et al., *MMA: Multi-Modal Adapter for Vision-Language Models* (CVPR 2024), section
-    3.2: A_l(u) = U_l ReLU(S_l ReLU(D_l u)), each map with a bias, where LN_l is the block's
-    own first norm. Each tower has its own D_l, ``[r, d]``, and U_l, ``[d, r]``; the two share
-    S_l, ``[r, r]``. r = 32, κ = 0.001; the text is "a photo of a {}." for every task.
-    Weights are drawn from N(0, 2 / rows), biases start at 0.
+    Yang et al., *MMA: Multi-Modal Adapter for Vision-Language Models* (CVPR 2024), section 3.2.
+    A_l(u) = U_l ReLU(S_l ReLU(D_l u)), each map with a bias, where LN_l is the block's own
+    first norm. Each tower has its own D_l, ``[r, d]``, and U_l, ``[d, r]``; the two share S_l,
+    ``[r, r]``. r = 32, κ = 0.001; the text is "a photo of a {}." for every task. In towers of
+    fewer than 12 blocks, adapters are in the last two thirds of the smaller tower's blocks: 3
+    to 6 of 6, 1 and 2 of 2.
 
-    The gradients of D, S and U are taken as if κ were 1, as in the authors' code: with κ the
-    published rate would move nothing. The gradient of x keeps its κ.
-
-    Recipe: SGD at 1.5e-3 without warm-up, batch 16, 5 epochs (that of base-to-new
-    generalisation). If a tower has fewer than 12 blocks, adapters are in the last two thirds of
-    the smaller tower's blocks: 3 to 6 of 6, 1 and 2 of 2.
+    In detail: weights are drawn from N(0, 2 / rows), biases start at 0. As in the authors'
+    code, the gradients of D, S and U are taken as if κ were 1: with κ the published rate would
+    move nothing. The gradient of x keeps its κ.
     """
 
     card = MethodCard(
@@ -56,7 +54,7 @@ class MMA(TrainedMethod):
         title="MMA",
         paper="CVPR 2024",
         inserts=("text-layers", "image-layers"),
-        summary="adapters beside late blocks of both towers, with a shared layer",
+        summary="adapters with a shared layer in late blocks of both towers",
         zero_shot_at={"*_up*": 0.0},
     )
 

@@ -1,6 +1,6 @@
 """MMRL: tokens of a shared space in the later blocks of both towers, and a second image feature.
 
-Rows of one learned space are projected into both towers as additional tokens of their later
+Rows of one learned space are projected into both towers, as additional tokens of their later
 blocks. The image tower's output at these tokens is a second feature, which classifies together
 with the usual one.
 """
@@ -41,20 +41,18 @@ class MMRL(TrainedMethod):
 
     Guo and Gu, *MMRL: Multi-Modal Representation Learning for Vision-Language Models*, section
     3.2. The tokens R A_l + a_l in block l of the text tower, and R B_l + b_l in block l of the
-    image tower, follow the first token. They are inserted before block 6 and renewed before each
-    of the next. They have no positions. With r the mean of the image tower's last n rows of these
-    tokens, behind the last norm, and P_r their projection,
+    image tower, follow the first token. They are inserted before block 6 and renewed before
+    each of the next, without positions. With r the mean of the image tower's last n rows of
+    these tokens, behind the last norm, and P_r their projection,
 
         z_c = s · cos(f, t_c),   z'_c = s · cos(r P_r, t_c),
 
-    and the answer is α z + (1 − α) z'. The loss is α CE(z) + (1 − α) CE(z') +
-    λ [1 − mean cos(f, f⁰) + 1 − mean cos(t, t⁰)], with f⁰ and t⁰ of the frozen model. For new
-    classes the authors answer by z alone. Here both terms answer there, too, because a module
-    does not hold the classes that it was fitted to.
+    and the answer is α z + (1 − α) z'. The loss is α CE(z) + (1 − α) CE(z') + λ [1 − mean
+    cos(f, f⁰) + 1 − mean cos(t, t⁰)], with f⁰ and t⁰ of the frozen model.
 
-    R is drawn from N(0, 0.02²), P_r from N(0, 1/d). Recipe, of few-shot learning: n = 5, R of
-    width 512, α = 0.7, λ = 0.5, AdamW at 1e-3, batch 32, 50 epochs; the authors choose λ for
-    each task. Towers of fewer blocks have tokens in the same share of them: from block 3 of 6 on.
+    In detail: R is drawn from N(0, 0.02²), P_r from N(0, 1/d). n = 5, R has width 512, α = 0.7,
+    λ = 0.5; the authors choose λ for each task. Towers of fewer blocks have tokens in the same
+    share of them: from block 3 of 6 on.
     """
 
     card = MethodCard(
@@ -62,7 +60,7 @@ class MMRL(TrainedMethod):
         title="MMRL",
         paper="arXiv:2503.08497",
         inserts=("text-layers", "image-layers", "feature"),
-        summary="tokens of a shared space in late blocks of both towers, which also answer",
+        summary="tokens of a shared space in late blocks of both towers",
     )
 
     class Config(TrainedMethod.Config):

@@ -1,8 +1,7 @@
-"""PLOT: several prompts for a class, matched to the patches of an image by optimal transport.
+"""PLOT: optimal transport matches several prompts of a class to the patches of an image.
 
-Each class has several learned contexts, which may describe different parts of an image. The
-logit is the similarity of patches and contexts under the cheapest plan that matches the two
-sets.
+Each class has several learned contexts, which may describe different parts of an image. The logit
+is the similarity of patches and contexts under the cheapest plan that matches the two sets.
 """
 
 from __future__ import annotations
@@ -34,22 +33,15 @@ class PLOT(TrainedMethod):
 
         z_c = s · Σ_pn T_pn S_pn,   T = argmin ⟨T, 1 − S⟩ − ε H(T)
 
-    over plans T whose rows sum to 1/P and whose columns sum to 1/N. Sinkhorn's steps find T
-    (ε = 0.1, at most 100 of them), and no gradient flows through T. With ``pooled``, as the
+    over plans T whose rows sum to 1/P and whose columns sum to 1/N. Sinkhorn's steps find T (ε
+    = 0.1, at most 100 of them), and no gradient flows through T. With ``pooled``, as the
     authors train on ImageNet, s · cos of the image's own feature and of the mean text feature
     is added.
 
-    N = 4 contexts of 16 vectors from N(0, 0.02²). Recipe: SGD at 2e-3, batch 128, 50 epochs, of
-    the authors' configuration for RN50; their script makes it 200 epochs from 8 shots on, and
-    batch 32 for some tasks. The patches of a ViT pass through the last norm and the projection, as
-    its class token does. They need not lie near the texts, because only the class token was
-    trained to; RN50's patches leave the same attention pool as its feature. The authors' version
-    for ViTs (PLOT++) uses no patches: it also trains image prompts and matches the class tokens
-    that they give.
-
-    The authors stop when the mean change over all images and classes of a batch falls below the
-    tolerance. Here each image and class stops for itself, so that an image's logits do not
-    depend on its batch.
+    In detail: N = 4 contexts of 16 vectors are drawn from N(0, 0.02²). The patches of a ViT
+    pass through the last norm and the projection, as its class token does. They need not lie
+    near the texts, because only the class token was trained to. The authors' version for ViTs
+    (PLOT++) uses no patches.
     """
 
     card = MethodCard(
@@ -57,7 +49,7 @@ class PLOT(TrainedMethod):
         title="PLOT",
         paper="arXiv:2210.01253",
         inserts="text-input",
-        summary="matches several prompts to image patches by optimal transport",
+        summary="several prompts, matched to image patches by optimal transport",
     )
 
     class Config(TrainedMethod.Config):

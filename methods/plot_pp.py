@@ -1,7 +1,7 @@
-"""PLOT++: several prompts of an image, matched to several of a class by optimal transport.
+"""PLOT++: optimal transport matches several features of an image to several of a class.
 
-Several sets of learned tokens give several features of an image, and several contexts give
-several of a class. The two sets are matched by optimal transport, and no patches are used.
+Several sets of learned tokens give several features of an image, and several contexts give several
+of a class. The two sets are matched by optimal transport, without any patches.
 """
 
 from __future__ import annotations
@@ -29,20 +29,18 @@ from .plot import PLOT, PatchClassifier
 class PLOTPlusPlus(TrainedMethod):
     """M sets of image prompts give M features of an image, and N contexts give N of a class.
 
-    Chen et al., *PLOT: Prompt Learning with Optimal Transport for Vision-Language Models*,
-    and the authors' code for ViTs. With f_m the feature of the image whose tokens are followed
-    by set m before the first block, and t_cn that of class c under context n, the logit is PLOT's,
+    Chen et al., *PLOT: Prompt Learning with Optimal Transport for Vision-Language Models*, and
+    the authors' code for ViTs. With f_m the feature of the image whose tokens are followed by
+    set m before the first block, and t_cn that of class c under context n, the logit is PLOT's,
 
         z_c = s · Σ_mn T_mn ⟨f̂_m, t̂_cn⟩,
 
-    without any patches. The first stage trains the image prompts alone, and adds
-    s · cos(mean f, mean t_c) to z_c; the second trains both kinds by z_c.
+    without any patches. The first stage trains the image prompts alone, and adds s · cos(mean
+    f, mean t_c) to z_c; the second trains both kinds by z_c.
 
-    M = 4 sets of 2 tokens, drawn from N(0, 0.02²). The contexts start at N = 4 ``phrases``. All
-    contexts have the length of the first phrase; the last words of a longer phrase stay fixed.
-    Recipe: SGD at 2e-3, batch 32, each stage 200 epochs from 8 shots on. The authors' third phrase
-    for ImageNet is shorter than their first, so that their code drops a token of each name. Here
-    such a phrase is refused.
+    In detail: M = 4 sets of 2 tokens are drawn from N(0, 0.02²). The contexts start at N = 4
+    ``phrases``. All contexts have the length of the first phrase; the last words of a longer
+    phrase stay fixed, and a shorter one is refused.
     """
 
     card = MethodCard(
@@ -50,7 +48,7 @@ class PLOTPlusPlus(TrainedMethod):
         title="PLOT++",
         paper="arXiv:2210.01253",
         inserts=("text-input", "image-layers"),
-        summary="matches several prompts of image and class by optimal transport",
+        summary="several prompts of image and class, matched by optimal transport",
     )
 
     class Config(TrainedMethod.Config):

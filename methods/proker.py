@@ -1,7 +1,7 @@
 """ProKeR: kernel ridge regression of the errors of the zero-shot classifier.
 
 A kernel regression learns the errors of the zero-shot classifier on the shots, and corrects them.
-The solution is in closed form, and far from all shots the prediction is that of zero-shot.
+The solution has a closed form. Far from all shots the prediction is that of zero-shot.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from ._shared.texts import Templates, zero_shot
 class ProKeR(Method):
     """z = s · (f̂ W_0ᵀ + κ(f̂, G) α) with α = (κ(G, G)/λ + I)⁻¹ (Y − G W_0ᵀ), in closed form.
 
-    Bendou et al., *ProKeR: A Kernel Perspective on Few-Shot Adaptation of Large
-    Vision-Language Models*, section 4. κ(a, b) = exp(−β (1 − ⟨a, b⟩)). The rows of G are the
-    normalised features of the shots, one for every shot and training view, and those of Y
-    their one-hot labels. As in the authors' code, ridge regression's factor 1/λ of κ(f̂, G) α is
-    left out, so that λ → 0 is zero-shot. s, the backbone's own scale, does not change decisions.
+    Bendou et al., *ProKeR: A Kernel Perspective on Few-Shot Adaptation of Large Vision-Language
+    Models*, section 4. κ(a, b) = exp(−β (1 − ⟨a, b⟩)). The rows of G are the normalised
+    features of the shots, one for every shot and training view, and those of Y their one-hot
+    labels. As in the authors' code, ridge regression's factor 1/λ of κ(f̂, G) α is left out, so
+    that λ → 0 is zero-shot.
 
     β and λ are the pair of a grid that classifies the few-shot validation set best, the first
-    if several do; without validation images those that the authors take from ImageNet at 16
-    shots. The module holds G and α. α was solved beside the source's W_0 and is carried as it is;
-    the first term is the backbone's own.
+    if several do; without validation images, the authors' for ImageNet at 16 shots. The module
+    holds G and α, which was solved beside the source's W_0; the first term is the current
+    model's.
     """
 
     card = MethodCard(
@@ -46,7 +46,7 @@ class ProKeR(Method):
         title="ProKeR",
         paper="arXiv:2501.11175",
         inserts="classifier",
-        summary="kernel ridge regression of the zero-shot classifier's errors",
+        summary="kernel regression of zero-shot's errors",
         zero_shot_at={"alpha": 0.0},
     )
 

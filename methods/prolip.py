@@ -1,6 +1,6 @@
 """ProLIP: the last projection of the image tower is fine-tuned, near its first value.
 
-The matrix that projects the image tower's output into the joint space is trained on the shots.
+The matrix that projects the image tower's output into the embedding space is trained on the shots.
 A penalty keeps it near its first value, and the module holds the difference.
 """
 
@@ -29,16 +29,15 @@ from ._shared.texts import Templates, zero_shot
 
 
 class ProLIP(TrainedMethod):
-    """z = s · cos(x (P + D), W_0), with x the rows that the image tower projects by P, ``[d, e]``.
+    """z = s · cos(x (P + D), W_0), with x the rows that the image tower projects by P, `[d, e]`.
 
     Fahes et al., *CLIP's Visual Embedding Projector is a Few-shot Cornucopia*, section 3. The
     loss is cross-entropy + λ ‖D‖², with the square of the Frobenius norm, and D starts at zero.
-    λ is ``weight``, by default 1 over the number of shots, the authors' choice without validation
-    images; their rates for it are from 1e-5 to 1e-2. The module holds D, so that another backbone
-    keeps its own projection, and its bias if it has one.
+    λ is ``weight``, by default 1 over the number of shots, the authors' choice without
+    validation images. The module holds D, so another backbone keeps its own projection, and its
+    bias if it has one.
 
-    Recipe: Adam with ε = 1e-4, without weight decay, 300 steps on all shots at once, each on
-    another training view, and a cosine over steps.
+    Training takes 300 steps on all shots at once, each on another training view.
     """
 
     card = MethodCard(
@@ -46,7 +45,7 @@ class ProLIP(TrainedMethod):
         title="ProLIP",
         paper="arXiv:2410.05270",
         inserts="feature",
-        summary="fine-tunes the image tower's last projection, held near to where it was",
+        summary="fine-tunes the image tower's last projection, near its first value",
         zero_shot_at={"projection": 0.0},
     )
 

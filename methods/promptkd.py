@@ -1,8 +1,8 @@
-"""PromptKD: image prompts and a projection, taught by a larger model on unlabelled images.
+"""PromptKD: a larger model teaches image prompts and a projection on unlabelled images.
 
 Prompts are first learned for a larger CLIP on the few shots, and its class features are kept. Then
-the student's image tower learns, on all training images without labels, to answer among these
-features as the teacher does.
+the student's image tower learns to classify all training images among these features as the
+teacher does, without labels.
 """
 
 from __future__ import annotations
@@ -37,15 +37,14 @@ class PromptKD(TrainedMethod):
     Li et al., *PromptKD: Unsupervised Prompt Distillation for Vision-Language Models*, section
     3. First PromptSRC is fitted to the teacher with the few shots. The module keeps its class
     features t_T, so it serves these classes alone. Then the student is trained on all training
-    images, without labels: with f its image feature under n tokens in each of the first J
+    images, without labels. With f its image feature under n tokens in each of the first J
     blocks, and h(f) = W_2 ReLU(BN(W_1 f + b_1)) + b_2 of the teacher's size e_T,
 
         L = w · KL(softmax z_T ‖ softmax z_S), summed, over batch size times classes.
 
-    BN normalises by the batch in a fit, and afterwards by the running mean and variance. Recipe:
-    n = 4, J = 9, w = 1000, SGD at 5e-3, batch 8, 20 epochs; the teacher is OpenAI's ViT-L/14.
-    The last step is kept; the authors keep the epoch that is best on test images. The teacher's
-    fit and the student's each get half of a suite's cap on steps.
+    BN normalises by the batch in a fit, and afterwards by the running mean and variance. n = 4,
+    J = 9, w = 1000; the teacher is OpenAI's ViT-L/14. The teacher's fit and the student's each
+    get half of a suite's cap on steps.
     """
 
     card = MethodCard(
@@ -53,7 +52,7 @@ class PromptKD(TrainedMethod):
         title="PromptKD",
         paper="arXiv:2403.02781",
         inserts=("image-layers", "feature", "classifier"),
-        summary="image prompts taught by a prompted larger model on unlabelled images",
+        summary="image prompts taught by a larger model on unlabelled images",
         needs={"teacher", "unlabelled"},
     )
 

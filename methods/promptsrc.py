@@ -25,17 +25,16 @@ from .ivlp import IVLP
 class PromptSRC(IVLP):
     """IVLP with three consistency losses, and the average of the prompts over the epochs.
 
-    Khattak et al., *Self-regulating Prompts: Foundational Model Adaptation without
-    Forgetting*, section 3.2: L = L_ce + 25 · mean|t̂ − t̂*| + 10 · mean|f̂ − f̂⁰|
-    + KL(softmax z⁰ ‖ softmax z) / (B · C), where f̂⁰ is the frozen tower's feature of the
-    same view, t̂* the mean feature of many templates, normalised afterwards, and
-    z⁰ = s f̂⁰ t̂*ᵀ. Means run over all entries, and the divergence is summed over all images.
-    The templates are the first 60 of CLIP's for ImageNet, for every task, or the task's own.
+    Khattak et al., *Self-regulating Prompts: Foundational Model Adaptation without Forgetting*,
+    section 3.2: L = L_ce + 25 · mean|t̂ − t̂*| + 10 · mean|f̂ − f̂⁰| + KL(softmax z⁰ ‖ softmax
+    z) / (B · C), where f̂⁰ is the frozen tower's feature of the same view, t̂* the mean feature
+    of many templates, normalised afterwards, and z⁰ = s f̂⁰ t̂*ᵀ. Means run over all entries,
+    and the divergence is summed over all images. The module is Σ_j w_j θ_j over the epochs j =
+    1 ... E, where w is a normalised Gaussian (section 3.3): N(30, 30²) at E = 50, given here in
+    parts of E. n = m = 4, J = K = 9.
 
-    The module is Σ_j w_j θ_j over the epochs j = 1 ... E, where w is a normalised Gaussian
-    (section 3.3). Recipe, of few-shot learning: n = m = 4, J = K = 9, "a photo of a", SGD
-    at 2.5e-3, batch 4, E = 50, and a Gaussian N(30, 30²), given here in parts of E. For
-    fine-grained tasks the authors use N(45, 5²).
+    In detail: the templates are the first 60 of CLIP's for ImageNet, for every task, or the
+    task's own. The authors use N(45, 5²) for fine-grained tasks.
     """
 
     card = MethodCard(
@@ -43,7 +42,7 @@ class PromptSRC(IVLP):
         title="PromptSRC",
         paper="arXiv:2307.06948",
         inserts=("text-input", "text-layers", "image-layers"),
-        summary="deep prompts in both towers, regularised by the frozen model and averaged",
+        summary="deep prompts in both towers, held near the frozen model",
     )
 
     class Config(IVLP.Config):

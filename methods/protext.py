@@ -30,20 +30,18 @@ from ._shared.prompts import draw_context
 
 
 class ProText(TrainedMethod):
-    """Prompts move the feature of a class name towards those of sentences about the class.
+    """L = λ · mean over all entries of (t̂_c − t̂⁰)²: names learn the features of sentences.
 
     Khattak et al., *Learning to Prompt with Text Only Supervision for Vision-Language Models*,
-    section 3.2. M vectors before the name, replaced before each of the next blocks, J in all.
-    A training example is a class and one of its descriptions, with the frozen features t⁰:
+    section 3.2. M learned vectors stand before the name, and are replaced before each of the
+    next blocks, J = 9 in all. A training example is a class and one of its descriptions, with
+    the frozen features t⁰. λ = 1000. The classifier is s · cos(f, t_c).
 
-        L = λ · mean over all entries of (t̂_c − t̂⁰)², λ = 1000.
-
-    No image is seen, so shots and views change nothing; a seed draws the prompts and the order.
-    The classifier is s · cos(f, t_c). Recipe: AdamW with β₂ = 0.98 and weight decay 0.1, batch
-    256, five warm-up epochs, J = 9; the authors set the rate (0.03 or 0.0025), the epochs (20 to
-    300) and M for each dataset. M = 4 starts at "a photo of a". A longer context, without
-    ``context_words``, starts at N(0, 0.02²), as the prompts of the inner blocks do. A tower of
-    fewer blocks has prompts in all of them.
+    In detail: no image is seen, so shots and views change nothing; a seed draws the prompts and
+    the order. The authors set the rate (0.03 or 0.0025), the epochs (20 to 300) and M for each
+    dataset. M = 4 starts at "a photo of a"; a longer context, without ``context_words``, starts
+    at N(0, 0.02²), as the prompts of the inner blocks do. A tower of fewer blocks has prompts
+    in all of them.
     """
 
     card = MethodCard(
@@ -51,7 +49,7 @@ class ProText(TrainedMethod):
         title="ProText",
         paper="arXiv:2401.02418",
         inserts=("text-input", "text-layers"),
-        summary="deep text prompts that map class names to descriptions, without images",
+        summary="deep text prompts learned from descriptions, without images",
         needs={"descriptions"},
     )
 

@@ -1,8 +1,8 @@
 """Rosetta: a kernel classifier of the shots, translated to another model through words.
 
-Kernel ridge regression on the shots is added to the zero-shot classifier of the current model.
-The module also carries the source's features of common words, from which the rotation between
-two models is found, so that the new model's image features can be read in the old space.
+Kernel ridge regression on the shots is added to the zero-shot classifier of the current model. The
+module also stores the source's features of common words. From these words it finds the rotation
+between two models, and reads the new model's image features in the old space.
 """
 
 from __future__ import annotations
@@ -30,26 +30,24 @@ from compatbench.method import (
 
 
 class Rosetta(Method):
-    """z = s · (f̂ t̂ᵀ + ρ · exp(−β (1 − m(f̂) Gᵀ)) V): the target's zero-shot, and the shots' answer.
+    """z = s · (f̂ t̂ᵀ + ρ · exp(−β (1 − m(f̂) Gᵀ)) V): zero-shot, and what the shots say.
 
-    A method of this project (docs/findings.md). It adds two experts that know different things,
-    each fitted without the other:
+    A method of this project (docs/findings.md). It adds two experts that are fitted separately:
 
     * the backbone's own zero-shot classifier t̂;
-    * kernel ridge regression on the shots alone. The keys G are their normalised features,
-      K = exp(−β (1 − G Gᵀ)) as in Tip-Adapter, and V = γ (K + λI)⁻¹ Y with Y the one-hot
-      labels, centred. Tip-Adapter's values are Y itself; here similar shots share their
-      influence.
+    * kernel ridge regression on the shots alone. The keys G are their normalised features, K =
+      exp(−β (1 − G Gᵀ)) as in Tip-Adapter, and V = γ (K + λI)⁻¹ Y with Y the one-hot labels,
+      centred. Tip-Adapter's values are Y itself; here similar shots share their influence.
 
-    γ = w · r · σ(f̂ t̂ᵀ) / σ(K V₁), where σ is the spread over the classes, V₁ the values before
-    γ, and r = σ(L) / σ(K V₁) the share of the second expert that is left when each shot is
-    predicted from all others, L_i = y_i − (H Y)_i / H_ii with H = (K + λI)⁻¹. So the shots count
-    as far as they predict each other, and a few shots count little. No validation image is used.
+    γ = w · r · σ(f̂ t̂ᵀ) / σ(K V₁), where σ is the spread over the classes and V₁ are the
+    values before γ. r = σ(L) / σ(K V₁) is the share of the second expert that is left when each
+    shot is predicted from all others, L_i = y_i − (H Y)_i / H_ii with H = (K + λI)⁻¹. So the
+    shots count as far as they predict each other. No validation image is used.
 
-    The keys are in the source's coordinates. The module carries the source's features A of some
-    common words, centred, and their mean ā. With B, b̄ those of the target and R the rotation
-    that takes A to B best, an image is translated by m(f̂) = (f̂ − b̄) Rᵀ + ā, normalised. ρ is
-    the correlation of A R with B, 1 on the source: a bad translation counts less.
+    G is in the source's feature space. The module also holds the source's features A of common
+    words, centred, and their mean ā. With B, b̄ those of the target and R the rotation that
+    takes A to B best, an image is translated by m(f̂) = (f̂ − b̄) Rᵀ + ā, normalised. ρ is the
+    correlation of A R with B, 1 on the source: a bad translation counts less.
     """
 
     card = MethodCard(
@@ -58,7 +56,7 @@ class Rosetta(Method):
         paper="compatbench",
         inserts="classifier",
         needs={"words"},
-        summary="kernel ridge regression added to zero-shot logits, turned through words",
+        summary="kernel regression of the shots beside zero-shot, translated through words",
         zero_shot_at={"values": 0.0},
         excused={"other-sizes": "words turn the keys into a joint space of any size"},
     )

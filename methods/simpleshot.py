@@ -25,13 +25,9 @@ from compatbench.method import (
 class SimpleShot(Method):
     """z_c = −s · ‖g(f) − m_c‖² with g(f) = (f̂ − a) / ‖f̂ − a‖ and m_c the mean of g over class c.
 
-    Wang et al., *SimpleShot: Revisiting Nearest-Neighbor Classification for Few-Shot
-    Learning*, in its form CL2N. a is the mean feature of the shots; the paper, which has
-    base classes, takes theirs. f is normalised first, because CLIP's features are compared by
-    angle. s, the backbone's own scale, does not change decisions. All training views
-    count. A class without shots has its mean at a.
-
-    No text is used, so a and m live entirely in the source's coordinates.
+    Wang et al., *SimpleShot: Revisiting Nearest-Neighbor Classification for Few-Shot Learning*,
+    in its form CL2N. a is the mean feature of the shots. All training views count. A class
+    without shots has its mean at a. a and m belong entirely to the source's feature space.
     """
 
     card = MethodCard(

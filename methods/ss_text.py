@@ -1,8 +1,8 @@
 """SS-Text+: class texts with the shots added, in closed form and without validation images.
 
-Cross-entropy pulls each class weight towards the image features of its shots, and a penalty
-holds it to its text feature. Without the term that pushes classes apart the sum has its minimum
-in closed form: text feature plus a weighted sum of image features.
+Cross-entropy pulls each class weight towards the image features of its shots, and a penalty holds
+it to its text feature. Without the term that pushes classes apart, the best weight has a closed
+form: the text feature plus a weighted sum of image features.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ LEAST_PENALTY = 1e-3
 class SSText(Method):
     """w_c = t_c + s Σ_{i in c} f_i / (N λ_c); then w_c − u_c, with u_c along 2 w_c − w̄.
 
-    Silva-Rodríguez et al., *Few-Shot, Now for Real: Medical VLMs Adaptation without Balanced Sets
-    or Validation*. f_i are the normalised image features of the N shots, one plain view of each,
-    t_c the normalised text features, and s = 1/τ is the backbone's logit scale. The penalty is
-    λ_c = 1/n_c, for n_c shots of class c, so that classes with more shots move further; with
-    ``penalty`` ``total`` it is λ = 1/N for all, as in SS-Text (*Full Conformal Adaptation
-    of Medical Vision-Language Models*). ``repel`` subtracts the unit vector u_c, where w̄ is the
-    mean of all w; this step of the authors' code distinguishes SS-Text+ from SS-Text. Logits are
-    s · cos(f, w_c); a class without shots has only its text.
+    Silva-Rodríguez et al., *Few-Shot, Now for Real: Medical VLMs Adaptation without Balanced
+    Sets or Validation*. f_i are the normalised image features of the N shots, one plain view of
+    each, t_c the normalised text features, and s = 1/τ is the backbone's logit scale. The
+    penalty is λ_c = 1/n_c, for n_c shots of class c, so that classes with more shots move
+    further. u_c is a unit vector, and w̄ the mean of all w. Logits are s · cos(f, w_c). The
+    module holds the sums Σ f_i / (N λ_c); t and s are those of the current model.
 
-    The module holds the sums Σ f_i / (N λ_c). t and s are those of the current backbone.
+    In detail: with ``penalty`` ``total`` λ = 1/N for all classes, as in SS-Text (*Full
+    Conformal Adaptation of Medical Vision-Language Models*). ``repel`` subtracts u_c; this step
+    of the authors' code distinguishes SS-Text+ from SS-Text. A class without shots has only its
+    text.
     """
 
     card = MethodCard(
@@ -50,7 +51,7 @@ class SSText(Method):
         title="SS-Text+",
         paper="arXiv:2506.17500",
         inserts="classifier",
-        summary="class texts plus sums of the shots, in closed form",
+        summary="class texts plus sums of the shots",
     )
 
     class Config(Method.Config):

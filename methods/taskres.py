@@ -1,8 +1,8 @@
-"""TaskRes: an additive residual on the text classifier.
+"""TaskRes: a residual is added to the text classifier.
 
-The text features of the classes stay frozen, and a vector for each class, which starts at zero,
-is trained and added to them. Only this vector is stored; the text features are those of the
-current model.
+The text features of the classes stay frozen. A vector for each class, which starts at zero, is
+trained and added to them. Only this vector is stored; the text features are those of the current
+model.
 """
 
 from __future__ import annotations
@@ -28,10 +28,9 @@ class TaskRes(TrainedMethod):
     """w_c = t_c + α · x_c, with x learned from zero and t the backbone's own text features.
 
     Yu et al., *Task Residual for Tuning Vision-Language Models*, equation 4. t is not
-    normalised; with several templates it is their mean. α = 0.5. Only x is stored: carrying t
-    along, as a checkpoint of the authors' code does, would replace the target's text features
-    by the source's.
-    Recipe: Adam at 2e-3, batch 256, 100 epochs up to 4 shots, 200 beyond.
+    normalised; with several templates it is their mean. α = 0.5. Only x is stored. A checkpoint
+    of the authors' code carries t along, which would replace the target's text features by the
+    source's.
     """
 
     card = MethodCard(
@@ -39,7 +38,7 @@ class TaskRes(TrainedMethod):
         title="TaskRes",
         paper="arXiv:2211.10277",
         inserts="classifier",
-        summary="additive residual on class weights",
+        summary="residual added to class weights",
         zero_shot_at={"residual": 0},
     )
 

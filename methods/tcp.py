@@ -1,8 +1,8 @@
-"""TCP: prompts that carry class knowledge, made from the zero-shot features of the classes.
+"""TCP: prompts that are computed from the zero-shot features of the classes.
 
-A small network turns the zero-shot feature of a class into prompt rows, which replace the
-learned context in a late block of the text tower. On another model the rows are made from that
-model's features.
+A small network turns the zero-shot feature of a class into prompt rows, which replace the learned
+context in a late block of the text tower. On another model the rows are made from that model's
+features.
 """
 
 from __future__ import annotations
@@ -36,15 +36,13 @@ class TCP(KgCoOp):
     """KgCoOp whose context is, in a late block, overwritten by a function of the class.
 
     Yao et al., *TCP: Textual-based Class-aware Prompt Tuning for Visual-Language Model*,
-    section 3.2. With t⁰_c the frozen features of a hand-written template, P_c =
-    W_2 q(W_1 t⁰_c + b_1) + b_2 is M rows of width D (bottleneck e/4, q is QuickGELU), and
-    replaces the M context rows of class c before block 8, counted from 0, of the text
-    tower's 12. In a tower of n blocks that is block ⌊2n/3⌋: the same share of the depth.
-    The name follows the context, with the words that follow it in the teacher's template, or in
-    the ``template``, such as ``person doing {}.``. Loss: KgCoOp's with weight 8. Recipe:
-    Adam at 2e-3 with ε = 1e-3, batch 32, 50 epochs; the context starts at N(0, 0.02²).
-
-    On another backbone t⁰_c, and so P_c, is made from that backbone's features.
+    section 3.2. With t⁰_c the frozen features of a hand-written template, P_c = W_2 q(W_1 t⁰_c
+    + b_1) + b_2 is M rows of width D (bottleneck e/4, q is QuickGELU). It replaces the M
+    context rows of class c before block 8, counted from 0, of the text tower's 12; in a tower
+    of n blocks before block ⌊2n/3⌋. The name follows the context, with the words that follow it
+    in the teacher's template, or in the ``template``, such as `person doing {}.`. The loss is
+    KgCoOp's with weight 8; the context starts at N(0, 0.02²). On another backbone t⁰_c, and so
+    P_c, is made from that backbone's features.
     """
 
     card = MethodCard(
@@ -52,7 +50,7 @@ class TCP(KgCoOp):
         title="TCP",
         paper="arXiv:2311.18231",
         inserts=("text-input", "text-layers"),
-        summary="projects class features into prompts of a late text block",
+        summary="prompts computed from class features, in a late text block",
     )
 
     class Config(KgCoOp.Config):

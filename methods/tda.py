@@ -1,8 +1,8 @@
-"""TDA: caches of the test images themselves, filled while they stream by.
+"""TDA: two caches of test images, filled while the images stream by, correct zero-shot.
 
-Test images arrive one by one, and those that are classified with most certainty are kept in a
-cache per class. A second cache holds uncertain images and lowers the logits of classes that an
-image is not; nothing is trained.
+The images that are classified with most certainty are kept in a cache for each class, which raises
+the logits of similar images. A second cache holds uncertain images and lowers the logits of
+classes that an image is not. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from ._shared.texts import Templates, zero_shot
 class TDA(Method):
     """z = s · f̂ W_0ᵀ + α Σ exp(−β (1 − ⟨f̂, g⟩)) y − α' Σ exp(−β' (1 − ⟨f̂, g'⟩)) y'.
 
-    Karmanov et al., *Efficient Test-Time Adaptation of Vision-Language Models*, sections 3.2 and
-    3.3. Test images come one at a time, and each enters the caches before it is classified. With
-    p its zero-shot probabilities, ŷ the likeliest class and H the entropy of p, the positive cache
-    keeps for each ŷ the three images with the lowest H; their y is one-hot at ŷ. Of images with
-    0.2 < H / log₂ C < 0.5 the negative cache keeps two for each ŷ; y' is 1 for the classes with
-    0.03 < p < 1. As in the authors' code H is in nats, though the bound has log₂.
+    Karmanov et al., *Efficient Test-Time Adaptation of Vision-Language Models*, sections 3.2
+    and 3.3. Each test image enters the caches before it is classified. Let p be its zero-shot
+    probabilities, ŷ the likeliest class and H the entropy of p. For each ŷ, the positive cache
+    keeps the three images with the lowest H; their y is one-hot at ŷ. The negative cache keeps
+    two images with 0.2 < H / log₂ C < 0.5; their y' is 1 for the classes with 0.03 < p < 1. As
+    in the authors' code, H is in nats although the bound has log₂.
 
-    Nothing is learned. The module holds α and β, which are the authors' for ImageNet; they use
-    other values for other data sets. The caches are filled anew from every stream.
+    In detail: the module holds α and β, the authors' values for ImageNet; they use others for
+    other datasets. The caches are filled anew from every stream.
     """
 
     card = MethodCard(
@@ -46,7 +46,7 @@ class TDA(Method):
         title="TDA",
         paper="arXiv:2403.18293",
         inserts="classifier",
-        summary="caches of sure and of doubtful test images beside zero-shot logits",
+        summary="caches of certain and uncertain test images beside zero-shot",
         needs={"stream"},
         learns=False,
         zero_shot_at={"alpha": 0.0, "negative_alpha": 0.0},

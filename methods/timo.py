@@ -1,7 +1,7 @@
 """TIMO: images weight the texts of a class, and texts are training rows beside images.
 
-The texts of a class are weighted by their similarity to its mean image feature. The most similar
-texts are in turn training rows of a Gaussian classifier beside the images.
+The texts of a class are weighted by their similarity to its mean image feature. In turn, the most
+similar texts join the images as training rows of a Gaussian classifier.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ class TIMO(Method):
 
     Li et al., *Text and Image Are Mutually Beneficial: Enhancing Training-Free Few-Shot
     Classification with CLIP*, section 3. The texts of class c, t̂_cj, are its templates and
-    descriptions, as many as the class with the fewest has. With v_c the mean of the class's image
-    features, m_cj = ⟨v_c, t̂_cj⟩.
+    descriptions, as many as the class with the fewest has. With v_c the mean of the class's
+    image features, m_cj = ⟨v_c, t̂_cj⟩.
 
     * Image-guided text: w_c = Σ_j softmax_j(γ m_c / ‖m_c‖) t̂_cj.
     * Text-guided image: W and b are GDA's, of the training views and of β texts per class, the
       best matching first (and from the first again), each multiplied by its m_cj.
 
-    γ = 50, and β is the number of texts. α is the one that classifies the few-shot validation set
-    best (the authors use the whole set), and CLIP's own scale without validation images. Of the
-    texts the module carries only their weights, so on another model ŵ is made from that model's
-    features. A class without shots has equal weights and no text among the rows.
+    γ = 50, and β is the number of texts. α classifies the few-shot validation set best; without
+    validation images it is CLIP's own scale. Of the texts the module carries only their
+    weights, so on another model ŵ is made from that model's features. A class without shots has
+    equal weights and no text among the rows.
     """
 
     card = MethodCard(
@@ -51,7 +51,7 @@ class TIMO(Method):
         title="TIMO",
         paper="arXiv:2412.11375",
         inserts="classifier",
-        summary="images weight the class texts, texts join the rows of a Gaussian classifier",
+        summary="images weight the texts, and texts train a Gaussian classifier",
         needs={"descriptions"},
     )
 

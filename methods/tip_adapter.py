@@ -27,13 +27,11 @@ from ._shared.texts import zero_shot
 class TipAdapter(Method):
     """z = s · f̂ W_0ᵀ + α · exp(−β (1 − f̂ Gᵀ)) Y, without training.
 
-    Zhang et al., *Tip-Adapter: Training-free Adaption of CLIP for Few-shot
-    Classification*, equations 3 to 6. The keys G are the mean features of the shots
-    over the training views, normalised; the values Y are their one-hot labels.
-
-    The authors search α and β on the full validation set, and on the test set for
-    ImageNet; here the search uses the few-shot validation split, and its choice is
-    stored in the module. Without validation images the initial values stay.
+    Zhang et al., *Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification*,
+    equations 3 to 6. The keys G are the mean features of the shots over the training views,
+    normalised; the values Y are their one-hot labels. α and β are chosen on the few-shot
+    validation images and stored in the module; without validation images the initial values
+    stay.
     """
 
     card = MethodCard(
@@ -41,7 +39,7 @@ class TipAdapter(Method):
         title="Tip-Adapter",
         paper="arXiv:2111.03930",
         inserts="classifier",
-        summary="key-value cache of the shots added to zero-shot logits",
+        summary="cache of the shots beside zero-shot",
         zero_shot_at={"alpha": 0},
     )
 

@@ -1,7 +1,7 @@
 """Tip-Adapter-F: the cache of Tip-Adapter, with fine-tuned keys.
 
-The keys of the cache start at the features of the shots and are trained by gradient descent.
-The values stay the labels, and the zero-shot logits are added as in Tip-Adapter.
+The keys of the cache start at the features of the shots and are trained by gradient descent. The
+values stay the labels, and the zero-shot logits are added as in Tip-Adapter.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from .tip_adapter import TipAdapter
 class TipAdapterF(TrainedMethod, TipAdapter):
     """Tip-Adapter with trainable keys; the values stay one-hot.
 
-    Zhang et al., section 3.3. Recipe: AdamW at 1e-3 (eps 1e-4, weight decay 0.01), a
-    cosine over all steps, batch 256, 20 epochs; α and β are searched afterwards as in
-    Tip-Adapter. The module after the last epoch is kept; the authors keep the epoch
-    that is best on the test set.
+    Zhang et al., *Tip-Adapter: Training-free Adaption of CLIP for Few-shot Classification*,
+    section 3.3. α and β are chosen after training, as in Tip-Adapter.
     """
 
     card = MethodCard(

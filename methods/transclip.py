@@ -29,14 +29,14 @@ class TransCLIP(Method):
     """z_i = softmax(s · x_i W_0ᵀ + g · ℓ_i + n · ((A + Aᵀ) z)_i), for all images x together.
 
     Zanella et al., *Boosting Vision-Language Models with Transduction*, section 3, in its
-    zero-shot form. ℓ_ic = −½ Σ_d (x_id − μ_cd)² / σ_d is the likelihood of a Gaussian for each
-    class with one diagonal covariance σ for all, up to a constant. A holds the cosines of each
-    image to its k nearest others, and 0 elsewhere. z starts at zero-shot, μ_c at the mean of
+    zero-shot form. ℓ_ic = −½ Σ_d (x_id − μ_cd)² / σ_d is, up to a constant, the log-likelihood
+    of a Gaussian; all classes share the diagonal covariance σ. A holds the cosines of each
+    image with its k nearest others, and 0 elsewhere. z starts at zero-shot, μ_c at the mean of
     the images with the largest z_ic, weighted by z, and σ at 1/e. Each round computes z
-    ``repeats`` times, and then μ_c = norm(Σ_i z_ic x_i) and σ_d = mean_i Σ_c z_ic (x_id − μ_cd)²;
-    the last round computes z alone. The logits are the argument of the last softmax.
+    ``repeats`` times, and then μ_c = norm(Σ_i z_ic x_i) and σ_d = mean_i Σ_c z_ic (x_id −
+    μ_cd)²; the last round computes z alone. The logits are the argument of the last softmax.
 
-    Nothing is learned. The module holds the weights g = 1/50 and n = 1/(2k).
+    In detail: the module holds the weights g = 1/50 and n = 1/(2k).
     """
 
     card = MethodCard(
@@ -44,7 +44,7 @@ class TransCLIP(Method):
         title="TransCLIP (zero-shot)",
         paper="arXiv:2406.01837",
         inserts="classifier",
-        summary="classifies all test images together, by Gaussians, neighbours and the text",
+        summary="classifies all test images together, by neighbours and text",
         needs={"stream"},
         learns=False,
         zero_shot_at={"gaussians": 0.0, "neighbours": 0.0},

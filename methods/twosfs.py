@@ -1,8 +1,8 @@
 """2SFS: first the layer norms of both towers are tuned, then a classifier on their features.
 
 In the first part of the steps the factors and biases of the layer norms in both towers are
-trained. Then the towers are frozen and a residual on the text features is trained, so that
-features are learned before a classifier is fitted to them.
+trained. Then the towers are frozen, and a residual on the text features is trained. So features
+are learned before a classifier is fitted to them.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ class TwoSFS(TrainedMethod):
     and r = 0; in the rest they are frozen and r is trained. Each stage has cross-entropy and a
     cosine over its own steps; t' is normalised, of the ``template`` or else the task's first.
 
-    The module holds differences: Δγ and Δβ by the towers' common names, and r. So a backbone
-    keeps its own norms and texts. Only norms that both CLIP and EVA-CLIP have are tuned: not CLIP's
-    ``ln_pre``, 1,536 of the paper's 65,536 numbers, nor EVA's inside attention and MLP. Recipe:
-    AdamW, batch 32, 300 steps for each shot; weight decay pulls towards the backbone's weights.
+    In detail: the module holds differences, Δγ and Δβ by the towers' common names, and r. So a
+    backbone keeps its own norms and texts. Only norms that both CLIP and EVA-CLIP have are
+    tuned: not CLIP's ``ln_pre``, 1,536 of the paper's 65,536 numbers, nor EVA's inside
+    attention and MLP.
     """
 
     card = MethodCard(
@@ -48,7 +48,7 @@ class TwoSFS(TrainedMethod):
         title="2SFS",
         paper="arXiv:2503.11609",
         inserts=("text-layers", "image-layers", "classifier"),
-        summary="tunes the layer norms of both towers, then class weights",
+        summary="tunes layer norms of both towers, then class weights",
         zero_shot_at={"*": 0.0},
     )
 

@@ -1,7 +1,7 @@
 """VPT-deep: learned tokens among those of the image, renewed in every block.
 
-Each of the first blocks of the image tower has its own learned tokens beside those of the
-image. The class weights are the zero-shot text features.
+Each of the first blocks of the image tower has its own learned tokens beside those of the image.
+The class weights are the zero-shot text features.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from ._shared.towers import ImagePrompted, PromptedClassifier, draw_image_prompt
 class VPTDeep(ImagePrompted):
     """n tokens P_i, learned for each of the first J blocks, and CLIP's zero-shot classifier.
 
-    Jia et al., *Visual Prompt Tuning*, section 3.2: [x_i, _] = B_i([x_{i-1}, P_{i-1}]), and
-    z_c = s · cos(f, t_c), where t_c are the features of "a photo of a {}." for every task
-    (with ``template: null``, of the task's first template). P is drawn from N(0, 0.02²).
-    Recipe, as Khattak et al. (arXiv:2210.03117) train it for CLIP: n = 8, J = 12, SGD at
-    2.5e-3, batch 4, 5 epochs. A tower of fewer than J blocks gets prompts in all of them.
+    Jia et al., *Visual Prompt Tuning*, section 3.2: [x_i, _] = B_i([x_{i-1}, P_{i-1}]), and z_c
+    = s · cos(f, t_c), where t_c are the features of "a photo of a {}." for every task (with
+    ``template: null``, of the task's first template). P is drawn from N(0, 0.02²). n = 8 and J
+    = 12, as Khattak et al. (arXiv:2210.03117) train it for CLIP. A tower of fewer than J blocks
+    gets prompts in all of them.
     """
 
     card = MethodCard(
@@ -30,7 +30,7 @@ class VPTDeep(ImagePrompted):
         title="VPT-deep",
         paper="arXiv:2203.12119",
         inserts="image-layers",
-        summary="learns extra image tokens, renewed in every block",
+        summary="learned image tokens, renewed in every block",
     )
 
     class Config(ImagePrompted.Config):

@@ -16,7 +16,7 @@ from .vpt_deep import VPTDeep
 class VPTShallow(VPTDeep):
     """n learned tokens enter the first block with the image's own, and pass through all.
 
-    Jia et al., *Visual Prompt Tuning*, section 3.2: VPT-deep with J = 1. Recipe as there.
+    Jia et al., *Visual Prompt Tuning*, section 3.2: VPT-deep with J = 1.
     """
 
     card = MethodCard(
@@ -24,7 +24,7 @@ class VPTShallow(VPTDeep):
         title="VPT-shallow",
         paper="arXiv:2203.12119",
         inserts="image-layers",
-        summary="learns extra image tokens at the tower's input",
+        summary="learned image tokens at the tower's input",
     )
 
     class Config(VPTDeep.Config):

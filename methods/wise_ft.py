@@ -1,8 +1,7 @@
 """WiSE-FT: the average of the zero-shot head and a fine-tuned one.
 
-The zero-shot classifier is fine-tuned as a linear head on image features. The result is
-averaged with the head at which it started, which keeps robustness that fine-tuning alone
-loses.
+The zero-shot classifier is fine-tuned as a linear head on image features. The result is averaged
+with the head at which it started, which keeps the robustness that fine-tuning alone loses.
 """
 
 from __future__ import annotations
@@ -32,14 +31,9 @@ class WiSEFT(TrainedMethod):
     """z = f̂ Wᵀ + b with (W, b) = (1 − α) (s W_0, 0) + α (W_1, b_1), and W_1, b_1 fine-tuned.
 
     Wortsman et al., *Robust fine-tuning of zero-shot models*, section 3, in its form for the
-    linear classifier, α = 0.5. The form for the image tower, θ_0 + α (θ_1 − θ_0), fits no other
-    tower (``wise_ft_weights``).
-
-    The module holds α (W_1 − s W_0) and α b_1, to which the backbone's own s W_0 is added.
-    Recipe: that of the authors' code, AdamW at 1e-3 with weight decay 0.1 and a cosine over all
-    steps, batch 128, 10 epochs, without its clipping of gradients and without its warm-up of
-    500 steps, which is longer than a few-shot fit. Weight decay pulls towards the zero-shot head
-    rather than towards zero.
+    linear classifier, α = 0.5. The form for the image tower is ``wise_ft_weights``. The module
+    holds α (W_1 − s W_0) and α b_1, to which the backbone's own s W_0 is added. Weight decay
+    pulls towards the zero-shot head.
     """
 
     card = MethodCard(

@@ -1,8 +1,7 @@
 """WiSE-FT in weight space: the average of zero-shot and fine-tuned weights, tower and head.
 
-The image tower and the head are fine-tuned together, from the zero-shot model on. All weights
-are then averaged with those of the start; the tower's differences fit only towers of the same
-shape.
+The image tower and the head are fine-tuned together, starting from the zero-shot model. All
+weights are then averaged with those of the start.
 """
 
 from __future__ import annotations
@@ -28,14 +27,8 @@ from .wise_ft import WiSEFT
 class WiSEFTWeights(WiSEFT):
     """z = f̂_θ Wᵀ + b with (θ, W, b) = (1 − α) (θ_0, s W_0, 0) + α (θ_1, W_1, b_1).
 
-    Wortsman et al., *Robust fine-tuning of zero-shot models*, section 3: image tower and head
-    are fine-tuned together, from the zero-shot classifier on, and averaged with it, α = 0.5. The
-    module holds α times the differences. So its head has the form of ``wise_ft``, and it fits
-    only the source's tower and number of classes.
-
-    Recipe: that of the authors' README for a whole model, AdamW at 3e-5 with weight decay 0.1,
-    a cosine over all steps, batch 512, 10 epochs, without clipping of gradients and without the
-    warm-up of 500 steps, as in ``wise_ft``. Weight decay pulls towards the zero-shot model.
+    Wortsman et al., *Robust fine-tuning of zero-shot models*, section 3, α = 0.5. The module
+    holds α times the differences. So it fits only the source's tower and number of classes.
     """
 
     card = MethodCard(
@@ -43,7 +36,7 @@ class WiSEFTWeights(WiSEFT):
         title="WiSE-FT (weights)",
         paper="arXiv:2109.01903",
         inserts=("image-layers", "classifier"),
-        summary="average of zero-shot and fine-tuned weights of image tower and head",
+        summary="average of zero-shot and fine-tuned image tower and head",
         zero_shot_at={"*": 0.0},
     )
 

@@ -22,10 +22,10 @@ from compatbench.method import (
 
 
 class ZeroShot(Method):
-    """Class weights are the text features of a template filled with the class names.
+    """z_c = s · cos(f, t_c), with t_c the text feature of a template filled with the class name.
 
-    Radford et al., *Learning Transferable Visual Models From Natural Language
-    Supervision*, section 3.1. The template is the task's first.
+    Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*,
+    section 3.1. The template is the task's first.
     """
 
     card = MethodCard(
@@ -33,7 +33,7 @@ class ZeroShot(Method):
         title="Zero-shot",
         paper="arXiv:2103.00020",
         inserts="none",
-        summary="hand-written prompts give the classifier",
+        summary="one hand-written prompt for each class",
         learns=False,
     )
 

@@ -1,4 +1,4 @@
-"""Zero-shot CLIP with several prompts: their mean is the classifier.
+"""Zero-shot CLIP (ensemble): the mean of several hand-written prompts is the classifier.
 
 Each class has one text feature: the mean of the normalised features of all its prompts.
 """
@@ -14,10 +14,10 @@ from .zeroshot import ZeroShot
 
 
 class ZeroShotEnsemble(ZeroShot):
-    """Class weights are the mean of the normalised features of the task's templates.
+    """z_c = s · cos(f, t_c), with t_c the mean of the normalised features of the task's templates.
 
-    Radford et al., *Learning Transferable Visual Models From Natural Language
-    Supervision*, section 3.1.4.
+    Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*,
+    section 3.1.4.
     """
 
     card = MethodCard(
@@ -25,7 +25,7 @@ class ZeroShotEnsemble(ZeroShot):
         title="Zero-shot (ensemble)",
         paper="arXiv:2103.00020",
         inserts="none",
-        summary="the mean over all hand-written prompts gives the classifier",
+        summary="the mean of several hand-written prompts",
         learns=False,
     )
 

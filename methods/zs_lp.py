@@ -1,7 +1,8 @@
 """ZS-LP: a linear probe of cosine logits, started at the text features.
 
 The class weights start at the text features and are trained on the shots by cross-entropy,
-without any penalty. What is stored is the trained weight itself, in the source's coordinates.
+without any penalty. The module holds the trained weights, which belong to the source's feature
+space.
 """
 
 from __future__ import annotations
@@ -36,14 +37,13 @@ class PrototypeClassifier(CosineClassifier):
 class ZSLP(TrainedMethod):
     """z_c = s · cos(f, w_c), with w learned and started at the text features t, not normalised.
 
-    Silva-Rodríguez et al., *A Closer Look at the Few-Shot Adaptation of Large
-    Vision-Language Models*, section 3.2. Recipe: SGD at 0.1 without weight decay, one
-    warm-up epoch at 1e-5, batch 256, 300 epochs. The authors draw batches from a pool of
-    20 augmented passes, as ``pool_views`` does; by default an epoch is one of the suite's views.
+    Silva-Rodríguez et al., *A Closer Look at the Few-Shot Adaptation of Large Vision-Language
+    Models*, section 3.2.
 
-    ``stores`` chooses the tensor that is carried to another backbone: the weights w, as
-    published, or the residual w − t, which is then added to that backbone's own t. The
-    classifier on the source is the same in both cases.
+    In detail: the authors draw batches from a pool of 20 augmented passes, as ``pool_views``
+    does; by default an epoch is one of the suite's views. ``stores`` chooses the tensor that is
+    carried to another backbone: the weights w, as published, or the residual w − t, which is
+    then added to that backbone's own t. The classifier on the source is the same in both cases.
     """
 
     card = MethodCard(

@@ -29,7 +29,6 @@ from compatbench.data.labels import NEEDS
 from compatbench.extras.check.attach_rules import refusal
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest, relabel
 from compatbench.extras.check.models import build_clip
-from compatbench.messages import count
 from compatbench.method import Backbone, FeatureSet, FewShotData, Method, Module, Teacher
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import Recipe, TrainedMethod
@@ -48,7 +47,8 @@ SOURCES = {
     "logit scale": {"logit_scale"},
 }
 SIZES = {"text tokens": "token width", "joint space": "feature size", "image tower": "image width"}
-MOST_SHAPES = 10  # of tensors that are listed one by one
+ALL_IMAGES = 2**16  # a batch that no few-shot draw fills
+MOST_SHAPES = 7  # tensors that are listed one by one
 GROUP = ["method", "Setting"]
 # Classes and shots that a method is tried with, to see what its module grows with. The first draw
 # is compared with one of more images, one of more classes, and one of both.
@@ -115,7 +115,7 @@ def describe_method(method: type[Method]) -> dict[str, Any]:
         "file": Path(inspect.getfile(method)).name,
         "headline": headline,
         "idea": idea,
-        "details": to_markdown(inspect.getdoc(method) or ""),
+        "details": read_formula(method),
         "depth": card.depth,
         "places": [*card.places] if card.depth != "none" else [],
         "learned": _shapes([module.trained for module in modules]),
@@ -124,7 +124,6 @@ def describe_method(method: type[Method]) -> dict[str, Any]:
         "must_be_equal": _needs(tested),
         "parameters": write_size([module.parameters for module in modules]),
         "recipe": write_recipe(method),
-        "zero_shot_at": [f"{name} = {value}" for name, value in card.zero_shot_at.items()],
         "given": [words for need, words in NEEDS.items() if need in card.needs],
         "learns": card.learns,
     }
@@ -136,6 +135,12 @@ def read_idea(method: type[Method]) -> tuple[str, str]:
     first, _, rest = about.partition("\n\n")
     headline = first.partition(": ")[2]
     return headline[:1].upper() + headline[1:], " ".join(rest.split())
+
+
+def read_formula(method: type[Method]) -> str:
+    """Return a method's docstring as Markdown, up to ``In detail:``; the file has the rest."""
+    docstring = inspect.getdoc(method) or ""
+    return to_markdown(docstring.partition("\n\nIn detail: ")[0])
 
 
 def to_markdown(docstring: str) -> str:
@@ -177,7 +182,7 @@ def write_recipe(method: type[Method]) -> str:
     config = method.Config()
     recipe = getattr(config, "recipe", None)
     if not isinstance(recipe, Recipe):
-        return "closed form or a solver of its own"
+        return "closed form, or a solver of its own"
     if hasattr(config, "steps_per_shot"):
         length = f"{config.steps_per_shot} steps per shot"
     elif hasattr(config, "steps"):
@@ -188,17 +193,18 @@ def write_recipe(method: type[Method]) -> str:
     schedule = {"constant": "constant rate", "cosine-epoch": "cosine by epoch"}
     schedule["cosine-step"] = "cosine by step"
     shown = schedule[recipe.schedule]
-    return f"{name} at {recipe.lr:g}, batches of {recipe.batch_size}, {length}, {shown}"
+    batch = f"batches of {recipe.batch_size}"
+    if recipe.batch_size >= ALL_IMAGES:
+        batch = "all images in one batch"
+    return f"{name} at {recipe.lr:g}, {batch}, {length}, {shown}"
 
 
 def _write_epochs(epochs: int | Mapping[int, int]) -> str:
     if isinstance(epochs, int):
         return f"{epochs} epochs"
-    parts = []
-    for shots, number_of_epochs in epochs.items():
-        shown = f"{number_of_epochs} epochs" if not parts else f"{number_of_epochs}"
-        parts.append(f"{shown} from {count(shots, 'shot')} on")
-    return ", ".join(parts)
+    lengths = "/".join(map(str, epochs.values()))
+    starts = "/".join(map(str, epochs))
+    return f"{lengths} epochs from {starts} shots on"
 
 
 @cache
@@ -255,18 +261,9 @@ def _shapes(groups: Sequence[dict[str, Tensor]]) -> list[str]:
                 sizes.append(f"{size:,}")
         pattern = re.sub("[0-9]+", "*", name)
         counts[f"{pattern}: {' × '.join(sizes) or '1'}"] += 1
-    if len(counts) > MOST_SHAPES:
-        counts = _count_by_part(counts)
+    if counts.total() > MOST_SHAPES:
+        return [f"{counts.total()} tensors"]
     return [f"{text} ({times} times)" if times > 1 else text for text, times in counts.items()]
-
-
-def _count_by_part(counts: Counter[str]) -> Counter[str]:
-    """Return the same where all tensors of a part (``image.``) are one entry."""
-    parts = Counter[str]()
-    for text, times in counts.items():
-        part, dot, _ = text.partition(":")[0].partition(".")
-        parts[f"{part}.*" if dot else text] += times
-    return parts
 
 
 def _derived(tested: MethodUnderTest) -> list[str]:

@@ -77,7 +77,7 @@ def test_each_method_has_a_page_with_its_idea_formula_and_results(name: str) -> 
     assert idea.endswith(".")
     page = (DOCS / "methods" / f"{name}.md").read_text(encoding="utf-8")
     assert page.startswith(f"# {method.card.title}\n")
-    for title in ("Formula", "What it stores and needs", "Recipe"):
+    for title in ("Formula", "Module", "Recipe"):
         assert f"\n## {title}\n" in page
     assert "\n| New model | Module |" in page  # every method was run
     assert f"](methods/{name}.md)" in PAGE

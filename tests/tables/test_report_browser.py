@@ -322,8 +322,8 @@ def test_a_method_page_begins_with_its_verdicts(open_page: OpenPage, survival_si
     title.wait_for()
     assert title.evaluate("e => e === document.activeElement")
     assert page.locator("#method-verdicts li").all_inner_texts() == [
-        "CoOp loses 8.5 points (-9.1 to -7.9, over 6 tasks) if the new model is kin.",
-        "CoOp gains 8.5 points (+7.9 to +9.1, over 6 tasks) if the new model is a stranger.",
+        "CoOp loses 8.5 points (-9.1 to -7.9) if the new model is kin.",
+        "CoOp gains 8.5 points (+7.9 to +9.1) if the new model is a stranger.",
     ]
     assert page.locator("#card h3").first.inner_text() == "Recipe"
     page.get_by_role("link", name="All methods").click()

@@ -172,16 +172,16 @@ def test_the_page_of_a_method_begins_with_the_verdicts_and_the_recipe() -> None:
     assert first.splitlines() == [
         "# CoOp",
         "",
-        "* CoOp loses 8.5 points (-9.1 to -7.9, over 6 tasks) if the new model is kin.",
-        "* CoOp gains 8.5 points (+7.9 to +9.1, over 6 tasks) if the new model is a stranger.",
+        "* CoOp loses 8.5 points (-9.1 to -7.9) if the new model is kin.",
+        "* CoOp gains 8.5 points (+7.9 to +9.1) if the new model is a stranger.",
         "* The module fits only models with the same token width.",
     ]
     assert "* MaPLe cannot be attached if the new model is kin.\n" in pages["maple"]
     headings = re.findall(r"(?m)^## (.*)$", pages["coop"])
-    assert headings == ["Recipe", "Formula", "What it stores and needs", "Results"]
+    assert headings == ["Recipe", "Formula", "Module", "Results"]
     miniature = render_method_pages([with_card(survival_page(), likeness="Half alike.")])
-    assert "**not on a real CLIP upgrade**" in miniature["coop"]
-    assert "not on a real CLIP upgrade" not in pages["coop"]
+    assert "the models are **miniatures, not CLIP**" in miniature["coop"]
+    assert "not CLIP" not in pages["coop"]
     assert pages["zeroshot"].splitlines()[2] == "There are no results of this method yet."
 
 
@@ -194,7 +194,7 @@ def test_verdicts_in_words_are_those_of_the_frame() -> None:
         assert row["verdict"].removeprefix("cannot ") in of_kind[0].sentence
     probe = sentences["probe"][0].sentence
     assert probe.startswith("We cannot tell whether Linear probe gains or loses if the new model ")
-    assert probe.endswith("(+0.5 points, -9.3 to +10.3, over 6 tasks).")
+    assert probe.endswith("(+0.5 points, -9.3 to +10.3).")
 
 
 def test_the_first_view_of_the_site_has_the_verdicts_of_the_frame() -> None:

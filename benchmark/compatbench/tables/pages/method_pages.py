@@ -7,6 +7,7 @@ which ``python benchmark/pages.py methods`` makes.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
@@ -27,7 +28,6 @@ from compatbench.tables.table import (
     number,
     plain_table,
     records,
-    spread,
     text,
 )
 from compatbench.tables.templates import read_source, render_markdown
@@ -96,26 +96,25 @@ def find_judge(pages: Sequence[SuitePage]) -> SuitePage | None:
 
 def list_verdicts(page: SuitePage) -> dict[str, list[Verdict]]:
     """Return a verdict for each kind of upgrade, by the names of methods."""
-    over = f"over {count(len(page.expected.tasks), 'task')}"
     verdicts: dict[str, list[Verdict]] = {}
     for row in records(read_survival(page)):
-        verdict = Verdict(row["verdict"], _show_verdict(row, over))
+        verdict = Verdict(row["verdict"], _show_verdict(row))
         verdicts.setdefault(row["method"], []).append(verdict)
     return verdicts
 
 
-def _show_verdict(row: Mapping[str, Any], over: str) -> str:
-    """Return ``CoOp loses 15.8 points (-20.4 to -11.2, over 8 tasks) if the new model ...``."""
+def _show_verdict(row: Mapping[str, Any]) -> str:
+    """Return ``CoOp loses 15.8 points (-20.4 to -11.2) if the new model ...``."""
     condition = f"if {lower_first(row['kind'])}"
     title = row["title"]
     if row["with_words"]:
         title += " (with a list of words)"
     verdict = row["verdict"]
     if verdict in ("gains", "loses"):
-        points = f"{percent(abs(row['gain']))} points ({show_gain_interval(row)}, {over})"
+        points = f"{percent(abs(row['gain']))} points ({show_gain_interval(row)})"
         return f"{title} {verdict} {points} {condition}."
     if verdict == "cannot tell":
-        points = f"{signed(row['gain'])} points, {show_gain_interval(row)}, {over}"
+        points = f"{signed(row['gain'])} points, {show_gain_interval(row)}"
         return f"We cannot tell whether {title} gains or loses {condition} ({points})."
     if verdict == "not measured":
         return f"{title} was not measured {condition}."
@@ -134,7 +133,13 @@ def render_facts(
         whole: show deviations from the published recipe in a table, and not just their number.
         changed: what suites change in the recipe; see ``_list_changes``.
     """
-    shown = {"facts": facts, "level": level, "whole": whole, "changed": changed}
+    paper = markdown.paper_id(facts["paper"])
+    details = facts["details"]
+    if paper is not None:  # the first title is the paper's
+        link = rf"[*\1*](https://arxiv.org/abs/{paper})"
+        details = re.sub(r"(?<![\w*\\])\*([A-Z][^*]*)\*", link, details, count=1)
+    shown = {"facts": facts, "details": details, "level": level}
+    shown |= {"whole": whole, "changed": changed}
     return render_markdown("method_facts.md.jinja", **shown, listed=_listed)
 
 
@@ -164,7 +169,7 @@ def _result_tables(name: str, pages: Sequence[SuitePage]) -> list[tuple[SuitePag
         for upgrade in page.expected.upgrades:
             rows += _list_rows(name, page, upgrade)
         if rows:
-            header = ["New model", "Module", "Rank", "Source", "Target", "H", _GAIN]
+            header = ["New model", "Module", "Source", "Target", "H", _GAIN]
             tables.append((page, plain_table(header, rows, left=(0, 1))))
     return tables
 
@@ -205,10 +210,10 @@ def _find_comparable(page: SuitePage, upgrade: Upgrade) -> list[SuitePage]:
 
 
 def _show_measures(row: Mapping[str, Any]) -> list[TableCell]:
-    """Return the rank, accuracies, H, and the gain over the new model's zero-shot."""
-    cells = [number(row["place"] or NOTHING)]
+    """Return accuracies, H, and the gain over the new model's zero-shot."""
+    cells = []
     for measure in SPREAD:
-        cells.append(spread(row[measure], row[f"{measure}_std"]))
+        cells.append(number(percent(row[measure]) if row[measure] is not None else NOTHING))
     gain = number(signed(rounded(row["gain"], 4)))
     if row["gain_low"] is not None:
         gain = join([gain, number(f"({interval_text(row, 'gain', signed)})")], " ")
