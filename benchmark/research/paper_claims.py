@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from string import ascii_lowercase
 
 import pandas as pd
 
@@ -14,7 +13,7 @@ from compatbench.extras.studies.claims import (
     read_evidence,
     show_effect,
 )
-from compatbench.extras.studies.frames import Row, decimals
+from compatbench.extras.studies.frames import Row, decimals, find_collapsed
 from compatbench.extras.studies.layers import analyze_layers
 from compatbench.messages import count
 from compatbench.results.estimate import estimate, interval_columns
@@ -44,45 +43,61 @@ def make_sections() -> dict[str, str]:
 
 def show_claims(reports: list[ClaimsReport]) -> str:
     """Return a table with a row for each claim and a column for each upgrade."""
-    marks: dict[str, str] = {}
+    notes: list[str] = []
     rows = []
     for findings in zip(*(records(report.findings) for report in reports), strict=True):
         claim = findings[0]["says"]
         data = {finding["data"] for finding in findings}
         if len(data) == 1:
             claim += f": {data.pop()}"
-        cells = [show_verdict(finding, marks, with_data=bool(data)) for finding in findings]
+        cells = [show_verdict(finding, with_data=bool(data)) for finding in findings]
+        for report, finding in zip(reports, findings, strict=True):
+            notes += list_notes(finding, report.upgrade[-1])
         rows.append([str(findings[0]["claim"]), claim, *cells])
     header = ["Claim", "What it says"]
     header += [f"Verdict for {report.upgrade[-1]}" for report in reports]
     methods = " and ".join(dict.fromkeys(str(report.complete) for report in reports))
     head = (
         f"Suite {SUITE}, {reports[0].shots} shots, {reports[0].over}, {methods} methods with "
-        "complete results. Verdicts are followed by the effect in points or percent, and its 95 % "
+        "complete results. A verdict is followed by the effect in points or percent, and its 95 % "
         "interval over tasks (claims 1 and 2: over methods and tasks)."
     )
-    notes = [f"[{mark}] {limit}" for limit, mark in marks.items()]
-    table = plain_table(header, rows, range(len(header)), sentence(head), notes)
-    return render_table(table, LONGEST)
+    table = plain_table(
+        header, rows, range(len(header)), sentence(head), list(dict.fromkeys(notes))
+    )
+    return f"{render_table(table, LONGEST)}\n* {list_collapsed(reports)}"
 
 
-def show_verdict(finding: Row, marks: dict[str, str], with_data: bool) -> TableCell:
-    """Return a verdict with its effect, its data and the marks of what limits it.
-
-    Args:
-        marks: the marks by what they stand for. New ones are added.
-        with_data: True to show what the verdict was computed from.
-    """
+def show_verdict(finding: Row, with_data: bool) -> TableCell:
+    """Return a verdict with its effect, and with what it was computed from."""
     shown = show_effect(finding)
     if with_data:
         shown += f"; {finding['data']}"
-    of_finding = []
-    for limit in filter(None, (finding["why"] or "").split("; ")):
-        marks.setdefault(limit, ascii_lowercase[len(marks)])
-        of_finding.append(marks[limit])
-    if of_finding:
-        shown += f" [{', '.join(of_finding)}]"
     return sentence(text(finding["verdict"]).bold(), " ", text(shown))
+
+
+def list_notes(finding: Row, target: str) -> list[str]:
+    """Return what limits a verdict, in sentences. ``list_collapsed`` names the collapsed modules.
+
+    Modules that cannot be attached are left out: the leaderboard names them.
+    """
+    notes = []
+    for limit in filter(None, (finding["why"] or "").split("; ")):
+        if not limit.startswith(("not counted", "of the ")):
+            notes.append(f"Claim {finding['claim']} on {target}: {limit}.")
+    return notes
+
+
+def list_collapsed(reports: list[ClaimsReport]) -> str:
+    """Return a sentence that names the modules that collapse on each target."""
+    page = read_suite_page(suite_cards.read(SUITE), ResultFiles(ROOT))
+    named = []
+    for report in reports:
+        evidence = read_evidence(page, report.upgrade, report.shots)
+        gains = evidence.scores["gain"].loc[evidence.methods].mean(axis="columns")
+        titles = [evidence.title(str(name)) for name in sorted(find_collapsed(gains).index)]
+        named.append(f"on {report.upgrade[-1]} {', '.join(titles)}")
+    return f"Claims 1 and 2: some modules collapse, {'; '.join(named)}."
 
 
 def compare_readings(suite: str) -> pd.DataFrame:
@@ -125,11 +140,10 @@ def show_readings(differences: pd.DataFrame, suite: str) -> str:
     worse = differences[differs & (differences["difference"] < 0)]
     readings = differences["reading"].nunique()
     return (
-        f"Suite `{suite}` has {count(readings, 'reading')} with one seed. Compared with the H of "
-        f"{rivals}, the best method there that is no reading, these are significantly higher: "
-        f"{_list_readings(better)}; and these are significantly lower: {_list_readings(worse)} "
-        f"(points, 95 % intervals over tasks; Holm's correction over {len(differences)} "
-        "comparisons)."
+        f"Suite `{suite}` has {count(readings, 'reading')}, with one seed. Their H is compared "
+        f"with that of {rivals}, the best other method there. Significantly higher: "
+        f"{_list_readings(better)}. Significantly lower: {_list_readings(worse)} (points; Holm's "
+        f"correction over {len(differences)} comparisons)."
     )
 
 

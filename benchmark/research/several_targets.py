@@ -23,7 +23,6 @@ from target_kinds import (
 )
 
 from compatbench.data.cards import backbone_cards, suite_cards
-from compatbench.extras.studies.frames import COLLAPSE
 from compatbench.messages import count
 from compatbench.results.estimate import Array, estimate
 from compatbench.results.result_files import ResultFiles
@@ -44,14 +43,17 @@ def share_of_remainder(cells: Array) -> float:
 
 # What one target says about others: a statistic and its largest possible value, by a description.
 STATISTICS: dict[str, tuple[Callable[[Array], float], float]] = {
-    "two methods differ significantly on one target: opposite order on another, %": (
+    "pairs of methods that differ significantly on one target: opposite order on another, %": (
         reversed_orders,
         100,
     ),
-    "a gain is significant on one target: opposite sign on another, %": (reversals, 100),
-    "a method's mean gain: standard deviation between targets, points": (spread_of_means, np.inf),
-    "variance of a gain that changes with the target, at most, %": (share_of_targets, 100),
-    "of this, remainder that includes the chance of a test set, percentage points": (
+    "gains that are significant on one target: opposite sign on another, %": (reversals, 100),
+    "standard deviation of a method's mean gain between targets, points": (spread_of_means, np.inf),
+    "share of the variance of a gain that changes with the target, at most, %": (
+        share_of_targets,
+        100,
+    ),
+    "of this, a remainder that includes the chance of a test set, percentage points": (
         share_of_remainder,
         100,
     ),
@@ -81,7 +83,7 @@ def make_sections() -> dict[str, str]:
     collapsed = list_collapsed(gains[names] for names in kinds.values())
     steady = leave_out(gains, collapsed)
     heads = describe_targets(gains, kinds, results.methods, collapsed)
-    statistics = show_statistics(gains, steady, kinds)
+    statistics = show_statistics(steady, kinds)
     methods = show_methods(gains, kinds, results.methods)
     infos = {name: method.info for name, method in results.methods.items()}
     return {
@@ -104,32 +106,30 @@ def describe_targets(
         methods: the methods of the suite.
         collapsed: the names of those that collapse on a kind of target.
     """
-    measured, tasks = gains.index.remove_unused_levels().levshape
-    targets = " and ".join(str(len(names)) for names in kinds.values())
+    measured = gains.index.get_level_values("method").nunique()
+    tasks = gains.index.get_level_values("task").nunique()
+    targets = " or ".join(dict.fromkeys(str(len(names)) for names in kinds.values()))
     titles = ", ".join(methods[name].info.title for name in collapsed)
     return (
-        f"Suite `{SUITE}`: {measured} methods on {tasks} tasks, with {targets} targets of the two "
-        f"kinds. *Steady* numbers leave out {titles}: these collapse (their mean is more than "
-        f"{-COLLAPSE:g} points below zero-shot on at least one kind of target), and would decide "
-        "every mean. Intervals are over targets."
+        f"Suite `{SUITE}` has {measured} methods, {tasks} tasks, and {targets} targets of each "
+        f"kind. {titles} collapse on at least one kind of target and would decide every mean, so "
+        "the first table leaves them out. Intervals in brackets are over targets."
     )
 
 
-def show_statistics(
-    gains: pd.DataFrame, steady: pd.DataFrame, kinds: Mapping[str, Sequence[str]]
-) -> str:
+def show_statistics(steady: pd.DataFrame, kinds: Mapping[str, Sequence[str]]) -> str:
     """Return the table of what one target says about another.
 
     Args:
-        gains: the gains of copied modules in points, ``[(method, task), target]``.
-        steady: the gains without the methods that collapse.
+        steady: the gains of copied modules in points, ``[(method, task), target]``, without the
+            methods that collapse.
         kinds: the targets of each kind of upgrade.
     """
     header = ["One target and others of its kind"]
     columns = []
     for title, names in kinds.items():
-        header += [f"{short_title(title)}, steady", "all methods"]
-        columns += [to_cells(steady[names]), to_cells(gains[names])]
+        header.append(short_title(title))
+        columns.append(to_cells(steady[names]))
     rows = []
     for description, statistic in STATISTICS.items():
         rows.append([description, *(show(cells, *statistic) for cells in columns)])

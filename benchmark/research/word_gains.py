@@ -118,36 +118,6 @@ def settings_tried(method: str) -> str:
     return str(len(read_record(record).settings))
 
 
-def show_overlap(targets: list[TargetResults]) -> Table:
-    """Return the table of test drawings that were used before, and the lead over ProKeR."""
-    counts = pd.read_csv(COUNTS)
-    counts["name"] = "mini-" + counts["task"]
-    clean = counts["in_design"] == 0
-    rows = []
-    for title, part in (
-        ("without design drawings", counts[clean]),
-        ("with design drawings", counts[~clean]),
-        ("all", counts),
-    ):
-        title = f"{len(part)} tasks {title}" if title != "all" else f"all {len(part)} tasks"
-        rows.append([title, *_show_counts(part), *_show_leads(targets, part)])
-    header = ["Tasks", "Test drawings", "in design tasks", "in tasks of the first test"]
-    header += [f"lead, {target}" for target in TARGETS]
-    return plain_table(header, rows, left=(0,))
-
-
-def _show_counts(part: pd.DataFrame) -> list[str]:
-    return [str(part[name].sum()) for name in ("tested", "in_design", "in_first_held_out")]
-
-
-def _show_leads(targets: list[TargetResults], part: pd.DataFrame) -> list[TableCell | str]:
-    leads: list[TableCell | str] = []
-    for target in targets:
-        lead = target.lead(RIVAL, list(part["name"]))
-        leads.append(number(show_lead(lead) if lead.bounded else signed(lead.value)))
-    return leads
-
-
 def describe_overlap(targets: list[TargetResults]) -> str:
     """Return the sentences on test drawings that were used, and the lead with and without them."""
     counts = pd.read_csv(COUNTS)
@@ -156,18 +126,16 @@ def describe_overlap(targets: list[TargetResults]) -> str:
     design = counts["in_design"].sum()
     held_out = counts["in_first_held_out"].sum()
     clean = counts["in_design"] == 0
-    without = [target.lead(RIVAL, list(names[clean])).value for target in targets]
-    others = [target.lead(RIVAL, list(names[~clean])).value for target in targets]
-    pairs = zip(without, others, strict=True)
-    order = "larger" if all(one > other for one, other in pairs) else "not larger"
+    without = [show_lead(target.lead(RIVAL, list(names[clean]))) for target in targets]
+    others = [show_lead(target.lead(RIVAL, list(names[~clean]))) for target in targets]
     return (
         f"Matched by icon set and class, {design} of the {tested:,} test drawings "
         f"({100 * design / tested:.0f} %) were in the tasks of the design. Another {held_out} "
         f"({100 * held_out / tested:.0f} %) were in the tasks that tested the first configuration. "
-        f"Rosetta's lead over ProKeR is {order} on the {clean.sum()} tasks without design drawings "
-        f"({' and '.join(map(signed, without))} points on the two targets) than on the "
-        f"{(~clean).sum()} others ({' and '.join(map(signed, others))}), but so few tasks decide "
-        "nothing, and the difference was not tested."
+        "The nearest rival is ProKeR moved by words. On the two targets, Rosetta's lead over it is "
+        f"{' and '.join(without)} on the {clean.sum()} tasks without design drawings, and "
+        f"{' and '.join(others)} on the {(~clean).sum()} others. So few tasks decide nothing, and "
+        "the difference was not tested."
     )
 
 
@@ -175,20 +143,20 @@ def show_word_gains() -> str:
     """Return the table of what ``words`` adds to the accuracy of copied modules."""
     gains = {}
     accuracies = {}
+    names: dict[Any, str] = {}
     for suite, target in WORD_UPGRADES:
         results = cb.results(suite, REPOSITORY)
         ranking, accuracy = read_options(results, (SOURCE, target), "target")
-        titles = ranking["title"].droplevel("ranked_with").to_dict()
         gains[target] = list_word_gains(accuracy)
         accuracies[target] = accuracy.mean(axis=1)
-        if target == ORDERED_BY:
-            names = titles
+        names |= ranking["title"].droplevel("ranked_with").to_dict()
     first = gains[ORDERED_BY]
     rows = []
     for method in sorted(first, key=lambda name: -first[name].value):
-        before, after = (accuracies[ORDERED_BY][method, how] for how in ("copied", "words"))
+        copied = accuracies[ORDERED_BY][method, "copied"]
+        moved = accuracies[ORDERED_BY][method, "words"]
         row: list[TableCell | str] = [names[method]]
-        row.append(number(f"{percent(before)} → {percent(after)}"))
+        row.append(number(f"{percent(copied)} → {percent(moved)}"))
         for of_target in gains.values():
             row.append(number(show_gain(of_target.get(method))))
         rows.append(row)
@@ -224,9 +192,8 @@ def show_gain(gain: Interval | None) -> str:
 def make_sections() -> dict[str, str]:
     """Return the sections by name."""
     targets = read()
-    overlap = f"{describe_overlap(targets)}\n\n{render_table(show_overlap(targets))}"
     return {
         "words": show_word_gains(),
         "rosetta": render_table(compare(targets)),
-        "overlap": overlap,
+        "overlap": describe_overlap(targets),
     }
