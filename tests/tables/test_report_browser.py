@@ -87,7 +87,7 @@ def open_page(browser: Browser, site: Path) -> Iterator[OpenPage]:
 
         page.on("request", check)
         page.goto(f"{inside}/index.html{view}")
-        shown = "#board tbody:visible, #ways tbody:visible, #find-status:not(:empty):visible"
+        shown = "#board tbody:visible, #upgrades tbody:visible, #find-status:not(:empty):visible"
         page.locator(shown).first.wait_for()
         return page
 
@@ -213,7 +213,7 @@ def test_every_method_has_a_page(open_page: OpenPage) -> None:
     title = page.get_by_role("heading", name="Method 03 in Tiny suite", exact=True)
     title.wait_for()
     assert title.evaluate("e => e === document.activeElement")
-    ways = page.locator("#ways tbody th").all_inner_texts()
+    ways = page.locator("#upgrades tbody th").all_inner_texts()
     assert ways.count("Old model → New model (words)") == 2  # at both numbers of shots
     assert page.locator("#by-dataset details[open] tbody th").all_inner_texts() == ["Cats", "Dogs"]
     assert page.get_by_text("compatbench run --suite tiny --methods m03").is_visible()

@@ -207,7 +207,15 @@ def test_the_first_view_of_the_site_has_the_verdicts_of_the_frame() -> None:
         kinds = [KINDS.index(kind) for kind in of_method["kind"]]
         assert [shown[place] for place in kinds] == of_method["verdict"].tolist()
     assert "What can I do about it?" in html
+    assert '<strong><a href="#method=coop">CoOp</a></strong>' in html  # the option to try
     assert 'id="survival"' not in render_site([small_page()])["index.html"].decode()
+
+
+def test_links_lead_to_the_pages_that_the_site_has() -> None:
+    html = to_html("[A suite](results/mini-shots/README.md), [a page of a clone](docs/trust.md)")
+    assert (
+        html == '<p><a href="#view=ranking&amp;suite=mini-shots">A suite</a>, a page of a clone</p>'
+    )
 
 
 def test_what_methods_can_do_is_what_was_measured_of_them() -> None:

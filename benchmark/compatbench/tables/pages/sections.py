@@ -33,8 +33,8 @@ class Section:
         applies: whether a suite has it.
         on_site: whether the site has a section of the leaderboard, too.
         template: of its Markdown; a file beside this one, or a whole path. It is given the
-            ``page``, its most ``shots``, the most rows ``top`` of a table on the leaderboard, and
-            these ``functions``.
+            ``page``, its most ``shots``, the most rows ``top`` of a table on the leaderboard, the
+            arguments of ``render``, and these ``functions``.
     """
 
     page: Page
@@ -49,9 +49,14 @@ class Section:
         """Return the title as a heading on the page of a suite."""
         return self.title.format(page.whole_title)
 
-    def render(self, page: SuitePage, short: bool = False) -> str:
-        """Return the section as Markdown; ``short`` is for a README."""
-        context = {"page": page, "shots": page.most_shots, "top": TOP, "short": short}
+    def render(self, page: SuitePage, short: bool = False, on_site: bool = False) -> str:
+        """Return the section as Markdown; ``short`` is for a README.
+
+        Args:
+            on_site: leave out what only refers to other pages of a clone, which the site lacks.
+        """
+        context = {"page": page, "shots": page.most_shots, "top": TOP}
+        context |= {"short": short, "on_site": on_site}
         context |= {"heading": self.heading(page), **self.functions}
         return render_markdown(self.template, **context)
 

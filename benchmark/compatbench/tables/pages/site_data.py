@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from html import unescape
 from itertools import product
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from markdown_it import MarkdownIt
 
@@ -47,7 +49,9 @@ FIRST = SHORT
 ON_PHONE = ("rank", "method", "source", "target", "gain")
 _BY_DATASET = ("h", "source", "target", "gain", "negative_flips")
 _LINK = re.compile(r"<a [^>]*>(.*?)</a>")  # papers are linked once, from a method's page
-_LINK_INTO_CLONE = re.compile(r'<a href="(?!https://)[^"]*">(.*?)</a>')
+_LINK_TO_SUITE = re.compile(r'<a href="results/([\w.+-]+)/README\.md">')
+_BOLD = re.compile("<strong>(.*?)</strong>")
+_LINK_INTO_CLONE = re.compile(r'<a href="(?!https://|#)[^"]*">(.*?)</a>')
 _AFTER_BLOCK = re.compile(r"(</?(?:t\w+|[uo]l|li|p|h\d)(?: [^>]*)?>)\n")
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 
@@ -89,7 +93,10 @@ def describe_survival(page: SuitePage) -> Json:
                 "interval": show_gain_interval(each) if measured else "",
             }
         )
-    answers = [_part(section.render(page)) for section in list_sections("first", page)]
+    answers = []
+    for section in list_sections("first", page):
+        html = _part(section.render(page, on_site=True))
+        answers.append(_link_methods(html, {row["title"]: name for name, row in rows.items()}))
     return {
         "kinds": [one_line(kind) for kind in frame["kind"].unique()],
         "rows": rows,
@@ -247,6 +254,22 @@ def _part(text: str) -> str:
     return _LINK.sub(r"\1", to_html(f"{text}\n\n{define_links(text)}"))
 
 
+def _link_methods(html: str, methods: Mapping[str, str]) -> str:
+    """Return a part of a page with links from titles in bold to the methods' pages of the site.
+
+    Args:
+        methods: names by title.
+    """
+
+    def link(match: re.Match[str]) -> str:
+        name = methods.get(unescape(match[1]))
+        if name is None:
+            return match[0]
+        return f'<strong><a href="#method={quote(name)}">{match[1]}</a></strong>'
+
+    return _BOLD.sub(link, html)
+
+
 def _settings(config: Mapping[str, Any], settings: dict[str, int]) -> list[int]:
     """Return the settings of a method, by their numbers: most are those of several suites."""
     numbers = []
@@ -263,6 +286,7 @@ def to_html(markdown: str, mixed: bool = True) -> str:
     policy of the page forbids.
     """
     html = _AFTER_BLOCK.sub(r"\1", _MARKDOWN.render(markdown))
+    html = _LINK_TO_SUITE.sub(r'<a href="#view=ranking&amp;suite=\1">', html)
     html = _LINK_INTO_CLONE.sub(r"\1", html)  # the site is published without the clone
     if mixed:
         html = html.replace("<td>", "<td class=text>").replace("<th>", "<th class=text>")
