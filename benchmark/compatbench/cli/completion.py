@@ -101,14 +101,20 @@ class HintingCommand(TyperCommand):
             raise CompatbenchError(f"{self.name}: no argument '{word}'; {hint}")
         for parameter in self.params:
             value = ctx.params.get(parameter.name or "")
-            is_file = parameter.param_type_name == "argument" and isinstance(value, Path)
-            # Beside the modules of 'advise --module', its argument may be the name of a task.
-            has_modules = isinstance(ctx.params.get("module"), list)
-            if is_file and not value.exists() and not has_modules:
-                hint = self._hint(str(value))
+            if parameter.param_type_name != "argument" or self._takes_tasks(ctx):
+                continue
+            for file in value if isinstance(value, list) else [value]:
+                hint = ""
+                if isinstance(file, Path) and not file.exists():
+                    hint = self._hint(str(file))
                 if hint:
-                    raise CompatbenchError(f"{self.name}: no file '{value}'; {hint}")
+                    raise CompatbenchError(f"{self.name}: no file '{file}'; {hint}")
         return rest
+
+    def _takes_tasks(self, ctx: Any) -> bool:
+        """Return True if images are asked about, whose place may be the name of a task."""
+        asked = [ctx.params.get(name) for name in ("module", "source")]
+        return self.name == "advise" and any(asked)
 
     def _hint(self, word: str) -> str:
         """Return the option that takes a word: ``for a suite write --suite smoke``."""

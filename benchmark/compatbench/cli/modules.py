@@ -20,6 +20,7 @@ from compatbench.cli.output import (
     print_json,
     print_table,
     say,
+    show,
     write_module,
 )
 from compatbench.cli.shared_options import (
@@ -32,6 +33,7 @@ from compatbench.cli.shared_options import (
     PrecisionName,
     Target,
     TrustPickle,
+    Verbose,
     read_settings,
 )
 from compatbench.errors import CompatbenchError
@@ -56,8 +58,10 @@ CLASSES = (
 @app.command("evaluate", rich_help_panel=OWNERS)
 def evaluate(
     module: Annotated[
-        Path,
-        typer.Argument(help=f"{MODULE_FILE}; with '--source', a checkpoint of other code."),
+        list[Path],
+        typer.Argument(
+            help=f"{MODULE_FILE}; with '--source', a checkpoint of other code. It may be several.",
+        ),
     ],
     target: Target,
     task: Annotated[
@@ -111,6 +115,7 @@ def evaluate(
         ),
     ] = None,
     data_root: DataRoot = None,
+    verbose: Verbose = False,
     as_json: AsJson = False,
     offline: Offline = False,
     trust_pickle: TrustPickle = False,
@@ -118,8 +123,8 @@ def evaluate(
 ) -> None:
     """Show whether a module survives a new model; nothing is trained.
 
-    Shows its accuracy there and on its source, each beside zero-shot, and the share of images that
-    were right before and are wrong now.
+    Prints the verdict, the gain over zero-shot, and the next command. With '--verbose' also the
+    accuracies on both models, and the share of images that were right before and are wrong now.
     """
     values = read_settings(settings)
     from compatbench.engine.request import check_names
@@ -127,23 +132,31 @@ def evaluate(
     check_names(tasks=task, transfers=transfer, backbones=[target, source])
     import compatbench
 
-    evaluation = compatbench.evaluate(
-        module,
-        target,
-        task,
-        transfer=transfer,
-        methods=methods,
-        device=device,
-        precision=precision,
-        source=source,
-        format=format,
-        settings=values,
-        classes=classes,
-    )
+    evaluations = []
+    for file in module:
+        evaluation = compatbench.evaluate(
+            file,
+            target,
+            task,
+            transfer=transfer,
+            methods=methods,
+            device=device,
+            precision=precision,
+            source=source,
+            format=format,
+            settings=values,
+            classes=classes,
+        )
+        evaluations.append(evaluation)
+        if as_json:
+            continue
+        if len(module) > 1:
+            say(escape(f"[{len(evaluations)} of {len(module)}] {file}"))
+        show(str(evaluation))
+        if verbose:
+            _print_evaluation(evaluation)
     if as_json:
-        print_json(evaluation)
-    else:
-        _print_evaluation(evaluation)
+        print_json(evaluations[0] if len(module) == 1 else evaluations)
 
 
 @module.command("import")
@@ -323,8 +336,7 @@ def port(
 
 def _print_evaluation(evaluation: "Evaluation") -> None:
     from compatbench.data.cards.shots import count_shots
-    from compatbench.results.estimate import interval_columns
-    from compatbench.tables.numbers import percent, signed, with_interval
+    from compatbench.tables.numbers import percent, signed
 
     fitted = evaluation.fitted
     source = evaluation.source
@@ -356,25 +368,16 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
     ]
     print_table(columns, rows, right=columns[1:])
     if target is None:
-        say(f"[yellow]not transferable[/]: {escape(evaluation.reason)}")
         return
-    backbone = escape(evaluation.backbone)
-    verdict = {
-        "gains": f"[green]still gains[/] over zero-shot on {backbone}",
-        "loses": f"[red]loses[/] against zero-shot on {backbone}",
-        "cannot tell": f"[yellow]cannot be told[/] from zero-shot on {backbone}",
-    }[evaluation.verdict]
-    gain = with_interval(interval_columns("gain", evaluation.effect), "gain")
-    say(f"The module {verdict}: {gain} points.")
     if source is None:
         say(f"{escape(fitted.source)} is not here, so flips and H are not known.")
-    else:
-        lost = percent(evaluation.negative_flips)
-        gained = percent(evaluation.positive_flips)
-        say(
-            f"{lost} % of the images were right before and are wrong now, {gained} % the reverse; "
-            f"H is {percent(evaluation.h)}."
-        )
+        return
+    lost = percent(evaluation.negative_flips)
+    gained = percent(evaluation.positive_flips)
+    say(
+        f"{lost} % of the images were right before and are wrong now, {gained} % the reverse; "
+        f"H is {percent(evaluation.h)}."
+    )
 
 
 def _print_doubts(evaluation: "Evaluation") -> None:

@@ -245,4 +245,5 @@ TrustPickle = Annotated[
 ]
 
 # What to print.
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show every number, too.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -187,6 +187,7 @@ def decide(
     options: pd.DataFrame,
     difference: Difference,
     choice: Choice | None = None,
+    alone: bool = False,
 ) -> Decision:
     """Return what an owner of modules should do.
 
@@ -196,6 +197,7 @@ def decide(
             ``COST``.
         difference: compares two of the options, ``ZERO_SHOT``, and the old model.
         choice: of ``choose_option``, where options of several methods were compared.
+        alone: True if one option is judged alone, whether or not it is the module as it is.
     """
     gains = {}
     for name in options.index:
@@ -209,7 +211,7 @@ def decide(
     likely = _find_likely(options, gains)
     needed = None
     verdict: Verdict
-    if not _is_known(options, gains):
+    if not (alone or _is_known(options, gains)):
         verdict = "unknown"
         option = ""
     elif option:

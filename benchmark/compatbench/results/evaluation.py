@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task, load_task
 from compatbench.engine.attach import Carried
 from compatbench.engine.keys import find_teacher
+from compatbench.engine.port import TRANSFERS
 from compatbench.engine.predict import predict_zero_shot
 from compatbench.engine.single_module import Fitted, build_method_of, match_task, read_fitted
 from compatbench.engine.task_images import TaskImages, hide_labels, label_tensor
@@ -36,11 +38,19 @@ from compatbench.method.convert import AUTO, import_module
 from compatbench.method.hub import local_file
 from compatbench.method.registry import builtin_transfers, find_transfer
 from compatbench.method.transfer import Transfer
-from compatbench.results.choice import judge_effect
-from compatbench.results.differences import OLD, ZERO_SHOT, compare_images
+from compatbench.results.choice import Decision, decide, judge_effect
+from compatbench.results.differences import (
+    OLD,
+    ZERO_SHOT,
+    Difference,
+    compare_answers,
+    compare_images,
+)
 from compatbench.results.estimate import Interval, interval_columns
 from compatbench.results.measures import Answers, score
+from compatbench.results.options import describe_option, option_name, options_frame
 from compatbench.results.readings import settle_readings
+from compatbench.results.verdict_lines import Case, verdict_lines
 
 SMALL = 20_000_000  # parameters of a model that one thread serves best
 
@@ -57,6 +67,12 @@ class Evaluation:
     reason: str = ""  # why not
     transfer: str = COPIED  # how the module reached the target
     precision: str = "fp32"  # what the frozen towers computed in
+    file: str = ""  # of the module, if it came from one
+    is_checkpoint: bool = False  # the file is one of other code
+
+    def __str__(self) -> str:
+        """The verdict, the gain, and what to do next: what the command shows."""
+        return "\n".join(verdict_lines(self._case, self._next_command()))
 
     def __repr__(self) -> str:
         upgrade = f"{self.fitted.source} → {self.backbone}, {self.transfer}"
@@ -145,6 +161,55 @@ class Evaluation:
         of 0.
         """
         return "not transferable" if self.target is None else judge_effect(self.effect)
+
+    @cached_property
+    def decision(self) -> Decision:
+        """Return what to do with the module, from this transfer alone."""
+        name = option_name(self.fitted.method, self.transfer)
+        refused = self.reason if self.target is None else None
+        option = describe_option(self.fitted.method, self.transfer, refused)
+        return decide(options_frame({name: option}), self._compare, alone=True)
+
+    @cached_property
+    def _compare(self) -> Difference:
+        method = self.fitted.method
+        names = {ZERO_SHOT: ZERO_SHOT, OLD: option_name(method, OLD)}
+        right = {}
+        for name, answers in self.right_images().items():
+            right[names.get(name, option_name(method, name))] = answers.astype(float)[None]
+        return compare_answers(right, np.zeros(self.images))
+
+    @property
+    def _case(self) -> Case:
+        method = self.fitted.method
+        return Case(
+            decision=self.decision,
+            difference=self._compare,
+            upgrade=(self.fitted.source, self.backbone),
+            module=method,
+            transfer=self.transfer,
+            old=option_name(method, OLD),
+            units=(self.images, "test image"),
+            refusal=self.reason,
+        )
+
+    def _next_command(self) -> str:
+        """Return the command that goes on from here."""
+        task = self.fitted.task
+        if not self.file:
+            return f"cb.advise('{task}', module=module, target='{self.backbone}', labels=4)"
+        file = shlex.quote(self.file)
+        source = ""
+        if self.is_checkpoint:
+            source = f" --source {self.fitted.source}"
+        if self.verdict != "gains" or self.transfer not in TRANSFERS:
+            words = f"{task} --module {file}{source} --target {self.backbone} --labels 4"
+            return f"compatbench advise {words}"
+        if self.is_checkpoint:
+            format = (self.fitted.imported or {}).get("format", AUTO)
+            return f"compatbench module import {format} {file} --task {task}{source}"
+        words = f"{file} --target {self.backbone} --transfer {self.transfer}"
+        return f"compatbench module port {words}"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values; accuracies, gains and flips in percent of the images."""
@@ -252,6 +317,7 @@ def evaluate(
     device = resolve_device(device)
     cache = FeatureCache(default_cache_folder())
     address = local_file(module)
+    file = "" if isinstance(module, Module) else str(module)
     backbone = backbone_cards.resolve(backbone)
     if source is not None:
         how = {"settings": settings, "classes": classes, "methods": methods, "device": device}
@@ -323,7 +389,18 @@ def evaluate(
                 f"they are now: {refusal}"
             )
     after, reason = _answer(carried, chosen, test_set, words)
-    return Evaluation(fitted, backbone, test_set.name, before, after, reason, transfer, precision)
+    return Evaluation(
+        fitted,
+        backbone,
+        test_set.name,
+        before,
+        after,
+        reason,
+        transfer,
+        precision,
+        file,
+        is_checkpoint=source is not None,
+    )
 
 
 def _import_checkpoint(

@@ -6,11 +6,14 @@ old model and dropping the module for zero-shot are options, too.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import pandas as pd
 
+from compatbench.messages import one_line
 from compatbench.results.costs import COST, UNKNOWN, access_of, cost_of
+from compatbench.results.differences import OLD
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.ranking import rank_methods
 from compatbench.results.suite_results import SuiteResults
@@ -51,3 +54,24 @@ def list_options(
 def option_name(method: str, transfer: str) -> str:
     """Return the name of an option, or of a method's modules on the old model."""
     return f"{method} {transfer}"
+
+
+def describe_option(method: str, transfer: str, reason: str | None) -> dict[str, object]:
+    """Return an option as ``decide`` takes it, a row of ``options_frame``.
+
+    Args:
+        method: its name.
+        transfer: how its modules reach the target.
+        reason: why they cannot be attached; None if they can.
+    """
+    about: dict[str, object] = {"method": method, "transfer": transfer}
+    about["old"] = option_name(method, OLD)
+    about["not_attached"] = reason is not None
+    about["reason"] = one_line(reason or "")
+    return about | dict(zip(COST, cost_of(transfer), strict=True))
+
+
+def options_frame(described: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
+    """Return the frame of options that ``decide`` takes, from its rows by name."""
+    columns = ["method", "transfer", "old", "not_attached", "reason", *COST]
+    return pd.DataFrame.from_dict(dict(described), "index", columns=columns)

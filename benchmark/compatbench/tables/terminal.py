@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import rich.table
 from rich.cells import cell_len
+from rich.console import Console
 from rich.text import Text
 
 from compatbench.messages import printable
@@ -29,6 +32,14 @@ def render_table(shown: Table, width: int) -> rich.table.Table:
     for row in shown.rows:
         made.add_row(*map(render_cell, row))
     return made
+
+
+def as_text(shown: Table, width: int) -> str:
+    """Return the table as plain text in so many characters."""
+    console = Console(file=io.StringIO(), width=width)
+    with console.capture() as captured:
+        console.print(render_table(shown, width))
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def fit(shown: Table, width: int) -> Table:

@@ -1,20 +1,34 @@
-"""One command from images and a checkpoint to advice."""
+"""One command from images to advice: with a checkpoint, several modules, or none."""
 
 from __future__ import annotations
 
+import csv
+import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from command_line import invoke, output_of
 from data.trees import load_again
-from notebooks import write_photos_and_checkpoint
+from formats.files_of_authors import save_coop, save_head
+from notebooks import write_photos
+from safetensors.torch import save_file
 
 import compatbench as cb
+from compatbench.backbone import Backbone, load_backbone
+from compatbench.backbone.needed_files import NeededFile
+from compatbench.data.labels import Labels
+from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchWarning
-from compatbench.extras.advice.own_images import are_images
+from compatbench.extras.advice import own_images
+from compatbench.extras.advice.cross_fit import CHEAP_METHODS
+from compatbench.extras.advice.own_images import are_images, fetch_missing_files, open_images
 
 UPGRADE = {"source": "mini-clip", "target": "mini-eva-clip"}
+QUIET = "ignore:.*:compatbench.errors.CompatbenchWarning"
 
 
 @pytest.fixture
@@ -22,58 +36,188 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with ``photos/``, 30 images of three classes, and a checkpoint of CoOp."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COMPATBENCH_CARDS", "")
-    write_photos_and_checkpoint(tmp_path)
+    names = write_photos(tmp_path / "photos")
+    save_coop(tmp_path / "output/seed1", load_backbone("mini-clip"), names)
     load_again()
     return tmp_path
 
 
+def write_list(folder: Path) -> None:
+    """Write a list of the images, as a table of a user's own."""
+    with (folder / "photos.list.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "label"])
+        for path in sorted((folder / "photos").glob("*/*.png")):
+            rows.writerow([path.relative_to(folder), path.parent.name])
+
+
+def write_peft(folder: Path) -> None:
+    """Write a PEFT adapter of the text tower that changes little."""
+    width = load_backbone("mini-clip").token_width
+    generator = torch.Generator().manual_seed(1)
+    name = "base_model.model.text_model.encoder.layers.0.self_attn.q_proj"
+    tensors = {
+        f"{name}.lora_A.weight": 0.02 * torch.randn(2, width, generator=generator),
+        f"{name}.lora_B.weight": 0.02 * torch.randn(width, 2, generator=generator),
+    }
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "bias": "none", "use_dora": False}
+    config |= {"modules_to_save": None, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+def write_probe(path: Path) -> None:
+    """Write a probe whose rows are the features of the class names."""
+    backbone = load_backbone("mini-clip")
+    names = sorted(child.name for child in Path("photos").iterdir())
+    with torch.no_grad():
+        rows = backbone.zero_shot(Labels(tuple(names), ("a photo of a {}.",), ""))
+    save_head(path, coef=rows, intercept=torch.zeros(len(names)), classes=np.array(names))
+
+
+def next_commands(shown: str) -> list[list[str]]:
+    """Return the commands that a text names as the next ones."""
+    lines = re.findall(r"(?m)^  next: compatbench (.*)$", shown)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.filterwarnings(QUIET)
+@pytest.mark.parametrize("images", ["photos", "photos.list.csv"])
+@pytest.mark.parametrize("module", ["coop", "peft", "probe"])
+def test_images_and_a_checkpoint_lead_to_a_verdict(work: Path, images: str, module: str) -> None:
+    write_list(work)
+    place = {"coop": "output/seed1", "peft": "adapter", "probe": "probe.npz"}[module]
+    if module == "peft":
+        write_peft(work / place)
+    elif module == "probe":
+        write_probe(work / place)
+    words = ["advise", images, "--module", place, "--source", "mini-clip"]
+    shown = output_of(*words, "--target", "mini-eva-clip", COMPATBENCH_CARDS="")
+    verdict, gain, following, *_ = shown.splitlines()
+    assert verdict.startswith("mini-eva-clip: ")
+    assert re.search(r"gain [-+]?\d+\.\d \([-+]?[\d.]+ to [-+]?[\d.]+\) over zero-shot", gain)
+    assert "30 test images" in gain  # nothing is trained, so every image is tested
+    assert following.startswith("  next: compatbench ")
+    numbers = json.loads((work / "advice.json").read_text())
+    assert numbers["targets"][0]["target"] == "mini-eva-clip"
+    assert {"old model", "zero-shot", "copied"} <= {each["option"] for each in numbers["options"]}
+    assert verdict in (work / "advice.md").read_text()
+
+
+@pytest.mark.filterwarnings(QUIET)
 def test_folder_and_checkpoint_lead_to_advice(work: Path) -> None:
-    with pytest.warns(CompatbenchWarning, match="not shown to be better than zero-shot on its"):
-        advice = cb.advise("photos", module="output/seed1", **UPGRADE)
+    advice = cb.advise("photos", module="output/seed1", **UPGRADE)
     [row] = advice.frame.to_dict("records")
-    # All images are tested: nothing has to be trained on any of them.
     assert (row["method"], row["images"], row["seeds"]) == ("coop", 30, 1)
-    assert {"old model", "zero-shot", "copied"} <= set(advice.options["option"])
     assert [*advice.targets["target"]] == ["mini-eva-clip"]
     # The task that was made can be used by other commands; there, images are split as usual.
-    assert {"photos.yaml", "photos.csv", "photos-upgrade.yaml"} <= {
-        path.name for path in work.iterdir()
-    }
     evaluation = cb.evaluate("output/seed1", "mini-eva-clip", "photos", source="mini-clip")
     assert evaluation.images == 15
+    assert str(evaluation).splitlines()[0].startswith("mini-eva-clip: ")
+    assert "Retraining was not measured" in " ".join(advice.details().split())
 
 
-@pytest.mark.filterwarnings("ignore:.*:compatbench.errors.CompatbenchWarning")
+@pytest.mark.slow
+@pytest.mark.filterwarnings(QUIET)
+def test_without_a_module_three_cheap_methods_are_cross_fitted(work: Path) -> None:
+    shown = output_of(
+        *("advise", "photos", "--source", "mini-clip", "--target", "mini-eva-clip"),
+        COMPATBENCH_CARDS="",
+    )
+    assert "No module given: proker, ape, tip_adapter, cheap methods" in shown
+    assert "of one half and tested on the other" in " ".join(shown.split())
+    numbers = json.loads((work / "advice.json").read_text())
+    assert [row["method"] for row in numbers["verdicts"]] == [*CHEAP_METHODS]
+    assert {(row["images"], row["seeds"]) for row in numbers["verdicts"]} == {(30, 3)}
+    # No image is a training image and a test image of the same module, and every one is tested.
+    tested = []
+    for half in ("photos", "photos-swapped"):
+        task = load_task(half)
+        images = {sample.id for sample in task.split("test")}
+        assert images.isdisjoint(sample.id for sample in task.split("train"))
+        tested += images
+    assert len(tested) == len(set(tested)) == 30
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(QUIET)
+def test_labels_add_retraining_and_a_second_call_reuses_everything(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = {"methods": "tip_adapter", "labels": 2} | UPGRADE
+    cb.advise("photos", module="output/seed1", **UPGRADE)
+    first = cb.advise("photos", **how)
+    options = first.options.set_index("option")
+    assert options.loc["retrained+2", "accuracy"] > 0
+    [row] = first.frame.to_dict("records")
+    assert (row["images"], row["seeds"]) == (30, 3)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a finished cell is run, or an image is encoded, again")
+
+    monkeypatch.setattr(Backbone, "encode_images", refuse)
+    monkeypatch.setattr("compatbench.engine.execute.run_plan.run_here", refuse)
+    second = cb.advise("photos", **how)
+    assert second.frame.equals(first.frame)
+    cb.advise("photos", module="output/seed1", **UPGRADE)
+
+
+@pytest.mark.filterwarnings(QUIET)
 def test_command_reuses_the_task_wherever_the_images_are(work: Path) -> None:
     (work / "elsewhere").mkdir()
     (work / "photos").rename(work / "elsewhere" / "photos")
     words = ["advise", "elsewhere/photos", "--module", "output/seed1", "--source", "mini-clip"]
     words += ["--target", "mini-eva-clip,mini-eva-clip-anew", "--out", "cards"]
     first = output_of(*words, COLUMNS="80", COMPATBENCH_CARDS="")
-    assert "mini-eva-clip-anew" in first
-    assert "30 test images" in first
+    assert "mini-eva-clip-anew: " in first
     card = (work / "cards" / "photos.yaml").stat().st_mtime_ns
     load_again()
     again = output_of(*words, COLUMNS="80", COMPATBENCH_CARDS="")
-    assert again.split("We cannot tell")[1] == first.split("We cannot tell")[1]
+    assert again == first
     assert (work / "cards" / "photos.yaml").stat().st_mtime_ns == card
 
 
-@pytest.mark.filterwarnings("ignore:.*:compatbench.errors.CompatbenchWarning")
-def test_several_modules_are_compared_on_the_test_images_of_a_task(work: Path) -> None:
-    modules = [
-        cb.fit(method, task="mini-food", source="mini-clip", shots=4, views=1)
-        for method in ("tip_adapter", "proker")
-    ]
-    advice = cb.advise("mini-food", module=modules, target="mini-eva-clip")
+def test_new_images_are_read_unless_the_card_was_edited(work: Path) -> None:
+    first = open_images("photos", "mini-clip", ["mini-eva-clip"], work)
+    assert len(first.tested.split("test")) == 30
+    [image, *_] = sorted((work / "photos").glob("*/*.png"))
+    (image.parent / "new.png").write_bytes(image.read_bytes())
+    load_again()
+    with pytest.warns(CompatbenchWarning, match=r"1 images are new .* is written again"):
+        second = open_images("photos", "mini-clip", ["mini-eva-clip"], work)
+    assert len(second.tested.split("test")) == 31
+    card = work / "photos.yaml"
+    card.write_text(card.read_text().replace("a photo of a", "a drawing of a"))
+    (image.parent / "newer.png").write_bytes(image.read_bytes())
+    load_again()
+    with pytest.warns(CompatbenchWarning, match="was edited and is used as it is"):
+        open_images("photos", "mini-clip", ["mini-eva-clip"], work)
+    assert "a drawing of a" in card.read_text()
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_several_modules_are_compared_and_printed_commands_work(work: Path) -> None:
+    modules = []
+    for method in ("tip_adapter", "proker"):
+        module = cb.fit(method, task="mini-food", source="mini-clip", shots=4, views=1)
+        module.save(work / f"{method}.safetensors")
+        modules += ["--module", f"{method}.safetensors"]
+    shown = output_of("advise", "mini-food", *modules, "--target", "mini-eva-clip")
+    advice = cb.advise("mini-food", module=modules[1::2], target="mini-eva-clip", progress=False)
+    assert str(advice).splitlines()[0] == shown.splitlines()[0]
     frame = advice.frame.set_index("method")
     assert [*frame.index] == ["tip_adapter", "proker"]
     assert set(frame["images"]) == {277}
-    assert advice.targets.iloc[0]["methods"] == 2
-    expected = cb.evaluate(modules[1], "mini-eva-clip").effect
+    expected = cb.evaluate("proker.safetensors", "mini-eva-clip").effect
     assert expected is not None
-    shown = advice.options.set_index(["method", "option"]).loc[("proker", "copied")]
-    assert (shown["gain"], shown["gain_low"]) == (expected.value, expected.low)
+    option = advice.options.set_index(["method", "option"]).loc[("proker", "copied")]
+    assert (option["gain"], option["gain_low"]) == (expected.value, expected.low)
+    both = output_of("evaluate", *modules[1::2], "--target", "mini-eva-clip")
+    assert len(next_commands(both)) == 2
+    for command in [*next_commands(shown), *next_commands(both)]:
+        if "--labels" not in command:
+            assert invoke(*command).exit_code == 0
 
 
 def test_module_that_loses_on_its_own_model_is_refused(work: Path) -> None:
@@ -85,14 +229,48 @@ def test_module_that_loses_on_its_own_model_is_refused(work: Path) -> None:
         cb.advise("mini-food", module=mixed, target="mini-eva-clip")
 
 
+@pytest.mark.filterwarnings(QUIET)
+def test_images_that_a_module_was_trained_on_are_left_out(work: Path) -> None:
+    cb.new_task("photos")
+    module = cb.fit("tip_adapter", task="photos", source="mini-clip", shots=2, views=1)
+    with pytest.warns(CompatbenchWarning, match="was trained on images of 'photos'"):
+        advice = cb.advise("photos", module=module, target="mini-eva-clip")
+    assert set(advice.frame["images"]) == {15}
+
+
+def test_downloads_are_named_and_need_consent(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = NeededFile(
+        "eva", "weights", "us/eva/model.bin", "MIT", None, 2**20, fetch="hf download us/eva"
+    )
+    fetched: list[list[str]] = []
+
+    def fetch(names: list[str]) -> list[object]:
+        fetched.append(names)
+        return []
+
+    monkeypatch.setattr(own_images, "list_needed_files", lambda names: [file])
+    monkeypatch.setattr(own_images, "fetch_backbones", fetch)
+    monkeypatch.setattr(own_images, "is_offline", lambda: False)
+    message = r"1 file, 1\.0 MiB in all: us/eva/model\.bin \(1\.0 MiB, MIT\) .* add --yes"
+    with pytest.raises(cb.CompatbenchError, match=message):
+        fetch_missing_files(["eva"], yes=False)
+    assert not fetched
+    fetch_missing_files(["eva"], yes=True)
+    assert fetched == [["eva"]]
+    monkeypatch.setattr(own_images, "is_offline", lambda: True)
+    with pytest.raises(cb.CompatbenchError, match="there is a network: hf download us/eva"):
+        fetch_missing_files(["eva"], yes=True)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["photos"], "photos is a folder; give the module"),
         (["photos", "--module", "output/seed1", "--source", "mini-clip"], "give the new models"),
         (["photos", "--module", "output/seed1", "--target", "mini-eva-clip"], "--source"),
+        (["photos", "--target", "mini-eva-clip"], "--source"),
         (["--module", "output/seed1"], "--module needs your images"),
-        (["photos", "--source", "mini-clip"], "--source needs --module"),
+        (["--source", "mini-clip"], "--source needs your images"),
+        (["nothing", "--target", "mini-eva-clip"], "there are no images at 'nothing'"),
     ],
 )
 def test_what_is_missing_is_said(work: Path, words: list[str], message: str) -> None:
@@ -106,3 +284,12 @@ def test_a_suite_is_no_folder_of_images(work: Path) -> None:
     (work / "suite.yaml").write_text("")
     assert [are_images(name) for name in names] == [False, True, True, False, False]
     assert np.all([are_images(work / "photos")])
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_a_task_of_the_same_name_elsewhere_is_not_in_the_way(work: Path) -> None:
+    cb.new_task("photos")
+    first = open_images("photos", "mini-clip", ["mini-eva-clip"], work / "other")
+    second = open_images("photos", "mini-clip", ["mini-eva-clip"], work / "other")
+    assert first.task.name == second.task.name == "photos-2"
+    assert "--cards" in first.options

@@ -12,17 +12,26 @@ import pandas as pd
 
 from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.data.cards.shots import count_shots
+from compatbench.extras.advice.asked import Asked, option_table
 from compatbench.extras.advice.measurements import Measurements
 from compatbench.extras.advice.price import count_labels, format_prices, show_labels
-from compatbench.extras.advice.targets import Facts, compare_targets, say_which, target_table
+from compatbench.extras.advice.targets import (
+    Facts,
+    compare_targets,
+    judge_target,
+    say_which,
+    target_table,
+)
 from compatbench.extras.advice.verdicts import VERDICTS, describe_options, describe_prices, judge
 from compatbench.messages import count
 from compatbench.results.choice import act
 from compatbench.results.costs import access_of
 from compatbench.results.differences import ZERO_SHOT
 from compatbench.results.estimate import FEWEST_UNITS
+from compatbench.results.verdict_lines import show_needed, verdict_lines
 from compatbench.tables.numbers import with_interval
 from compatbench.tables.table import Table
+from compatbench.tables.terminal import as_text
 
 WIDTH = 79
 
@@ -43,11 +52,13 @@ class Advice:
     ``share`` of the tasks on which it is worth any. ``targets`` has a row per new model if several
     are compared, first the one to take, if one is ``chosen``: of its ``methods``, those whose
     modules gain untouched (``survives``); what to do; the model's ``parameters``, ``width``,
-    ``tokens`` of the longest text, ``image_seconds`` and ``licence``. ``str()`` gives it in words.
+    ``tokens`` of the longest text, ``image_seconds`` and ``licence``. ``str()`` gives it in
+    words, and ``details()`` every number.
     """
 
     measured: tuple[Measurements, ...]  # one for each upgrade
     facts: Mapping[str, Facts] = field(default_factory=dict)  # of targets that are compared
+    asked: Asked | None = None  # about modules that were measured for this advice
 
     @property
     def targets(self) -> pd.DataFrame:
@@ -84,27 +95,69 @@ class Advice:
         return self.targets if self.facts else self.frame
 
     def parts(self) -> list[Table | str]:
-        """Return what a terminal shows: targets that are compared, and the verdicts in words."""
+        """Return what a terminal shows: the verdicts in words, and a table."""
+        if self.asked is not None:
+            return [self.summary(), option_table(self.measured)]
         if not self.facts:
-            return [str(self)]
-        return [target_table(self._targets()), str(self)]
+            return [self.summary()]
+        return [self.summary(), target_table(self._targets())]
 
     def __repr__(self) -> str:
         return f"<Advice: {len(self._judged)} verdicts>"
 
     def __str__(self) -> str:
+        shown = [part if isinstance(part, str) else as_text(part, WIDTH) for part in self.parts()]
+        return "\n".join(shown)
+
+    def summary(self) -> str:
+        """Return three lines for each new model, or one for each method of a suite."""
         parts = list[str]()
-        if self.facts:
+        if len(self.facts) > 1 or (self.facts and self.asked is None):
             parts.append(_wrap(say_which(self._targets())))
+        if self.asked is not None:
+            for measured in self.measured:
+                case = judge_target(measured)
+                parts += verdict_lines(case, self.asked.next_command(case))
+            notes = [_wrap(note) for note in (*self.asked.notes, _basis(self.measured))]
+            return "\n".join([*parts, *notes])
         rows = iter(self._judged)
         for measured in self.measured:
-            shots = "" if measured.shots is None else f", {count_shots(measured.shots)}"
-            parts.append(f"{' → '.join(measured.upgrade)}{shots}")
+            parts.append(_name_upgrade(measured))
+            for method in measured.methods:
+                parts.append(_wrap(_state_verdict(measured, method, next(rows))))
+        more = "Every number: --verbose (in Python: .details())."
+        return "\n".join([*parts, _wrap(f"{_basis(self.measured)} {more}")])
+
+    def details(self) -> str:
+        """Return every option with its numbers, and what else an owner should know."""
+        parts = list[str]()
+        rows = iter(self._judged)
+        for measured in self.measured:
+            parts.append(_name_upgrade(measured))
             prices = describe_prices(measured)
             for method in measured.methods:
                 of_method = prices[prices["method"] == method]
                 parts += _explain(measured, method, next(rows), of_method)
         return "\n".join([*parts, _wrap(_basis(self.measured))])
+
+
+def _name_upgrade(measured: Measurements) -> str:
+    shots = "" if measured.shots is None else f", {count_shots(measured.shots)}"
+    return f"{' → '.join(measured.upgrade)}{shots}"
+
+
+def _state_verdict(measured: Measurements, method: str, row: Mapping[str, Any]) -> str:
+    """Return the verdict on a method's modules in a sentence, with the accuracy and the gain."""
+    title = f"{method}: {VERDICTS[row['verdict']].format(row['transfer'])}"
+    if row["verdict"] == "cannot tell":
+        title += (
+            f"{show_needed(row['needed'], measured.units)}; meanwhile {_go_on(row['transfer'])}"
+        )
+    if row["verdict"] != "unknown" and row["expected"] is not None:
+        title += f"; expect {with_interval(row, 'expected', '{:.1f}'.format)} %"
+    if row["gain"] is not None:
+        title += f", gain {with_interval(row, 'gain', '{:+.1f}'.format)}"
+    return title
 
 
 def _explain(
@@ -113,12 +166,7 @@ def _explain(
     """Yield a verdict in a line, and below it the figures."""
     plain = "{:.1f}".format
     signed = "{:+.1f}".format
-    title = f"{method}: {VERDICTS[row['verdict']].format(row['transfer'])}"
-    if row["verdict"] == "cannot tell":
-        title += f"{_needed(measured, row['needed'])}; meanwhile {_go_on(row['transfer'])}"
-    if row["verdict"] != "unknown" and row["expected"] is not None:
-        title += f"; expect {with_interval(row, 'expected', plain)} %"
-    yield _wrap(title)
+    yield _wrap(_state_verdict(measured, method, row))
     for option in describe_options(measured, method):
         name = "untouched" if option["option"] == COPIED else option["option"]
         gain = ""
@@ -166,16 +214,6 @@ def _remarks(measured: Measurements, method: str, row: Mapping[str, Any]) -> Ite
         yield "Retraining was not measured."
 
 
-def _needed(measured: Measurements, needed: float) -> str:
-    """Return how much more to measure: ``, about 1,200 test images would decide``."""
-    units, noun = measured.units
-    if needed > 100 * units:
-        return f", and 100 times the {noun}s would not decide"
-    # Two digits: the spread is an estimate, too.
-    digits = max(0, len(str(int(needed))) - 2)
-    return f", about {round(needed, -digits):,.0f} {noun}s would decide"
-
-
 def _go_on(transfer: str) -> str:
     verdict = act(transfer) if transfer else ZERO_SHOT
     return VERDICTS[verdict].format(transfer)
@@ -196,8 +234,6 @@ def _basis(every: Sequence[Measurements]) -> str:
     units = "tasks (Student's t)" if many else "images and seeds"
     text = f"This rests on {'; '.join(dict.fromkeys(described))}. Accuracies are in percent, gains "
     text += f"over the new model's zero-shot; 95 % intervals are over {units}."
-    if not all(_has_retraining(measured.options) for measured in every):
-        text += " To measure retraining, use 'run --transfers copied,words,retrained+4'."
     upgrades = {name for measured in every for name in measured.upgrade}
     miniatures = upgrades & set(backbone_cards.builtin_names())
     if any(backbone_cards.read(name).weights for name in miniatures):

@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from compatbench.data.cards import COPIED, SuiteCard, backbone_cards, select_names, suite_cards
-from compatbench.data.task import Task
+from compatbench.data.cards import SuiteCard, backbone_cards, select_names, suite_cards
 from compatbench.engine.request import Names
 from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.advice import Advice
-from compatbench.extras.advice.measurements import measure_evaluations, read_measurements
-from compatbench.extras.advice.own_images import (
-    are_images,
-    check_modules,
-    open_images,
-    read_modules,
+from compatbench.extras.advice.advise_images import (
+    OwnRequest,
+    advise_images,
+    choose_targets,
+    evaluate_transfers,
 )
-from compatbench.extras.advice.targets import backbones_here, describe_target
+from compatbench.extras.advice.asked import Asked
+from compatbench.extras.advice.measurements import measure_evaluations, read_measurements
+from compatbench.extras.advice.own_images import are_images
+from compatbench.extras.advice.targets import describe_target
 from compatbench.method import Module
 from compatbench.method.hub import local_file
-from compatbench.method.registry import builtin_methods, find_transfer
-from compatbench.results.evaluation import Evaluation, evaluate
 from compatbench.results.expected import upgrade_pairs
 from compatbench.runs import results
 
@@ -37,30 +36,40 @@ def advise(
     tasks: Names = "all",
     shots: int | None = None,
     source: str | None = None,
+    labels: int | None = None,
     out: str | Path = ".",
     device: str = "auto",
+    yes: bool = False,
+    progress: bool = True,
 ) -> Advice:
     """Advise whether to keep, port or retrain modules in an upgrade, with expected accuracies.
 
-    Without ``module`` nothing is computed but what ``run`` has left in ``results/``.
+    Without images or ``module`` nothing is computed: the advice comes from what ``run`` has left in
+    ``results/``.
 
     Args:
-        suite: a name of ``suites()``, the path of a YAML file, or a card. With a module it may be
-            your images instead: a folder or a file that ``new_task`` reads, or the name of a task.
-            A task is made of them in ``out``, and all images are test images, unless they have a
-            test split.
-        methods: those with results that are asked about: names, globs, exclusions; beside a
-            module the path of its method's file, if it is not among ``methods()``.
-        module: of ``fit``, or the file of one. It is measured on the targets of the suite,
-            untouched and through ``words``; what was run is not looked at. With images it may be
-            several, and checkpoints of other code that ``import_module`` reads.
+        suite: your images: a folder or a file that ``new_task`` reads, or the name of a task. A
+            task is made of them in ``out``, and every image is tested, unless they have a test
+            split. Or a suite, whose results are read: a name of ``suites()``, the path of a YAML
+            file, or a card.
+        methods: with images and no module, the methods to train; by default three cheap ones. With
+            a module, the path of its method's file, if it is not among ``methods()``. Of a suite,
+            those with results that are asked about: names, globs, exclusions.
+        module: of ``fit``, or the file of one, measured on the new models untouched and through
+            ``words``. With images it may be several, and checkpoints of other code that
+            ``import_module`` reads.
         upgrade: (source, target), or "source,target", of those of the suite; by default all.
         target: new models to compare, each a row of ``Advice.targets``: with a module any
             backbones, 'all' those on this machine; without one the suite's, 'all' all of them.
         tasks: of the suite, likewise; means are over these. Not with a module.
         shots: by default the most that the suite has. Not with a module.
         source: with images: the old model, that a checkpoint was trained on.
-        out: the folder of ``results/``; with images, the folder for the cards of the task.
+        labels: with images: retrain with so many labelled images per class, too. Modules are
+            cross-fitted: no image trains the module that is tested on it.
+        out: the folder of ``results/``; with images, the folder to write to: ``advice.md``,
+            ``advice.json``, the cards of the task, and modules that were imported or trained.
+        yes: download weights that are missing.
+        progress: show how far it is, in a notebook, or on a terminal's stream of errors.
 
     Returns:
         The verdicts: ``frame`` and ``options`` have the figures, ``str()`` says it in words.
@@ -79,17 +88,19 @@ def advise(
     if isinstance(suite, Path):
         suite = str(suite)
     if isinstance(suite, str) and are_images(suite):
-        if module is None or upgrade is not None:
-            raise CompatbenchError(
-                f"{suite} has images: give the module or modules to test on them (--module), and "
-                "the new models (--target)"
-            )
-        modules = list(module) if isinstance(module, list | tuple) else [module]
-        return _advise_images(suite, modules, methods, source, target, Path(out), device)
-    if source is not None or isinstance(module, list | tuple):
+        if upgrade is not None:
+            source, target = _split_upgrade(upgrade)
+        modules: list[Module | str | Path] = []
+        if module is not None:
+            modules = list(module) if isinstance(module, list | tuple) else [module]
+        asked = OwnRequest(
+            suite, modules, methods, source, target, labels, Path(out), device, yes, progress
+        )
+        return advise_images(asked)
+    if source is not None or labels is not None or isinstance(module, list | tuple):
         raise CompatbenchError(
-            f"there are no images at '{suite}', and no task has that name; a module with a source, "
-            "or several modules, need a folder, a file or a task"
+            f"there are no images at '{suite}', and no task has that name; a source, labels, or "
+            "several modules need a folder, a file or a task"
         )
     card = suite_cards.read(suite)
     pairs = upgrade_pairs(card.upgrades)
@@ -125,6 +136,14 @@ def advise(
     return Advice(tuple(measured), compared)
 
 
+def _split_upgrade(upgrade: Names) -> tuple[str, str]:
+    """Return the old and the new model of ``OLD,NEW``."""
+    names = backbone_cards.resolve_all(upgrade)
+    if len(names) != 2:
+        raise CompatbenchError("upgrade: give the old and the new model, 'OLD,NEW'")
+    return names[0], names[1]
+
+
 def _advise_module(
     module: Module | str | Path,
     methods: Names,
@@ -138,7 +157,7 @@ def _advise_module(
     if targets is None:
         known = [target for source, target in pairs if source == fitted.source]
     else:
-        known = _choose_targets(targets, fitted.source)
+        known = choose_targets(targets, fitted.source)
     if not known:
         raise CompatbenchError(
             f"the module was fitted on '{fitted.source}'; suite '{suite}' has no such upgrade of "
@@ -146,66 +165,11 @@ def _advise_module(
         )
     measured = []
     for target in known:
-        evaluations = _evaluate(address, fitted.method, target, methods, device)
+        evaluations = list(evaluate_transfers(address, fitted.method, target, methods, device))
         measured.append(measure_evaluations([(fitted.method, each) for each in evaluations]))
-    compared = {target: describe_target(target, device) for target in known} if targets else {}
-    return Advice(tuple(measured), compared)
-
-
-def _advise_images(
-    images: str | Path,
-    modules: Sequence[Module | str | Path],
-    methods: Names,
-    source: str | None,
-    targets: Names | None,
-    out: Path,
-    device: str,
-) -> Advice:
-    """Return advice on modules that are tested on one's own images; see ``own_images``."""
-    if targets is None:
-        raise CompatbenchError("give the new models to test the module on: target (--target)")
-    if source is None:
-        _, fitted = read_fitted(local_file(modules[0]))
-        source = fitted.source
-    known = _choose_targets(targets, backbone_cards.resolve(source))
-    task = open_images(images, source, known, out)
-    read = read_modules(modules, task, source, device)
-    measured = []
-    for target in known:
-        evaluations = []
-        for name, module in read.items():
-            method = str(module.about["method"])
-            for each in _evaluate(module, method, target, methods, device, task):
-                evaluations.append((name, each))
-        if not measured:  # the old model is the same for every target
-            check_modules(evaluations)
-        measured.append(measure_evaluations(evaluations))
-    compared = {target: describe_target(target, device) for target in known}
-    return Advice(tuple(measured), compared)
-
-
-def _choose_targets(targets: Names, source: str) -> list[str]:
-    """Return the names of new models; ``all`` are those on this machine."""
-    if targets == "all":
-        return backbones_here(source)
-    return list(dict.fromkeys(backbone_cards.resolve_all(targets)))
-
-
-def _evaluate(
-    module: Module | Path,
-    method: str,
-    target: str,
-    methods: Names,
-    device: str,
-    task: Task | None = None,
-) -> list[Evaluation]:
-    """Return a module's evaluations on a target, untouched and through words where it can be."""
-    file = None
-    if methods != "all":
-        file = ",".join([methods] if isinstance(methods, str) else methods)
-    card = builtin_methods().get(method).card
-    transfers = [COPIED]
-    if find_transfer("words").serves(card):
-        transfers.append("words")
-    how = {"methods": file, "device": device}
-    return [evaluate(module, target, task, transfer=name, **how) for name in transfers]
+    compared = {target: describe_target(target) for target in known} if targets else {}
+    asked = Asked(
+        ("advise", fitted.task, "--module", str(address), "--target", ",".join(known)),
+        {(fitted.method, ""): str(address)} if isinstance(address, Path) else {},
+    )
+    return Advice(tuple(measured), compared, asked)

@@ -1,5 +1,6 @@
 """``compatbench advise``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +21,7 @@ from compatbench.cli.shared_options import (
     Offline,
     Suite,
     TrustPickle,
+    Verbose,
 )
 from compatbench.errors import CompatbenchError
 
@@ -30,18 +32,17 @@ def advise(
         Path | None,
         typer.Argument(
             metavar="[IMAGES|MODULE]",
-            help="Your images, to test --module on: a folder of class folders, a list (CSV, TSV, "
-            "JSON lines), tar shards, parquet files, or the name of a task. Or, without --module, "
-            "the file of a module, to test on the targets of the suite; earlier results are not "
-            "used.",
+            help="Your images: a folder of class folders, a list (CSV, TSV, JSON lines), tar "
+            "shards, parquet files, or the name of a task. Or the file of a module, to test on the "
+            "targets of the suite.",
         ),
     ] = None,
     module: Annotated[
         list[str] | None,
         typer.Option(
             "--module",
-            help="With images: a module's file, or a checkpoint of other code, whose format is "
-            "recognised. Repeat it for several.",
+            help="With images: the module to test, its file or a checkpoint of other code, whose "
+            "format is recognised. Repeat it for several.",
         ),
     ] = None,
     source: Annotated[
@@ -51,12 +52,22 @@ def advise(
             autocompletion=complete_backbones,
         ),
     ] = None,
+    labels: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="NUMBER",
+            help="With images: also retrain with so many labelled images per class. No image "
+            "trains the module that is tested on it.",
+        ),
+    ] = None,
     suite: Suite = "mini",
     methods: Annotated[
         str,
         typer.Option(
-            help="Methods with results to consider: names, globs, exclusions; with a module, the "
-            "path of its method's file, if the method is not in 'list methods'.",
+            help="With images and no module: the methods to train, by default three cheap ones. "
+            "With a module: the path of its method's file, if it is not in 'list methods'. Of a "
+            "suite: the methods to consider (names, globs, exclusions).",
             autocompletion=complete_methods,
         ),
     ] = "all",
@@ -90,11 +101,16 @@ def advise(
     out: Annotated[
         Path,
         typer.Option(
-            help="The folder of 'results/'; with images, the folder for the cards of the task."
+            help="The folder of 'results/'; with images, the folder for 'advice.md', "
+            "'advice.json', the task and modules."
         ),
     ] = Path(),
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Download missing weights without a question.")
+    ] = False,
     device: Device = "auto",
     data_root: DataRoot = None,
+    verbose: Verbose = False,
     as_json: AsJson = False,
     offline: Offline = False,
     trust_pickle: TrustPickle = False,
@@ -102,25 +118,28 @@ def advise(
 ) -> None:
     """Advise whether to keep, port or retrain modules in an upgrade, with expected accuracies.
 
-    With images and a module, the module is tested on all images, on the old model and on the new
-    ones, untouched and through 'words':
+    With images, modules are tested on all of them, on the old model and on the new ones, untouched
+    and through 'words'. Without a module, three cheap methods are trained first.
 
     compatbench advise photos --module output/seed1 --source vit-b16-openai --target eva02-b16
 
-    Without a module the advice comes from what 'run' has left in 'results/', and nothing is
-    computed.
+    Without images the advice comes from what 'run' has left in 'results/', and nothing is computed.
     """
     from compatbench.engine.request import check_names
 
-    check_names(suite)
+    check_names(suite, backbones=[source])
     import compatbench
+    from compatbench.extras.advice.own_images import are_images
 
-    _check_place(place, module, source)
+    has_images = place is not None and are_images(place) and not _is_module(place)
+    if not has_images:
+        _check_place(place, module, source)
     given: dict[str, Any] = {"module": place}
-    if module:
-        given = {"module": module, "source": source}
+    if has_images:
+        given = {"module": module, "source": source, "labels": labels}
+        given["yes"] = yes or _agree(source, target)
     advice = compatbench.advise(
-        str(place) if module else suite,
+        str(place) if has_images else suite,
         methods,
         **given,
         upgrade=upgrade,
@@ -131,17 +150,44 @@ def advise(
         device=device,
     )
     show(advice, as_json)
+    if verbose and not as_json:
+        show(advice.details())
+
+
+def _is_module(place: Path) -> bool:
+    return place.is_file() and place.suffix == ".safetensors"
+
+
+def _agree(source: str | None, target: str | None) -> bool:
+    """Show which weights are missing, and ask on a terminal; False where nobody can answer."""
+    if source is None or target is None or target == "all":
+        return False
+    from compatbench.backbone.load import is_offline
+    from compatbench.backbone.needed_files import list_needed_files
+    from compatbench.cli.output import console, print_table
+    from compatbench.data.cards import backbone_cards
+
+    if is_offline() or not (console.is_terminal and sys.stdin.isatty()):
+        return False
+    names = [backbone_cards.resolve(source), *backbone_cards.resolve_all(target)]
+    missing = [file for file in list_needed_files(names) if file.path is None]
+    if not missing:
+        return False
+    rows = [(file.name, file.size_in_words, file.licence) for file in missing]
+    print_table(["to download", "size", "licence"], rows, right=["size"])
+    return typer.confirm("Download these files?")
 
 
 def _check_place(place: Path | None, modules: list[str] | None, source: str | None) -> None:
-    """Raise CompatbenchError unless images come with a module, and a module alone is a file."""
-    if modules and place is None:
-        raise CompatbenchError("--module needs your images: compatbench advise IMAGES --module ...")
+    """Raise CompatbenchError unless a module alone is a file, and the options go with it."""
     if modules:
-        return
+        if place is None:
+            raise CompatbenchError(
+                "--module needs your images: compatbench advise IMAGES --module ..."
+            )
+        raise CompatbenchError(f"there are no images at '{place}', and no task has that name")
     if source is not None:
-        raise CompatbenchError("--source needs --module: the checkpoint that was trained on it")
-    if place is not None and place.is_dir():
-        raise CompatbenchError(
-            f"{place} is a folder; give the module to test on its images: --module FILE"
-        )
+        raise CompatbenchError("--source needs your images: compatbench advise IMAGES --source ...")
+    is_folder_name = place is not None and not place.suffix and not str(place).startswith("hf:")
+    if place is not None and is_folder_name and not place.exists():
+        raise CompatbenchError(f"there are no images at '{place}', and no task has that name")

@@ -11,8 +11,6 @@ import pandas as pd
 
 from compatbench.data.cards import COPIED
 from compatbench.extras.advice.price import PRICES, count_labels, price_options, retrained_modules
-from compatbench.messages import one_line
-from compatbench.results.costs import COST, cost_of
 from compatbench.results.differences import (
     OLD,
     ZERO_SHOT,
@@ -26,7 +24,7 @@ from compatbench.results.differences import (
 from compatbench.results.estimate import FEWEST_UNITS, Array, Interval
 from compatbench.results.evaluation import Evaluation
 from compatbench.results.expected import Expected, Upgrade
-from compatbench.results.options import option_name
+from compatbench.results.options import describe_option, option_name, options_frame
 from compatbench.results.suite_results import SuiteResults
 from compatbench.results.upgrade_rows import NOT_TRANSFERABLE, mean_of_complete, pair_rows
 
@@ -199,27 +197,6 @@ def _describe_options(rows: pd.DataFrame) -> pd.DataFrame:
     return options_frame(described)
 
 
-def describe_option(method: str, transfer: str, reason: str | None) -> dict[str, object]:
-    """Return a row of ``Measurements.options``.
-
-    Args:
-        method: its name.
-        transfer: how its modules reach the target.
-        reason: why they cannot be attached; None if they can.
-    """
-    about: dict[str, object] = {"method": method, "transfer": transfer}
-    about["old"] = option_name(method, OLD)
-    about["not_attached"] = reason is not None
-    about["reason"] = one_line(reason or "")
-    return about | dict(zip(COST, cost_of(transfer), strict=True))
-
-
-def options_frame(described: Mapping[str, Mapping[str, object]]) -> pd.DataFrame:
-    """Return ``Measurements.options`` from its rows by name."""
-    columns = ["method", "transfer", "old", "not_attached", "reason", *COST]
-    return pd.DataFrame.from_dict(dict(described), "index", columns=columns)
-
-
 def _average_tasks(rows: pd.DataFrame, tasks: Sequence[str]) -> pd.DataFrame:
     """Return ``Measurements.scores`` over tasks."""
     means = mean_of_complete(rows, ["option", "test_set"], ["source", "target"])
@@ -373,13 +350,10 @@ def measure_answers(
     )
 
 
-def measure_evaluations(measured: Sequence[tuple[str, Evaluation]]) -> Measurements:
-    """Return what was measured of modules by several transfers on one backbone.
-
-    Args:
-        measured: evaluations on the same images, each with the name of its module.
-    """
-    _, first = measured[0]
+def answers_of(
+    measured: Sequence[tuple[str, Evaluation]],
+) -> tuple[list[Answered], Array | None]:
+    """Return the options of evaluations on one backbone, and the answers of its zero-shot."""
     answered = []
     zero_shot = None
     for module, evaluation in measured:
@@ -390,6 +364,17 @@ def measure_evaluations(measured: Sequence[tuple[str, Evaluation]]) -> Measureme
         transfer = evaluation.transfer
         option = Answered(module, transfer, right.get(transfer), evaluation.reason, right.get(OLD))
         answered.append(option)
+    return answered, zero_shot
+
+
+def measure_evaluations(measured: Sequence[tuple[str, Evaluation]]) -> Measurements:
+    """Return what was measured of modules by several transfers on one backbone.
+
+    Args:
+        measured: evaluations on the same images, each with the name of its module.
+    """
+    _, first = measured[0]
+    answered, zero_shot = answers_of(measured)
     upgrade = (first.fitted.source, first.backbone)
     shots = first.fitted.shots
     one_task = np.zeros(first.images)

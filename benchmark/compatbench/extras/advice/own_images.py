@@ -1,32 +1,77 @@
-"""Advice from your own images and a module: a folder, a file, and the names of two models."""
+"""Your own images and modules, made ready for advice: a task, its halves, modules and weights."""
 
 from __future__ import annotations
 
 import copy
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from compatbench.data.cards import COPIED, backbone_cards, suite_cards, task_cards
+import numpy as np
+import yaml
+
+from compatbench.backbone.load.find_weights import is_offline
+from compatbench.backbone.load.weights import fetch_backbones
+from compatbench.backbone.needed_files import NeededFile, list_needed_files
+from compatbench.data.cards import COPIED, TaskCard, backbone_cards, suite_cards, task_cards
 from compatbench.data.dataset_folders import variable_of
 from compatbench.data.images.source import SPLITS
+from compatbench.data.layouts.listing import Listing, scan_list
 from compatbench.data.layouts.recognise import scan
-from compatbench.data.new_task import name_task, new_task
+from compatbench.data.new_task import TEMPLATES, name_task, new_task
+from compatbench.data.new_task_choices import name_classes
 from compatbench.data.task import Task, load_task
-from compatbench.engine.single_module import read_fitted
+from compatbench.engine.single_module import Fitted, read_fitted
 from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.files.atomic import write_atomic
 from compatbench.files.project_folders import add_own_place
+from compatbench.files.sizes import format_bytes
+from compatbench.files.yaml_text import dump_yaml
+from compatbench.messages import count
 from compatbench.method import Module
 from compatbench.method.convert import import_module
 from compatbench.method.hub import local_file
 from compatbench.results.choice import judge_effect
+from compatbench.results.estimate import Array
 from compatbench.results.evaluation import Evaluation, settle_module
 
+SWAPPED = "{}-swapped"  # the task whose training images are the other one's test images
 CHECKS = (
     "the order of the classes (compatbench module import --class-names FILE), how its features are "
     "normalised, its prompt, and the model that it was trained on (source)"
 )
+# On images that a module was trained on, it is nearly always right, and far better than zero-shot.
+TOO_ACCURATE = 99.0  # percent
+TOO_MUCH_GAIN = 10.0  # points
+
+
+@dataclass(frozen=True)
+class OwnImages:
+    """The images that modules are tested on.
+
+    Attributes:
+        task: the task as its card describes it, with training and test images.
+        tested: the same task with the images that a given module is tested on.
+        halves: the tasks of a cross-fit. Each trains on one half of the images, and is tested on
+            the other one. It is the task alone if it has test images of its own.
+        options: the words with which other commands find the task.
+    """
+
+    task: Task
+    tested: Task
+    halves: tuple[str, ...]
+    options: tuple[str, ...] = ()
+
+    def half_of(self) -> Array:
+        """Return the number of the half that each tested image is in, ``[images]``."""
+        number_of = {}
+        for number, half in enumerate(self.halves):
+            for sample in load_task(half).split("test"):
+                number_of[sample.id] = number
+        return np.array([number_of[sample.id] for sample in self.tested.split("test")], float)
 
 
 def are_images(place: object) -> bool:
@@ -39,26 +84,101 @@ def are_images(place: object) -> bool:
     return str(place) in task_cards.names()
 
 
-def open_images(place: str | Path, source: str, targets: Sequence[str], out: Path) -> Task:
+def fetch_missing_files(backbones: Sequence[str], yes: bool) -> None:
+    """Download the weights and tokenizers that are missing.
+
+    Raises:
+        CompatbenchError: something is missing, and nobody agreed to download it, or it cannot be
+            downloaded.
+    """
+    missing = [file for file in list_needed_files(backbones) if file.path is None]
+    if not missing:
+        return
+    if is_offline():
+        commands = "; ".join(file.fetch for file in missing if file.fetch)
+        raise CompatbenchError(
+            f"{count(len(missing), 'file')} missing, and nothing may be downloaded. Where there is "
+            f"a network: {commands}"
+        )
+    if not yes:
+        raise CompatbenchError(
+            f"{describe_files(missing)} must be downloaded first; to agree, add --yes (in Python: "
+            "yes=True)"
+        )
+    names = list(dict.fromkeys(file.backbone for file in missing))
+    for fetched in fetch_backbones(names):
+        if fetched.problem:
+            raise CompatbenchError(fetched.problem)
+
+
+def describe_files(files: Sequence[NeededFile]) -> str:
+    """Return files with their sizes and licences, in one line."""
+    described = [f"{file.name} ({file.size_in_words}, {file.licence})" for file in files]
+    total = sum(file.size or 0 for file in files)
+    return f"{count(len(files), 'file')}, {format_bytes(total)} in all: {', '.join(described)}"
+
+
+def open_images(place: str | Path, source: str, targets: Sequence[str], out: Path) -> OwnImages:
     """Return the task of a folder, a file or a name, with the images that a module is tested on.
 
     These are all images, unless the data have a test split of their own. The cards of a new task
-    are written to ``out``; if they are there, they are used as they are.
+    are written to ``out``. If they are there, they are used as they are; they are written again if
+    the images have changed and nobody has edited the cards.
     """
     path = Path(place).expanduser().absolute()
     if not path.exists():
-        return load_task(str(place))
-    name = name_task(None, path)
-    card = out.expanduser().absolute() / f"{name}.yaml"
+        task = load_task(str(place))
+        return OwnImages(task, task, (task.name,))
+    folder = out.expanduser().absolute()
+    name = _find_name(name_task(None, path), folder)
+    card = folder / f"{name}.yaml"
+    listing = scan(path, card.with_suffix(".csv"))
     if card.exists():
-        add_own_place(card.parent)
+        add_own_place(folder)
         _point_to(name, card, path)
-        _warn(f"{card} is used as it is; remove it to read {path} again")
-    else:
-        new_task(path, source=source, target=list(targets), out=out)
+    if not card.exists() or _must_be_made_again(card, path, listing):
+        again = card.exists()
+        new_task(path, name, source=source, target=list(targets), out=out, replace=again)
     task = load_task(name)
-    splits = set(scan(path, card.with_suffix(".csv")).frame["split"])
-    return task if "test" in splits or "val" in splits else _test_all(task)
+    options = []
+    if folder != Path.cwd():
+        options += ["--cards", str(out)]
+    if variable_of(name) in os.environ:
+        options += ["--data-root", f"{name}={os.environ[variable_of(name)]}"]
+    splits = set(listing.frame["split"])
+    if "test" in splits or "val" in splits:
+        return OwnImages(task, task, (name,), tuple(options))
+    other = _write_swapped(card)
+    _point_to(other, card, path)
+    return OwnImages(task, _test_all(task), (name, other), tuple(options))
+
+
+def _find_name(name: str, folder: Path) -> str:
+    """Return the name of the task whose card is in the folder, or else one that is free."""
+    number = 1
+    found = name
+    while not (folder / f"{found}.yaml").exists() and found in task_cards.names():
+        number += 1
+        found = f"{name}-{number}"
+    return found
+
+
+def _must_be_made_again(card: Path, path: Path, listing: Listing) -> bool:
+    """Return True if the images are not those of the card's list; warn about it."""
+    listed = scan_list(card.with_suffix(".csv"), path).frame
+    before = set(zip(listed["path"], listed["label"], strict=True))
+    now = set(zip(listing.frame["path"], listing.frame["label"].map(str), strict=True))
+    if before == now:
+        return False
+    changes = f"{len(now - before)} images are new in {path} and {len(before - now)} are gone"
+    read = task_cards.read(card.stem)
+    is_edited = read.names != tuple(name_classes(listing).values())
+    is_edited |= tuple(read.templates) not in (TEMPLATES, tuple(listing.templates))
+    if is_edited:
+        _warn(f"{changes}; {card} was edited and is used as it is. Remove it to read them again")
+        return False
+    _warn(f"{changes}; {card} is written again")
+    return True
 
 
 def _point_to(name: str, card: Path, images: Path) -> None:
@@ -68,14 +188,52 @@ def _point_to(name: str, card: Path, images: Path) -> None:
         os.environ[variable_of(name)] = str(folder)
 
 
+def _write_swapped(card: Path) -> str:
+    """Write the task that trains on the test images of another one, and return its name."""
+    values: dict[str, Any] = yaml.safe_load(card.read_text(encoding="utf-8"))
+    name = SWAPPED.format(values["name"])
+    values["name"] = name
+    values["title"] = f"{values['title']}, the halves swapped"
+    lists = card.with_suffix(".csv")
+    values["source"] = values["source"] | {"file": f"{name}.csv"}
+    counts = values["counts"]
+    values["counts"] = {"train": counts["test"], "test": counts["train"]}
+    frame = scan_list(lists, card.parent).frame
+    frame = frame.assign(split=frame["split"].map({"train": "test", "test": "train"}))
+    order = frame["split"].map(SPLITS.index)
+    rows = frame.loc[order.sort_values(kind="stable").index]
+    texts = {
+        card.parent / f"{name}.csv": rows.to_csv(index=False, lineterminator="\n"),
+        card.parent / f"{name}.yaml": dump_yaml(values, width=100),
+    }
+    for path, text in texts.items():
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_atomic(path, text.encode())
+    return name
+
+
 def _test_all(task: Task) -> Task:
     """Return the task with all its images as test images: nothing is trained on any of them."""
     source = copy.copy(task.source)
     samples = [sample for split in SPLITS for sample in task.source.samples[split]]
     source.samples = {"train": (), "val": (), "test": samples}
     counts = {"test": len(samples)}
-    card = task.card.model_copy(update={"counts": counts, "least_per_class": {}})
+    card: TaskCard = task.card.model_copy(update={"counts": counts, "least_per_class": {}})
     return Task(card, task.labels, source)
+
+
+def images_for(own: OwnImages, modules: Mapping[str, Module]) -> OwnImages:
+    """Return the images to test modules on: without those that one of them was trained on."""
+    for name, module in modules.items():
+        _, fitted = read_fitted(module)
+        if own.tested is not own.task and _learned_here(fitted, own):
+            _warn(f"{name} was trained on images of '{own.task.name}', so only the others are used")
+            return replace(own, tested=own.task, halves=(own.task.name,))
+    return own
+
+
+def _learned_here(fitted: Fitted, own: OwnImages) -> bool:
+    return fitted.imported is None and fitted.task == own.task.name
 
 
 def read_modules(
@@ -104,7 +262,7 @@ def read_modules(
         raise CompatbenchError(
             f"the modules were fitted on several models, {', '.join(sorted(sources))}; ask for each"
         )
-    if source is not None and sources != {backbone_cards.resolve(source)}:
+    if source is not None and sources and sources != {backbone_cards.resolve(source)}:
         raise CompatbenchError(
             f"the module was fitted on '{min(sources)}', not on the source '{source}'; leave the "
             "source out"
@@ -139,7 +297,7 @@ def check_modules(measured: Sequence[tuple[str, Evaluation]]) -> None:
     """
     for name, evaluation in measured:
         effect = evaluation.source_effect
-        if evaluation.transfer != COPIED or effect is None or judge_effect(effect) == "gains":
+        if evaluation.transfer != COPIED or effect is None or evaluation.source is None:
             continue
         where = f"on its own model '{evaluation.fitted.source}'"
         if judge_effect(effect) == "loses":
@@ -148,7 +306,13 @@ def check_modules(measured: Sequence[tuple[str, Evaluation]]) -> None:
                 f"points, {effect.low:+.1f} to {effect.high:+.1f}): this does not look like a "
                 f"module for these classes or this model. Check {CHECKS}."
             )
-        _warn(f"{name} is not shown to be better than zero-shot {where}. Check {CHECKS}.")
+        if judge_effect(effect) != "gains":
+            _warn(f"{name} is not shown to be better than zero-shot {where}. Check {CHECKS}.")
+        elif evaluation.source.accuracy >= TOO_ACCURATE and effect.value >= TOO_MUCH_GAIN:
+            _warn(
+                f"{name} classifies {evaluation.source.accuracy:.1f} % of the images correctly "
+                f"{where}. If it was trained on them, give other images: the gain is too high."
+            )
 
 
 def _warn(text: str) -> None:

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import torch
-
-from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.build import build_architecture
-from compatbench.backbone.device import resolve_device
 from compatbench.backbone.load.backbone_names import model_config
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.data.cards import COPIED, BackboneCard, backbone_cards
 from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.measurements import Measurements, compare_upgrades
-from compatbench.results.choice import Decision, choose_by_gain, choose_option, decide, judge_effect
+from compatbench.results.choice import choose_by_gain, choose_option, decide, judge_effect
 from compatbench.results.costs import cost_of, cost_table
-from compatbench.results.differences import OLD, ZERO_SHOT
+from compatbench.results.differences import ZERO_SHOT
 from compatbench.results.estimate import Interval, interval_columns
 from compatbench.results.options import option_name
+from compatbench.results.verdict_lines import Case
 from compatbench.tables.numbers import with_interval
 from compatbench.tables.table import Table, plain_table
 
-TIMED_IMAGES = 16
-TIMES = 5
 Facts = Mapping[str, Any]
 
 
@@ -43,59 +37,31 @@ def backbones_here(source: str) -> list[str]:
     return [name for name in backbone_cards.names() if name != source and is_here(name)]
 
 
-def describe_target(name: str, device: str | None = None) -> dict[str, Any]:
-    """Return what a new model costs: its size in parameters, width, and licence.
+def describe_target(name: str) -> dict[str, Any]:
+    """Return what a new model costs: parameters, width, tokens of the longest text, and licence.
 
-    With a device the model is loaded, and ``tokens``, the longest text, and ``image_seconds``, to
-    encode an image there, are known, too.
+    The model is not loaded. What only its files show is None.
     """
     card = backbone_cards.read(name)
-    facts = dict[str, Any].fromkeys(("tokens", "image_seconds"))
-    facts |= _describe_architecture(card)
-    if device is not None:
-        backbone = load_backbone(name, resolve_device(device))
-        facts |= {"width": backbone.embed_dim, "tokens": backbone.text.context_length}
-        facts["image_seconds"] = _time_image(backbone)
-    return facts | {"licence": card.licence}
+    return {**_describe_architecture(card), "licence": card.licence}
 
 
 def _describe_architecture(card: BackboneCard) -> dict[str, int | None]:
-    """Return parameters and width of a model of open_clip, built without memory for its weights.
+    """Return the sizes of a model of open_clip, built without memory for its weights.
 
     They are None for other models, and where another library would download a part.
     """
     config = model_config(card)
-    if not config or "hf_model_name" in config.get("text_cfg", {}):
-        return {"parameters": None, "width": None}
+    text: dict[str, Any] = config.get("text_cfg", {})
+    if not config or "hf_model_name" in text:
+        return {"parameters": None, "width": None, "tokens": None}
     model = build_architecture(card, device="meta")
     parameters = sum(weights.numel() for weights in model.parameters())
-    return {"parameters": parameters, "width": config["embed_dim"]}
-
-
-def _time_image(backbone: Backbone) -> float:
-    """Return the seconds to encode one image of a batch, the fastest of five times."""
-    images = torch.zeros(TIMED_IMAGES, 3, *backbone.image_sides, device=backbone.device)
-    taken = []
-    for _ in range(TIMES):
-        start = time.perf_counter()
-        float(backbone.encode_images(images).sum())  # waits for the device
-        taken.append((time.perf_counter() - start) / TIMED_IMAGES)
-    return round(min(taken), 4)
-
-
-@dataclass(frozen=True)
-class _Judged:
-    """The verdict on one target."""
-
-    measured: Measurements
-    method: str  # of which the verdict is
-    transfer: str  # empty for zero-shot
-    decision: Decision
-
-    @property
-    def taken(self) -> str:
-        """Return what is used on the new model."""
-        return self.decision.option or ZERO_SHOT
+    return {
+        "parameters": parameters,
+        "width": config["embed_dim"],
+        "tokens": text.get("context_length", 77),
+    }
 
 
 def compare_targets(
@@ -109,15 +75,16 @@ def compare_targets(
     """
     judged = {}
     for measured in sorted(every, key=lambda each: each.upgrade[1]):
-        judged[measured.upgrade[1]] = _judge_target(measured)
-    chosen = _choose_target(judged, facts)
+        judged[measured.upgrade[1]] = judge_target(measured)
+    chosen = _choose_target(judged, facts, every)
     rows = []
+    measurements = {measured.upgrade[1]: measured for measured in every}
     for target, of_target in judged.items():
-        measured = of_target.measured
+        measured = measurements[target]
         decision = of_target.decision
-        expected = of_target.taken
+        expected = decision.option or ZERO_SHOT
         if decision.verdict == "stay":
-            expected = option_name(of_target.method, OLD)
+            expected = of_target.old
         gains = [
             measured.difference(option_name(method, COPIED), ZERO_SHOT)
             for method in measured.methods
@@ -127,8 +94,8 @@ def compare_targets(
                 "target": target,
                 "chosen": target == chosen,
                 "verdict": decision.verdict,
-                "method": of_target.method,
-                "transfer": of_target.transfer,
+                "method": of_target.module,
+                "transfer": of_target.transfer if decision.option else "",
                 "survives": sum(judge_effect(gain) == "gains" for gain in gains),
                 "methods": len(measured.methods),
                 **interval_columns("expected", measured.difference(expected, None)),
@@ -145,31 +112,34 @@ def _gain(measured: Measurements, option: str) -> Interval | None:
     return None if option == ZERO_SHOT else measured.difference(option, ZERO_SHOT)
 
 
-def _choose_target(judged: Mapping[str, _Judged], facts: Mapping[str, Facts]) -> str:
+def _choose_target(
+    judged: Mapping[str, Case], facts: Mapping[str, Facts], every: Sequence[Measurements]
+) -> str:
     """Return the target to take; empty if none is shown to be better than the old model."""
     gains = {}
     costs = {}
-    for target, of_target in judged.items():
-        over_old = of_target.decision.over_old
-        if of_target.decision.verdict in ("unknown", "stay") or over_old is None:
+    for target, case in judged.items():
+        decision = case.decision
+        if decision.verdict in ("unknown", "stay") or decision.over_old is None:
             continue
-        gains[target] = over_old
-        labels, old_model, *_ = cost_of(of_target.transfer or COPIED)
+        gains[target] = decision.over_old
+        labels, old_model, *_ = cost_of(case.transfer if decision.option else COPIED)
         costs[target] = (labels, old_model, facts[target]["parameters"] or 0)
+    measurements = {measured.upgrade[1]: measured for measured in every}
 
     def difference(target: str, minus: str | None) -> Interval | None:
         assert minus is not None
         return compare_upgrades(
-            judged[target].measured,
-            judged[target].taken,
-            judged[minus].measured,
-            judged[minus].taken,
+            measurements[target],
+            judged[target].decision.option or ZERO_SHOT,
+            measurements[minus],
+            judged[minus].decision.option or ZERO_SHOT,
         )
 
     return choose_by_gain(gains, costs, difference).option
 
 
-def _judge_target(measured: Measurements) -> _Judged:
+def judge_target(measured: Measurements) -> Case:
     """Return the verdict on one target: a module's own, or that of the best of several methods."""
     options = measured.options
     choice = None
@@ -181,12 +151,18 @@ def _judge_target(measured: Measurements) -> _Judged:
             by_image = None if measured.right is None else measured.difference
             choice = choose_option(scores, zero_shot, costs, by_image)
     decision = decide(options, measured.difference, choice)
-    option = decision.option or decision.likely or options.index[0]
-    method = str(options.loc[option, "method"])
-    transfer = ""
-    if decision.option:
-        transfer = str(options.loc[decision.option, "transfer"])
-    return _Judged(measured, method, transfer, decision)
+    option = options.loc[decision.option or decision.likely or options.index[0]]
+    refusals = [str(reason) for reason in options["reason"] if reason]
+    return Case(
+        decision=decision,
+        difference=measured.difference,
+        upgrade=measured.upgrade,
+        module=str(option["method"]),
+        transfer=str(option["transfer"]),
+        old=str(option["old"]),
+        units=measured.units,
+        refusal=refusals[0] if len(refusals) == len(options) else "",
+    )
 
 
 def target_table(rows: Sequence[Facts]) -> Table:
@@ -200,7 +176,6 @@ def target_table(rows: Sequence[Facts]) -> Table:
         "size": [_show(row["parameters"], "{:.0f} M", 1e-6) for row in rows],
         "width": [_show(row["width"], "{}") for row in rows],
         "tokens": [_show(row["tokens"], "{}") for row in rows],
-        "image": [_show(row["image_seconds"], "{:.1f} ms", 1000) for row in rows],
         "licence": [row["licence"] for row in rows],
     }
     if all(row["methods"] == 1 for row in rows):

@@ -1,0 +1,271 @@
+"""Advice from your own images: test modules on them, or train some, and judge every new model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress
+
+from compatbench.data.cards import COPIED, backbone_cards
+from compatbench.data.task import Task
+from compatbench.engine.request import Names
+from compatbench.engine.single_module import read_fitted
+from compatbench.errors import CompatbenchError
+from compatbench.extras.advice.advice import Advice
+from compatbench.extras.advice.asked import Asked
+from compatbench.extras.advice.cross_fit import (
+    CHEAP_METHODS,
+    SEEDS,
+    CrossFit,
+    cross_fit,
+    default_shots,
+    serves,
+)
+from compatbench.extras.advice.measurements import Answered, answers_of, measure_answers
+from compatbench.extras.advice.own_images import (
+    OwnImages,
+    check_modules,
+    fetch_missing_files,
+    images_for,
+    open_images,
+    read_modules,
+)
+from compatbench.extras.advice.saved_advice import save_advice, save_modules, save_trained
+from compatbench.extras.advice.targets import backbones_here, describe_target
+from compatbench.messages import count
+from compatbench.method import Module
+from compatbench.method.hub import local_file
+from compatbench.method.registry import builtin_methods
+from compatbench.results.evaluation import Evaluation, evaluate
+from compatbench.tables.console import SafeConsole
+
+
+@dataclass(frozen=True)
+class OwnRequest:
+    """What advice on one's own images was asked for; the arguments of ``advise``."""
+
+    images: str
+    modules: Sequence[Module | str | Path]
+    methods: Names
+    source: str | None
+    target: Names | None
+    labels: int | None
+    out: Path
+    device: str
+    yes: bool
+    progress: bool
+
+    def words(self, modules: Sequence[str]) -> tuple[str, ...]:
+        """Return the words of the command, without ``--labels``; ``modules`` are files."""
+        words = ["advise", self.images]
+        for module in modules:
+            words += ["--module", module]
+        if self.methods != "all":
+            words += ["--methods", _join(self.methods)]
+        if self.source is not None:
+            words += ["--source", self.source]
+        if self.target is not None:
+            words += ["--target", _join(self.target)]
+        if self.out != Path():
+            words += ["--out", str(self.out)]
+        return tuple(words)
+
+
+def _join(names: Names) -> str:
+    return names if isinstance(names, str) else ",".join(names)
+
+
+def advise_images(request: OwnRequest) -> Advice:
+    """Return advice on modules that are tested on one's own images, and write it to a folder."""
+    if request.target is None:
+        raise CompatbenchError("give the new models to test modules on: target (--target)")
+    source = _find_source(request)
+    targets = choose_targets(request.target, source)
+    fetch_missing_files([source, *targets], request.yes)
+    own = open_images(request.images, source, targets, request.out)
+    modules = read_modules(request.modules, own.tested, request.source, request.device)
+    own = images_for(own, modules)
+    evaluations = _evaluate_modules(request, modules, targets, own.tested)
+    notes = []
+    trained = CrossFit()
+    if modules:
+        names = {str(module.about["method"]): name for name, module in reversed(modules.items())}
+    else:
+        chosen = _choose_methods(request.methods)
+        names = {name: name for name in chosen}
+        shots = default_shots(own.task.name, source)
+        upgrades = [(source, target) for target in targets]
+        trained = _fit(request, own, chosen, upgrades, shots, (COPIED, "words"))
+        notes.append(_describe_fits(request.methods == "all", chosen, shots, own))
+    retrained = CrossFit()
+    if request.labels is not None:
+        alone = [(target,) for target in targets]
+        retrained = _fit(request, own, sorted(names), alone, request.labels, (COPIED,))
+        notes.append(_describe_fits(False, ["Retrained modules"], request.labels, own))
+    measured = []
+    for target in targets:
+        of_target = [pair for pair in evaluations if pair[1].backbone == target]
+        answered, zero_shot = answers_of(of_target)
+        answered += _collect_trained(trained, names, source, target)
+        answered += _collect_retrained(retrained, names, target, request.labels)
+        if zero_shot is None:
+            zero_shot = trained.zero_shot.get(target)
+        task_of = np.zeros(len(own.tested.split("test")))
+        measured.append(
+            measure_answers(
+                (source, target), answered, zero_shot, [own.task.name], task_of, own.half_of()
+            )
+        )
+    files = save_modules(request.out, own.task.name, modules, request.modules)
+    files |= save_trained(request.out, own.task.name, names, trained, retrained, source)
+    given = [str(module) for module in request.modules if not isinstance(module, Module)]
+    if len(given) < len(request.modules):
+        given = [files[name, ""] for name in modules]
+    asked = Asked(request.words(given), files, request.labels, own.options, tuple(notes))
+    facts = {target: describe_target(target) for target in targets}
+    advice = Advice(tuple(measured), facts, asked)
+    save_advice(advice, own.task.name, request.out)
+    return advice
+
+
+def _find_source(request: OwnRequest) -> str:
+    """Return the old model: the given one, or that of a module."""
+    if request.source is not None:
+        return backbone_cards.resolve(request.source)
+    if not request.modules:
+        raise CompatbenchError(
+            "give the old model, on which methods are trained: source (--source)"
+        )
+    _, fitted = read_fitted(local_file(request.modules[0]))
+    return fitted.source
+
+
+def choose_targets(targets: Names, source: str) -> list[str]:
+    """Return the names of new models; ``all`` are those on this machine."""
+    if targets == "all":
+        return backbones_here(source)
+    return list(dict.fromkeys(backbone_cards.resolve_all(targets)))
+
+
+def _choose_methods(methods: Names) -> list[str]:
+    """Return the methods to train."""
+    if methods == "all":
+        return list(CHEAP_METHODS)
+    return builtin_methods().select(_join(methods))
+
+
+def _fit(
+    request: OwnRequest,
+    own: OwnImages,
+    methods: Sequence[str],
+    upgrades: Sequence[tuple[str, ...]],
+    shots: int,
+    transfers: Sequence[str],
+) -> CrossFit:
+    return cross_fit(
+        own.halves,
+        own.tested,
+        methods,
+        upgrades,
+        shots,
+        out=request.out,
+        device=request.device,
+        progress=request.progress,
+        transfers=transfers,
+    )
+
+
+def _describe_fits(by_default: bool, methods: Sequence[str], shots: int, own: OwnImages) -> str:
+    """Return what was trained, and on which images, in a sentence."""
+    who = f"{', '.join(methods)} trained"
+    if by_default:
+        who = f"No module given: {', '.join(methods)}, cheap methods that tend to survive, trained"
+    if methods == ["Retrained modules"]:
+        who = "Retrained modules learned"
+    images = f"up to {count(shots, 'image')} per class"
+    if len(own.halves) > 1:
+        return f"{who} on {images} of one half and tested on the other, {len(SEEDS)} seeds each."
+    return f"{who} on {images} of the training split, {len(SEEDS)} seeds."
+
+
+@contextmanager
+def _show_steps(enabled: bool, total: int) -> Iterator[Callable[[str], None]]:
+    """Show a bar on a terminal's stream of errors. Each call of the yielded function is a step."""
+    console = SafeConsole(highlight=False, stderr=True)
+    shown = enabled and (console.is_terminal or console.is_jupyter)
+    with Progress(console=console, transient=True, disable=not shown) as bar:
+        task = bar.add_task("", total=total)
+
+        def step(what: str) -> None:
+            bar.update(task, description=what)
+            bar.advance(task)
+
+        yield step
+
+
+def _evaluate_modules(
+    request: OwnRequest, modules: Mapping[str, Module], targets: Sequence[str], tested: Task
+) -> list[tuple[str, Evaluation]]:
+    """Return the evaluations of modules on all targets, each with the name of its module."""
+    evaluations = []
+    with _show_steps(request.progress, len(modules) * len(targets)) as step:
+        for target in targets:
+            for name, module in modules.items():
+                step(f"{name} on {target}")
+                method = str(module.about["method"])
+                every = evaluate_transfers(
+                    module, method, target, request.methods, request.device, tested
+                )
+                evaluations += [(name, each) for each in every]
+            if target == targets[0]:  # the old model is the same for every target
+                check_modules(evaluations)
+    return evaluations
+
+
+def evaluate_transfers(
+    module: Module | Path,
+    method: str,
+    target: str,
+    methods: Names,
+    device: str,
+    task: Task | None = None,
+) -> Iterator[Evaluation]:
+    """Yield a module's evaluations on a target, untouched and through words where it can be."""
+    file = None if methods == "all" else _join(methods)
+    if file is not None:
+        builtin_methods().select(file)
+    for transfer in (COPIED, "words"):
+        if serves(transfer, method):
+            yield evaluate(module, target, task, transfer=transfer, methods=file, device=device)
+
+
+def _collect_trained(
+    trained: CrossFit, names: Mapping[str, str], source: str, target: str
+) -> list[Answered]:
+    """Return the options of modules that were trained on the old model, in the order of names."""
+    order = list(names)
+    options = []
+    for method, transfer in sorted(trained.options(), key=lambda option: order.index(option[0])):
+        answers = trained.right.get((method, transfer, target))
+        reason = trained.refused.get((method, transfer, target), "")
+        if answers is None and not reason:
+            continue
+        old = trained.right.get((method, COPIED, source))
+        options.append(Answered(method, transfer, answers, reason, old))
+    return options
+
+
+def _collect_retrained(
+    retrained: CrossFit, names: Mapping[str, str], target: str, labels: int | None
+) -> list[Answered]:
+    """Return the options of modules that were retrained on the new model."""
+    options = []
+    for method, _ in retrained.options():
+        answers = retrained.right.get((method, COPIED, target))
+        if answers is not None:
+            options.append(Answered(names[method], f"retrained+{labels}", answers))
+    return options
