@@ -21,7 +21,7 @@ from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
 from compatbench.engine.order import divide
 from compatbench.engine.pace import Pace, guess_cost
-from compatbench.engine.request import Names, Request, make_request
+from compatbench.engine.request import Methods, Names, Request, make_request
 from compatbench.engine.store import RunStore
 from compatbench.engine.stored_costs import read_stored_seconds
 from compatbench.errors import CompatbenchError
@@ -252,7 +252,7 @@ def plan_cells(request: Request, missing: Missing | None = None) -> list[Cell]:
 
 def plan(
     suite: str | SuiteCard = "mini",
-    methods: Names = "all",
+    methods: Methods = "all",
     *,
     tasks: Names = "all",
     seeds: Numbers | None = None,
@@ -265,8 +265,9 @@ def plan(
 ) -> Plan:
     """Show what ``run`` would do: cells to do and done, what is missing, and how long it takes.
 
-    Nothing is fetched and nothing is written. Times follow from the finished cells of each method,
-    here or in ``results/``; without any, the time of a method is not known.
+    Nothing is fetched, and nothing is written but the source of a class. Times follow from the
+    finished cells of each method, here or in ``results/``; without any, the time of a method is
+    not known.
 
     Args:
         suite, methods, tasks, seeds, shots, transfers, out: as for ``run``.

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from compatbench.method.registry import MethodRegistry
 
 Names = str | Sequence[str]
+Methods = str | type | Sequence[str | type]
+CLASSES = Path("results", "classes")  # files of classes that were given in place of names
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ class Request:
 
 def make_request(
     suite: str | SuiteCard = "mini",
-    methods: Names = "all",
+    methods: Methods = "all",
     *,
     tasks: Names = "all",
     seeds: Numbers | None = None,
@@ -99,14 +101,16 @@ def make_request(
         _check_shots(shot_numbers, list(test_sets))
     part = None if shard is None else parse_shard(shard)
 
+    from compatbench.method.live_class import write_classes
     from compatbench.method.registry import builtin_methods
 
     registry = builtin_methods() if registry is None else registry
+    selection = write_classes(methods, Path(out) / CLASSES)
     if precision is not None:
         card = _with_precision(card, precision, suite_given)
     if config:
-        card, methods = _with_trial(card, registry, methods, config)
-    names, named = _select_methods(card, registry, methods)
+        card, selection = _with_trial(card, registry, selection, config)
+    names, named = _select_methods(card, registry, selection)
     return Request(
         suite=card,
         suite_given=suite_given,

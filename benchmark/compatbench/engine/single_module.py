@@ -29,12 +29,13 @@ from compatbench.data.labels import Labels, fold_name
 from compatbench.data.task import Task, load_task, restrict_task
 from compatbench.engine.method_settings import name_configs
 from compatbench.engine.plan import plan_cells
-from compatbench.engine.request import make_request
+from compatbench.engine.request import CLASSES, make_request
 from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method import Method, Module, load_module, read_settings
 from compatbench.method.convert import read_module
+from compatbench.method.live_class import write_classes
 from compatbench.method.registry import builtin_methods
 
 COLUMNS = ("method", "task", "source", "shots", "seed", "file")
@@ -59,7 +60,7 @@ class Fitted(BaseModel):
 
 
 def fit(
-    method: str,
+    method: str | type,
     task: str,
     source: str,
     *,
@@ -73,7 +74,8 @@ def fit(
     """Fit one module, and store nothing but image features in the cache.
 
     Args:
-        method: a name (see ``list methods``), or the path of a method file.
+        method: a name (see ``list methods``), the path of a method file, or a class that a
+            notebook or a script defines; its source is kept in the cache.
         task, source: names of a task and a backbone, or MODEL/TAG of open_clip.
         shots: images of every class.
         config: settings that differ from the method's published recipe, or from the suite's.
@@ -90,6 +92,7 @@ def fit(
         CompatbenchError: an unknown name, a wrong setting, or missing images or weights.
     """
     registry = builtin_methods()
+    [selection] = write_classes([method], default_cache_folder() / CLASSES.name)
     task = task_cards.resolve(task)
     source = backbone_cards.resolve(source)
     if suite is None:
@@ -99,9 +102,9 @@ def fit(
         views = views or 1
     else:
         card = suite_cards.read(suite)
-    names = registry.select(method, card.configs)
+    names = registry.select(selection, card.configs)
     if len(names) != 1:
-        raise CompatbenchError(f"fit takes one method; '{method}' means {', '.join(names)}")
+        raise CompatbenchError(f"fit takes one method; '{selection}' means {', '.join(names)}")
     configs = name_configs(names, config) if config else {}
     training = card.training
     if views is not None:

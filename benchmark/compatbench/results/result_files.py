@@ -19,6 +19,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compatbench.engine.cell import MadeBy, MadeWith
+from compatbench.engine.request import CLASSES
 from compatbench.engine.stored_costs import COSTS
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
@@ -34,7 +35,7 @@ TUNING = "tuning"  # below the folder of a suite
 PAGE = "README.md"  # there, too: made from its results
 # Below results/, beside a folder for each suite.
 FIGURES, PUBLISHED, REPORT = "figures", "published", "report"
-NO_SUITES = (FIGURES, PUBLISHED, REPORT)
+NO_SUITES = (FIGURES, PUBLISHED, REPORT, CLASSES.name)
 # What people write there; all else below results/ is made.
 WRITTEN = ("README.md", "few_shot.csv", "zero_shot.csv")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,99}")

@@ -19,7 +19,7 @@ from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event, OnEvent
 from compatbench.engine.execute.run_plan import run_plan
 from compatbench.engine.plan import Plan, make_plan
-from compatbench.engine.request import Names, Request, make_request
+from compatbench.engine.request import Methods, Names, Request, make_request
 from compatbench.engine.stored_rows import find_outdated_rows
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains, write_atomic
@@ -44,7 +44,7 @@ from compatbench.tables.suite_page import SuitePage, published_pages, read_suite
 
 def run(
     suite: str | SuiteCard = "mini",
-    methods: Names = "all",
+    methods: Methods = "all",
     *,
     tasks: Names = "all",
     seeds: Numbers | None = None,
@@ -69,7 +69,9 @@ def run(
     Args:
         suite: a suite: a name (see ``list suites``), the path of a YAML file, or a card.
         methods: methods: names, globs, ``all`` that the suite compares, comma lists, exclusions
-            (``all,!coop``), or the path of a method file (``./mine.py``), which is run as code.
+            (``all,!coop``), or the path of a method file (``./mine.py``), which is run as code. In
+            a list, also classes that a notebook or a script defines; their source is kept in
+            ``results/classes/``.
         tasks: tasks of the suite: names, globs, ``all``, comma lists, exclusions, or the path of a
             card. A task stands for its variants, too, which can also be named alone.
         seeds: seeds, such as ``1,2``; by default the suite's, or those that its card names for a

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -53,5 +54,5 @@ def _load() -> tuple[np.ndarray, np.ndarray]:
     """Return the ink in each cell, 0 to 16, ``[images, 8, 8]``, and the labels, ``[images]``."""
     from sklearn.datasets import load_digits  # slow to import
 
-    data = load_digits()
+    data: Any = load_digits()
     return data.images.astype(np.uint8), data.target

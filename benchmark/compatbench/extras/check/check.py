@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.refusals import forget_refusal, remember_refusal
+from compatbench.engine.request import CLASSES, Methods
 from compatbench.extras.check.check_processes import try_rules
 from compatbench.extras.check.outcome import RuleOutcome
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check(
-    methods: str | Sequence[str] = "all",
+    methods: Methods = "all",
     only: str | Sequence[str] = "all",
     *,
     progress: Callable[[RuleOutcome], object] = lambda _: None,
@@ -31,7 +33,7 @@ def check(
 
     Args:
         methods: names, globs, ``all``, exclusions (``!coop``), or the path of a method file,
-            which is run as code.
+            which is run as code; or classes that a notebook or a script defines.
         only: names, globs or exclusions of checks.
         progress: called with each outcome as soon as it is known; several methods are tried at a
             time.
@@ -45,8 +47,11 @@ def check(
         CompatbenchError: an unknown method or check, a named file that cannot be loaded, or an
             empty selection.
     """
-    selection = methods if isinstance(methods, str) else ",".join(methods)
-    selected, outcomes = try_rules(selection, only, progress)
+    if not isinstance(methods, str):
+        from compatbench.method.live_class import write_classes  # loads torch
+
+        methods = ",".join(write_classes(methods, default_cache_folder() / CLASSES.name))
+    selected, outcomes = try_rules(methods, only, progress)
     for name, identity in selected.outside.items():
         own = [outcome for outcome in outcomes if outcome.method == name]
         _remember(identity, own, selected.is_complete)
