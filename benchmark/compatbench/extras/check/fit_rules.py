@@ -21,6 +21,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from compatbench.data.labels import Need
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.file_watch import WATCH
 from compatbench.extras.check.method_under_test import (
@@ -150,11 +151,12 @@ def attach(tested: MethodUnderTest) -> None:
 
 def _name_missing_need(tested: MethodUnderTest) -> str:
     """Return what to add to the card if a method that fails only lacks an input; else ''."""
-    for need in ("unlabelled", "teacher", "descriptions"):
+    candidates: tuple[Need, ...] = ("unlabelled", "teacher", "descriptions")
+    for need in candidates:
         if need in tested.needs:
             continue
         other = MethodUnderTest(tested.cls)
-        other.needs = {*tested.needs, need}
+        other.needs.add(need)
         with suppress(Exception, SystemExit, BrokenRule):
             _ = other.first_seconds
             return f"; with '{need}' it works: add it to 'needs' on the card"
