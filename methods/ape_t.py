@@ -1,8 +1,7 @@
 """APE-T: APE's cache and text classifier share a learned residual for each class.
 
-A residual for each class, zero except in the chosen channels, is added to the class's text feature
-and to the cached shots of that class. It is trained on the shots, together with one weight for
-each cached shot.
+The residual is zero except in the chosen channels. It is added to the class's text feature and to
+the cached shots of that class, and trained on the shots with one weight for each cached shot.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """CLIP-Adapter: a bottleneck on the image feature, mixed with the feature itself.
 
-Two small layers transform the image feature, and their output is mixed with the feature itself
-in a fixed ratio. The class weights stay the zero-shot text features.
+Two small layers transform the image feature, and the ratio of the mixture is fixed. The class
+weights stay the zero-shot text features.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """DePT: a linear head beside the prompts, so that the prompts learn what classes share.
 
-A linear head on rescaled features is trained beside CoOp's prompts. It learns what is special to
-the training classes and leaves the common part to the prompts. At test time the two classifiers
-are averaged.
+The head, on rescaled features, learns what is special to the training classes and leaves the
+common part to CoOp's prompts. At test time the two classifiers are averaged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """FLYP: both towers are trained with the contrastive loss that CLIP was pretrained with.
 
-Images are paired with prompts that contain their class name, and both towers are trained to match
-the pairs, as in pretraining. The trained text tower then gives the class weights.
+Images are paired with prompts that contain their class name, and both towers learn to match the
+pairs. The trained text tower then gives the class weights.
 """
 
 from __future__ import annotations

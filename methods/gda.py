@@ -1,8 +1,8 @@
 """GDA: a Gaussian classifier with a shared covariance, beside the zero-shot classifier.
 
-The image features of each class are modelled as a Gaussian with its own mean and a covariance
-that all classes share, which gives a linear classifier in closed form. It is added to the
-zero-shot classifier with a weight chosen on validation images.
+Each class is a Gaussian of image features with its own mean and a covariance that all classes
+share, which gives a linear classifier in closed form. It is added to zero-shot with a weight
+chosen on validation images.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """GraphAdapter: graphs over the text and image features of all classes refine the class weights.
 
-One graph joins the text features of all classes, another their mean image features. The weight of
-a class is its text feature, mixed with the outputs of learned graph convolutions over both graphs.
+One graph joins the text features of all classes, another their mean image features. A class weight
+is the text feature, mixed with the outputs of learned graph convolutions over both graphs.
 """
 
 from __future__ import annotations

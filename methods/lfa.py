@@ -1,8 +1,8 @@
 """LFA: a rotation of the image features onto the class texts, in closed form.
 
-The orthogonal matrix that brings the features of the shots nearest to the text features of
-their classes is computed directly. Image features are rotated by it, in part, and are then
-compared with the texts as usual.
+The orthogonal matrix that brings the features of the shots nearest to the text features of their
+classes is computed directly. It rotates image features in part, and they are then compared with
+the texts as usual.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """LP++: a linear probe beside a text classifier with one learned weight per class.
 
-The classifier is a linear probe on image features plus the text classifier, in which each class
-has a learned factor. Step sizes come from bounds computed on the data, so that no rate has to
-be searched.
+Step sizes come from bounds that are computed on the data, so no learning rate has to be searched.
 """
 
 from __future__ import annotations

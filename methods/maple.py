@@ -1,7 +1,7 @@
 """MaPLe: deep text prompts, of which the image prompts are linear functions.
 
 Learned tokens enter the first blocks of the text tower. A linear layer in each block turns them
-into tokens of the image tower, so that both towers are prompted together.
+into tokens of the image tower, so both towers are prompted together.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """MERGETUNE: CoOp's context is trained further, to lie between CoOp and zero-shot.
 
-After CoOp's fit its context is trained once more. One loss holds its texts to the hand-written
-ones. Another asks that all classifiers on the line from CoOp's texts to the new ones classify the
-shots well. The result is one context in place of an ensemble of the two.
+One loss holds the texts of CoOp's context to the hand-written ones. Another asks that all
+classifiers on the line from CoOp's texts to the new ones classify the shots well. The result is
+one context in place of an ensemble of the two.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MMA: adapters beside the later blocks of both towers meet in a shared layer.
 
-In the later blocks of both towers a bottleneck runs beside the block, and image and text share its
-middle layer. Early blocks, which hold general features, are left alone.
+A bottleneck runs beside each of these blocks, and image and text share its middle layer. Early
+blocks, which hold general features, are left alone.
 """
 
 from __future__ import annotations

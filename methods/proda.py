@@ -1,8 +1,7 @@
 """ProDA: many prompts, and the distribution of their class weights.
 
-Many contexts are learned, and the class weights that they give are treated as draws from a
-Gaussian. Training minimises a bound on the expected loss under this Gaussian, and its mean
-classifies.
+The class weights that the learned contexts give are treated as draws from a Gaussian. Training
+minimises a bound on the expected loss under this Gaussian, and its mean classifies.
 """
 
 from __future__ import annotations

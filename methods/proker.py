@@ -1,7 +1,7 @@
 """ProKeR: kernel ridge regression of the errors of the zero-shot classifier.
 
-A kernel regression learns the errors of the zero-shot classifier on the shots, and corrects them.
-The solution has a closed form. Far from all shots the prediction is that of zero-shot.
+The regression is fitted to the shots in closed form, and corrects zero-shot. Far from all shots
+the prediction is that of zero-shot.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from ._shared.texts import Templates, zero_shot
 
 
 class ProLIP(TrainedMethod):
-    """z = s · cos(x (P + D), W_0), with x the rows that the image tower projects by P, `[d, e]`.
+    """z = s · cos(x (P + D), W_0), with x the rows that the image tower projects by P, ``[d, e]``.
 
     Fahes et al., *CLIP's Visual Embedding Projector is a Few-shot Cornucopia*, section 3. The
     loss is cross-entropy + λ ‖D‖², with the square of the Frobenius norm, and D starts at zero.

@@ -1,7 +1,7 @@
 """SimpleShot: the nearest class mean of centred, normalised image features.
 
-Image features are centred on the mean of the shots and normalised, and each class is the mean
-of its shots. An image gets the class of the nearest mean; no text is used.
+Features are centred on the mean of the shots, and each class is the mean of its shots. An image
+gets the class of the nearest mean; no text is used.
 """
 
 from __future__ import annotations

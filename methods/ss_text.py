@@ -1,8 +1,8 @@
 """SS-Text+: class texts with the shots added, in closed form and without validation images.
 
-Cross-entropy pulls each class weight towards the image features of its shots, and a penalty holds
-it to its text feature. Without the term that pushes classes apart, the best weight has a closed
-form: the text feature plus a weighted sum of image features.
+Cross-entropy pulls each class weight towards the features of its shots, and a penalty holds it to
+its text feature. Without the term that pushes classes apart, the best weight is the text feature
+plus a weighted sum of image features.
 """
 
 from __future__ import annotations

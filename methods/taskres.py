@@ -38,7 +38,7 @@ class TaskRes(TrainedMethod):
         title="TaskRes",
         paper="arXiv:2211.10277",
         inserts="classifier",
-        summary="residual added to class weights",
+        summary="additive residual on class weights",
         zero_shot_at={"residual": 0},
     )
 

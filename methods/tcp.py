@@ -40,7 +40,7 @@ class TCP(KgCoOp):
     + b_1) + b_2 is M rows of width D (bottleneck e/4, q is QuickGELU). It replaces the M
     context rows of class c before block 8, counted from 0, of the text tower's 12; in a tower
     of n blocks before block ⌊2n/3⌋. The name follows the context, with the words that follow it
-    in the teacher's template, or in the ``template``, such as `person doing {}.`. The loss is
+    in the teacher's template, or in the ``template``, such as ``person doing {}.``. The loss is
     KgCoOp's with weight 8; the context starts at N(0, 0.02²). On another backbone t⁰_c, and so
     P_c, is made from that backbone's features.
     """

@@ -39,7 +39,7 @@ class TipAdapter(Method):
         title="Tip-Adapter",
         paper="arXiv:2111.03930",
         inserts="classifier",
-        summary="cache of the shots beside zero-shot",
+        summary="key-value cache of the shots added to zero-shot logits",
         zero_shot_at={"alpha": 0},
     )
 

@@ -1,8 +1,7 @@
 """TransCLIP: all test images are classified together, by Gaussians, neighbours and the text.
 
 Predictions start at zero-shot and are refined in rounds: by a Gaussian for each class, by the
-predictions of similar test images, and by the text. It needs all test images at once, and
-nothing is trained.
+predictions of similar test images, and by the text. Nothing is trained.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """VPT-deep: learned tokens among those of the image, renewed in every block.
 
-Each of the first blocks of the image tower has its own learned tokens beside those of the image.
-The class weights are the zero-shot text features.
+Each of the first blocks of the image tower has its own learned tokens. The class weights are the
+zero-shot text features.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Zero-shot CLIP: hand-written prompts are the classifier; the floor of every comparison.
+"""Zero-shot CLIP: hand-written prompts are the classifier, with which all others are compared.
 
-The text tower encodes one prompt for each class, and an image gets the class whose text feature
-is most similar. Nothing is trained and nothing is carried, so an upgrade gives the new model's
-own accuracy.
+The text tower encodes one prompt for each class, and an image gets the class with the most similar
+text feature. Nothing is trained, so an upgrade gives the new model's own accuracy.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class ZeroShot(Method):
         title="Zero-shot",
         paper="arXiv:2103.00020",
         inserts="none",
-        summary="one hand-written prompt for each class",
+        summary="hand-written prompts give the classifier",
         learns=False,
     )
 

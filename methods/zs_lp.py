@@ -1,8 +1,7 @@
 """ZS-LP: a linear probe of cosine logits, started at the text features.
 
-The class weights start at the text features and are trained on the shots by cross-entropy,
-without any penalty. The module holds the trained weights, which belong to the source's feature
-space.
+The class weights are trained on the shots by cross-entropy, without any penalty. The module holds
+the trained weights, which belong to the source's feature space.
 """
 
 from __future__ import annotations

@@ -63,7 +63,8 @@ def make_page() -> Page:
     # None: no recipe was read. An empty list: all settings are as published.
     deviations: dict[str, list[dict[str, str]]] = {name: [] for name in recipes}
     for (name, setting), of_setting in lines[lines["differs"]].groupby(GROUP, sort=False):
-        deviations[name].append({"setting": setting, **merge_tasks(of_setting)})
+        merged = {"setting": str(setting), **merge_tasks(of_setting)}
+        deviations[str(name)].append(merged)
     facts = {}
     rows = []
     for name in registry.names():
@@ -183,10 +184,11 @@ def write_recipe(method: type[Method]) -> str:
     recipe = getattr(config, "recipe", None)
     if not isinstance(recipe, Recipe):
         return "closed form, or a solver of its own"
-    if hasattr(config, "steps_per_shot"):
-        length = f"{config.steps_per_shot} steps per shot"
-    elif hasattr(config, "steps"):
-        length = f"{config.steps} steps"
+    settings = config.model_dump()
+    if "steps_per_shot" in settings:
+        length = f"{settings['steps_per_shot']} steps per shot"
+    elif "steps" in settings:
+        length = f"{settings['steps']} steps"
     else:
         length = _write_epochs(recipe.epochs)
     name = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[recipe.optimizer]

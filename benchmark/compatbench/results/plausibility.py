@@ -68,12 +68,13 @@ def find_implausible(
         # Methods that learn nothing have one row, and no draw.
         rows = ranking[ranking["learns"] & ranking["state"].isin([*MEASURED, "not ranked"])]
         probe = None if shots == ALL_SHOTS else _probe_accuracy(results, expected, upgrade[0])
-        bases = rows["method"].map(lambda name: configs.get(name, name))
-        for place, row in rows.iterrows():
-            if row["method"] in reviewed:
+        bases = rows["method"].replace(dict(configs))
+        for row in rows.to_dict("records"):
+            name = row["method"]
+            if name in reviewed:
                 continue
-            about = (row["method"], row["title"], upgrade, row["transfer"])
-            others = rows[(rows["kind"] == row["kind"]) & (bases != bases[place])]
+            about = (name, row["title"], upgrade, row["transfer"])
+            others = rows[(rows["kind"] == row["kind"]) & (bases != configs.get(name, name))]
             best = _best_other(others)
             if best is not None and row["gain"] - best[0] >= LEAD:
                 flags.append(Flag(*about, "lead", row["gain"] - best[0], best[1]))
@@ -86,15 +87,16 @@ def find_implausible(
 
 def _best_other(others: pd.DataFrame) -> tuple[float, str] | None:
     """Return the highest gain of other methods, or 0, that of zero-shot; and the title."""
-    gains = others["gain"].dropna()
-    if gains.empty:
+    measured = others[others["gain"].notna()].sort_values("gain")
+    if measured.empty:
         return None
-    if gains.max() <= 0:
+    best = measured.iloc[-1]
+    if best["gain"] <= 0:
         return 0.0, ""
-    return float(gains.max()), str(others.loc[gains.idxmax(), "title"])
+    return float(best["gain"]), str(best["title"])
 
 
-def _never_varies(row: Mapping[str, Any] | pd.Series) -> bool:
+def _never_varies(row: Mapping[Any, Any]) -> bool:
     """Return True if the seeds of a module do not differ; NaN is the spread of one seed."""
     spreads = (row["source_std"], row["target_std"])
     return row["state"] != "null" and any(spread < _SAME for spread in spreads)
