@@ -114,8 +114,8 @@ def fact(name: str, known: str, wanted: str, found: str, holds: bool | None) -> 
     verdict = NOT_SHOWN if holds is None else "yes" if holds else FAILS
     return {
         "property": name,
-        "what is known of the real pair": known,
-        "the mini pair must show": wanted,
+        "real models": known,
+        "the mini suite must show": wanted,
         "it shows": found,
         "holds": verdict,
     }
@@ -132,10 +132,10 @@ def zero_shot_facts(rows: pd.DataFrame) -> list[dict[str, str]]:
     facts = [
         fact(
             "zero-shot accuracy",
-            "zero-shot ViT-B/16 about 65 on the mean of 11 datasets",
-            "source 45 to 70, every task at least 5 × chance",
+            "about 65 % for ViT-B/16, mean of 11 datasets",
+            "source 45 to 70 %, every task at least 5 × chance",
             f"{show(estimate(table[source]), percent)}; "
-            f"least {over_chance.iloc[0]:.1f} × ({over_chance.index[0]})",
+            f"lowest task {over_chance.iloc[0]:.1f} × ({over_chance.index[0]})",
             45 <= mean[source] <= 70 and round(over_chance.iloc[0], 6) >= 5,
         )
     ]
@@ -145,8 +145,8 @@ def zero_shot_facts(rows: pd.DataFrame) -> list[dict[str, str]]:
     facts.append(
         fact(
             "gain of the targets over the source",
-            "EVA02-B/16 about +5.5",
-            "every target + 3 to + 12",
+            "about +5.5 for EVA02-B/16",
+            "+3 to +12 for every target",
             ", ".join(f"{show(gain)} on {name}" for name, gain in gains.items()),
             all(3 <= gain.value <= 12 for gain in gains.values()),
         )
@@ -199,8 +199,8 @@ def rank_agreement(source: pd.DataFrame, published: pd.DataFrame | None = None) 
     interval = percentile_interval(value, [correlate(*draw) for draw in draws], min(counts))
     return fact(
         "ranks of the methods",
-        "16-shot averages of the methods over eleven datasets on ViT-B/16",
-        "Spearman's rank correlation with them at least 0.75, its interval above 0.5, over "
+        "means of the methods over 11 datasets, ViT-B/16, 16 shots",
+        "a rank correlation (Spearman) of 0.75 or more, with its interval above 0.5, over "
         f"{FEWEST_METHODS} methods or more",
         f"{value:.2f} ({interval.low:.2f} to {interval.high:.2f}) over {len(methods)} methods; "
         + ceiling(),
@@ -222,8 +222,8 @@ def ceiling() -> str:
     means = shared.groupby("method").mean()
     gaps = means.iloc[:, 0].sub(means.iloc[:, 1]).abs()
     return (
-        f"{one} and {other} share {len(gaps)} methods, too few for ranks, whose averages differ "
-        f"by {gaps.min():.1f} to {gaps.max():.1f} points"
+        f"even two published tables ({one}; {other}) share {len(gaps)} methods, too few for ranks; "
+        f"their means differ by {gaps.min():.1f} to {gaps.max():.1f} points"
     )
 
 
@@ -233,7 +233,7 @@ def probe_gain(source: pd.DataFrame) -> dict[str, str]:
     gain = estimate(table.loc["linear_probe"] - table.loc["zeroshot"])
     return fact(
         "gain of the linear probe",
-        "a linear probe gains 13.7 points over zero-shot",
+        "13.7 points over zero-shot",
         "at least 8 points",
         show(gain),
         gain.value >= 8,
@@ -248,8 +248,8 @@ def prompts_and_probe(source: pd.DataFrame) -> dict[str, str]:
     share = estimate({"coop": 100 * coop, "probe": probe}, statistic=ratio_of_means)
     return fact(
         "gain of CoOp beside the probe's",
-        "CoOp gains about what a linear probe gains (14.9 and 13.7 points)",
-        "CoOp's gain at least 75 % of the linear probe's",
+        "about as much as the linear probe (14.9 and 13.7 points)",
+        "at least 75 % of the gain of the linear probe",
         f"{show(estimate(coop))} and {show(estimate(probe))} points: "
         f"{share.value:.0f} % ({share.low:.0f} to {share.high:.0f})",
         probe.mean() > 0 and share.value >= 75,
@@ -267,8 +267,8 @@ def below_zero_shot(source: pd.DataFrame) -> dict[str, str]:
         below.append(f"{name} {show(estimate(gains.loc[name]))}")
     return fact(
         "no method below zero-shot",
-        "every published method gains over zero-shot on its own model",
-        "the mean gain of every method is 0 or more",
+        "every published method gains over zero-shot",
+        "a mean gain of 0 or more for every method",
         ", ".join(below) or "none",
         not below,
     )
@@ -290,7 +290,7 @@ def after_the_upgrade(rows: pd.DataFrame) -> list[dict[str, str]]:
         facts.append(
             fact(
                 f"{title}'s module on the target",
-                f"{title}'s module, copied, is {where} the new model's zero-shot",
+                f"{where} the zero-shot accuracy of the new model, if copied",
                 f"{where} zero-shot on every target",
                 ", ".join(f"{show(gain)} on {name}" for name, gain in gains.items()),
                 holds,
@@ -310,8 +310,8 @@ def spread_over_seeds(source: pd.DataFrame) -> dict[str, str]:
     spread = mean_accuracy(learned, "seed").std(axis=1, ddof=1).sort_values()
     return fact(
         "agreement of seeds",
-        "seeds agree within a point or so on the mean",
-        "standard deviation of the mean over seeds below 1.5 points",
+        "means that differ by about a point between seeds",
+        "a standard deviation between seeds below 1.5 points",
         f"median {spread.median():.2f}, largest {spread.iloc[-1]:.2f} ({spread.index[-1]})",
         spread.iloc[-1] < 1.5,
     )
@@ -345,9 +345,9 @@ def monotony(curve: pd.DataFrame) -> dict[str, str]:
     falling = [name for name in curve.index if (steps.loc[name] < 0).any()]
     return fact(
         "more shots, more accuracy",
-        "more shots help, monotonically on average",
-        "the mean of all methods rises from 1 to 16 shots",
-        f"the mean of all methods: {', '.join(f'{v:.1f}' for v in mean)}; "
-        + (f"single ones fall: {', '.join(falling)}" if falling else "every method rises"),
+        "more shots help on average",
+        "a mean of all methods that rises from 1 to 16 shots",
+        f"{', '.join(f'{v:.1f}' for v in mean)}; "
+        + (f"not at every step for {', '.join(falling)}" if falling else "every method rises"),
         bool((mean.diff().iloc[1:] > 0).all()),
     )
