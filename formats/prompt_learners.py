@@ -1,7 +1,8 @@
-"""CoOp and its relatives: their trainers save only the prompt learner."""
+"""CoOp and its relatives: their trainers save the prompt learner, and others the whole model."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +21,37 @@ NETWORK = {
 }
 
 
-class CoOp(Dassl):
+# Parts of other trainers' models, whose prompt learners have a context, too.
+OTHERS = ("film_", "linear_probe_proj", "image_encoder.VPT", "prompt_learner.ZS_")
+OTHERS += ("prompt_learner.compound_", "prompt_learner.proj.")
+LEARNER = "prompt_learner."
+
+
+def unwrap(file: Checkpoint) -> Checkpoint:
+    """Return the prompt learner of a file, which may be the state dict of the whole model."""
+    if f"{LEARNER}ctx" not in file.tensors:
+        return file
+    if any(name.startswith(OTHERS) for name in file.tensors):
+        return file
+    tensors = {}
+    for name, tensor in file.tensors.items():
+        if name.startswith(LEARNER):
+            tensors[name.removeprefix(LEARNER)] = tensor
+    return replace(file, tensors=tensors)
+
+
+class Learner(Dassl):
+    """A trainer whose files hold the prompt learner, or the whole model with it."""
+
+    def recognise(self, file: Checkpoint) -> bool:
+        return super().recognise(unwrap(file))
+
+    def read(self, imported: Import) -> Converted:
+        imported.file = unwrap(imported.file)
+        return super().read(imported)
+
+
+class CoOp(Learner):
     """KaiyangZhou/CoOp, trainers/coop.py.
 
     No file contains the position of the name in the context (``position``).
@@ -37,6 +68,7 @@ class CoOp(Dassl):
         return {"context_length": context.shape[-2], "class_specific": context.ndim == 3}
 
     def read(self, imported: Import) -> Converted:
+        imported.file = unwrap(imported.file)
         context = imported.file.tensors.get("ctx")
         if context is None or context.ndim != 3:
             return super().read(imported)
@@ -60,10 +92,10 @@ class KgCoOp(CoOp):
     unlike = ()
 
     def recognise(self, file: Checkpoint) -> bool:
-        return "bias_vectors" in file.tensors and super().recognise(file)
+        return "bias_vectors" in unwrap(file).tensors and super().recognise(file)
 
 
-class ATPrompt(Dassl):
+class ATPrompt(Learner):
     """zhengli97/ATPrompt, trainers/coop_atp.py; its attributes are words of one token each.
 
     A file holds the words' token embeddings, with which the setting ``attributes`` is compared.
@@ -84,6 +116,7 @@ class ATPrompt(Dassl):
     suffix = "token_suffix"
 
     def read(self, imported: Import) -> Converted:
+        imported.file = unwrap(imported.file)
         words = imported.settings.setdefault("attributes", ["color", "shape"])
         count = sum(f"token_middle{number}" in imported.file.tensors for number in (1, 2, 3))
         if count not in (0, len(words)):
@@ -106,7 +139,7 @@ class ATPrompt(Dassl):
         return Converted(module, self.config(module))
 
 
-class CoCoOp(Dassl):
+class CoCoOp(Learner):
     """KaiyangZhou/CoOp, trainers/cocoop.py."""
 
     name = method = "cocoop"
@@ -117,7 +150,7 @@ class CoCoOp(Dassl):
     rows_for_each_vector: ClassVar = False
 
     def recognise(self, file: Checkpoint) -> bool:
-        return super().recognise(file) and not self._problem(file)
+        return super().recognise(file) and not self._problem(unwrap(file))
 
     def _problem(self, file: Checkpoint) -> str:
         """Return how the network's outputs differ from those of the format, or an empty text."""

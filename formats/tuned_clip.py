@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,8 @@ from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
 from compatbench.method.format import Converted, Format, Import
 
+from ._shared.transformers_names import rename_tensors
+
 # Names of the first layer of image towers.
 FIRST_LAYERS = ("conv1.weight", "trunk.patch_embed.proj.weight", "patch_embed.proj.weight")
 HEAD = "classification_head."
@@ -27,6 +30,8 @@ CLOSE = 1e-4
 class TunedCLIP(Format):
     """The state dict of a whole CLIP: open_clip's training (``epoch_5.pt``), FLYP's, and others'.
 
+    So is that of a CLIPModel of transformers (``model.safetensors``).
+
     A module of FLYP: differences of both towers, of the token embeddings and the positions of
     texts, and of log s. Class weights are the features of the class names in the templates.
     """
@@ -36,6 +41,7 @@ class TunedCLIP(Format):
     has_head: ClassVar[bool] = False
 
     def recognise(self, file: Checkpoint) -> bool:
+        file = _rename(file)
         has_head = f"{HEAD}weight" in file.tensors
         return has_head == self.has_head and _find_prefix(file) is not None
 
@@ -99,6 +105,11 @@ class WiSEFTWeights(TunedCLIP):
         return False
 
 
+def _rename(file: Checkpoint) -> Checkpoint:
+    """Return a file with the names of open_clip, if it has those of transformers' CLIPModel."""
+    return replace(file, tensors=rename_tensors(file.tensors))
+
+
 def _find_prefix(file: Checkpoint) -> str | None:
     """Return the prefix of the names of a whole CLIP, such as ``image_encoder.model.``.
 
@@ -120,9 +131,13 @@ def _load(imported: Import) -> Backbone:
         CompatbenchError: the file is no whole CLIP, its weights do not fit, or one is not finite.
     """
     backbone = imported.backbone
+    imported.file = _rename(imported.file)
     prefix = _find_prefix(imported.file)
     if prefix is None or backbone.card.provider == "hf":
-        raise imported.error("is no state dict of a whole CLIP, by the names of CLIP or open_clip")
+        raise imported.error(
+            "is no state dict of a whole CLIP by the names of CLIP, open_clip or transformers, or "
+            "the source is a model of transformers: give its release of open_clip"
+        )
     tensors = {}
     for name, tensor in imported.file.tensors.items():
         if name.startswith(prefix) and not name.startswith(HEAD):

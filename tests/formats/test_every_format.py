@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from image_reference import draw_images
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
@@ -397,6 +397,126 @@ def test_peft_adapter_of_every_linear_layer_gives_its_own_logits(desk: Desk) -> 
     torch.testing.assert_close(
         logits, source.logit_scale * cosines.to(logits), rtol=1e-4, atol=1e-4
     )
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_peft_adapter_with_dora_and_whole_layers_gives_its_own_logits(
+    alone: bool, desk: Desk
+) -> None:
+    """Its image tower may have been adapted alone; then the names do not contain the tower."""
+    source = convert.load_backbone("clip64", "cpu")
+    generator = torch.Generator().manual_seed(6)
+    model: Any = copy.deepcopy(source.model)
+    tensors = {}
+    for number, block in enumerate(model.visual.transformer.resblocks):
+        for path, weight in (
+            ("self_attn.k_proj", block.attn.in_proj_weight.chunk(3)[1]),
+            ("mlp.fc1", block.mlp.c_fc.weight),
+        ):
+            a = 0.1 * torch.randn(4, weight.shape[1], generator=generator)
+            b = 0.1 * torch.randn(len(weight), 4, generator=generator)
+            lengths = 1 + torch.rand(len(weight), generator=generator)
+            new = weight.data + 2 * b.to(weight) @ a.to(weight)
+            weight.data[:] = lengths.to(weight)[:, None] * F.normalize(new, dim=1)
+            inner = f"encoder.layers.{number}.{path}"
+            name = f"base_model.model.{inner if alone else 'vision_model.' + inner}"
+            tensors |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+            tensors[f"{name}.lora_magnitude_vector"] = lengths
+    settings: dict[str, Any] = dict(use_dora=True)
+    if alone:
+        settings["auto_mapping"] = {"base_model_class": "CLIPVisionModel"}
+    else:
+        settings["modules_to_save"] = ["visual_projection", "post_layernorm"]
+        model.visual.proj.data *= 1.5
+        model.visual.ln_post.bias.data += 0.3
+        start = "base_model.model."
+        tensors[f"{start}visual_projection.weight"] = model.visual.proj.T.float().contiguous()
+        tensors[f"{start}vision_model.post_layernorm.bias"] = model.visual.ln_post.bias.float()
+    files.save_peft(desk.folder, EVERYWHERE, **settings)
+    detached = {name: tensor.detach() for name, tensor in tensors.items()}
+    save_file(detached, desk.folder / "adapter_model.safetensors", {"format": "pt"})
+    module = desk.import_file("auto", desk.folder)
+    images = draw_images(source, 3)
+    with torch.no_grad():
+        flyp: Any = builtin_methods().get("flyp")
+        method = flyp(flyp.Config.model_validate(module.about["config"]))
+        logits = method.attach(module, source, desk.labels)(images)
+        weights = F.normalize(model.encode_text(source.tokenizer(desk.labels.fill())), dim=-1)
+        cosines = F.normalize(model.encode_image(images), dim=-1) @ weights.T
+    torch.testing.assert_close(
+        logits, source.logit_scale * cosines.to(logits), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_peft_adapter_of_one_tower_is_read_by_the_class_of_its_model(desk: Desk) -> None:
+    places = [("image", 0, "q", 4), ("image", 1, "v", 4)]
+    files.save_peft(desk.folder / "both", places)
+    path = desk.folder / "alone"
+    files.save_peft(path, places, auto_mapping={"base_model_class": "CLIPVisionModel"})
+    named = load_file(path / "adapter_model.safetensors")
+    tensors = {name.replace("vision_model.", ""): each for name, each in named.items()}
+    save_file(tensors, path / "adapter_model.safetensors", {"format": "pt"})
+    module = desk.import_file("auto", path)
+    assert module.about["imported"]["format"] == "peft"
+    assert module.fingerprint == desk.import_file("peft", desk.folder / "both").fingerprint
+    (path / "adapter_config.json").write_text('{"lora_alpha": 8}')
+    with pytest.raises(CompatbenchError, match="does not say which tower it changes: give"):
+        desk.import_file("auto", path)
+
+
+def test_fine_tuned_clip_model_of_transformers_gives_its_own_logits(desk: Desk) -> None:
+    """The source is a model of open_clip; the file has the names of transformers' CLIPModel."""
+    transformers = pytest.importorskip("transformers")
+    source = desk.backbone
+    own: Any = source.model
+    width = source.token_width
+    image_size = source.model.visual.image_size[0]  # type: ignore[index, union-attr]
+    vocabulary = own.token_embedding.num_embeddings
+    is_quick = "Quick" in type(own.transformer.resblocks[0].mlp.gelu).__name__
+    activation = "quick_gelu" if is_quick else "gelu"
+    both = dict(hidden_size=width, intermediate_size=4 * width, hidden_act=activation)
+    text = both | dict(
+        num_attention_heads=own.transformer.resblocks[0].attn.num_heads,
+        num_hidden_layers=source.text.depth,
+        max_position_embeddings=len(own.positional_embedding),
+        vocab_size=vocabulary,
+        eos_token_id=vocabulary - 1,
+    )
+    vision = both | dict(
+        num_attention_heads=own.visual.transformer.resblocks[0].attn.num_heads,
+        num_hidden_layers=source.image.depth,
+        patch_size=own.visual.conv1.weight.shape[-1],
+        image_size=image_size,
+    )
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    torch.manual_seed(3)
+    model = transformers.CLIPModel(config).eval().double()
+    model.save_pretrained(desk.folder / "tuned")
+    module = desk.import_file("auto", desk.folder / "tuned")
+    assert module.about["imported"]["format"] == "clip"
+    images = draw_images(source, 3)
+    method = builtin_methods().get("flyp")()
+    with torch.no_grad():
+        found = method.attach(module, source, desk.labels)(images)
+        total = torch.zeros(len(desk.labels), 16).double()
+        for template in desk.labels.templates:
+            ids = source.tokenizer(list(desk.labels.fill(template)))
+            total += F.normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1)
+        features = model.get_image_features(pixel_values=images).pooler_output
+        cosines = F.normalize(features, dim=-1) @ F.normalize(total, dim=-1).T
+    torch.testing.assert_close(found, model.logit_scale.exp() * cosines, rtol=1e-6, atol=1e-6)
+
+
+def test_prompt_learner_in_the_state_of_a_whole_model_is_read(desk: Desk) -> None:
+    for kind in ("coop", "kgcoop", "cocoop", "atprompt"):
+        state = files.dassl(kind, desk.backbone, desk.labels)
+        whole = {f"prompt_learner.{name}": tensor for name, tensor in state.items()}
+        for name, tensor in desk.backbone.model.visual.state_dict().items():  # type: ignore
+            whole[f"image_encoder.{name}"] = tensor
+        module = desk.import_file("auto", files.save(desk.folder / "model.pt", whole))
+        plain = desk.import_file(kind, save_dassl(desk.folder / kind, state))
+        assert module.about["imported"]["format"] == kind
+        assert module.fingerprint == plain.fingerprint
 
 
 def test_image_tower_and_head_of_wise_ft_give_their_own_logits(desk: Desk) -> None:

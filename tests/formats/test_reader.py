@@ -74,7 +74,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "call": (packed(CALL), "it asks for builtins.eval; nothing in it was run"),
     "module": (saved({"model": torch.nn.Linear(2, 2)}), "it asks for torch.nn.modules.linear"),
     "memory": (packed(MEMO), "holds no tensors"),
-    "bare pickle": (pickle.dumps({"w": 1}), "is a bare pickle.*numpy.savez"),
+    "bare pickle": (
+        pickle.dumps({"w": 1}),
+        r"is a bare pickle.*joblib.load\(.w.pt.\); numpy.savez",
+    ),
     "bytearray": (packed(call(b"builtins\nbytearray", 4 << 30)), "asks for builtins.bytearray"),
     "tensor of a size": (
         packed(call(b"torch\nFloatTensor", 2 << 30)),
@@ -137,6 +140,14 @@ def test_nested_tensors_and_views_are_read(tmp_path: Path) -> None:
     assert found["a.b"].tolist() == [2, 3, 4]
     assert found["a.c.0"].tolist() == [0, 3, 6, 9]
     assert found["empty"].shape == (0, 3)
+
+
+def test_file_of_torch_before_1_6_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"state_dict": WEIGHTS, "epoch": 3}, path, _use_new_zipfile_serialization=False)
+    found = read_checkpoint(path)
+    assert torch.equal(found.tensors["w"], WEIGHTS["w"])
+    assert found.values == {"epoch": 3}
 
 
 def test_single_tensors_and_other_containers_are_read(tmp_path: Path) -> None:

@@ -14,14 +14,27 @@ from safetensors import safe_open
 from torch import Tensor
 
 from compatbench.backbone.load.checkpoint import check_size, failures_named, kind_of_checkpoint
-from compatbench.backbone.load.torch_files import MoreThanTensors, StoredTensor, open_torch_file
+from compatbench.backbone.load.torch_files import (
+    MoreThanTensors,
+    StoredTensor,
+    is_old_torch_file,
+    open_torch_file,
+)
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import require
 from compatbench.files.sizes import format_bytes
 from compatbench.files.tensors import KEY
 
 # The names of checkpoints in a folder; Dassl puts them into the folder of a registered model.
-_IN_FOLDERS = ("checkpoint", "*/checkpoint", "adapter_model.*", "keys_*shots.pt", "lora_weights.pt")
+_IN_FOLDERS = (
+    "checkpoint",
+    "*/checkpoint",
+    "adapter_model.*",
+    "keys_*shots.pt",
+    "lora_weights.pt",
+    "model.safetensors",
+    "pytorch_model.bin",
+)
 _VALUES = (str, int, float)
 MAX_UNPACKED = 1 << 30  # bytes of an npz file
 MOST_NAMED = 8 << 20  # characters of all names, and entries of all lists, in a file
@@ -61,7 +74,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def _find_in(folder: Path) -> Path:
-    """Return the checkpoint in a folder of a trainer of Dassl, PEFT, Tip-Adapter or CLIP-LoRA."""
+    """Return the checkpoint in a folder: of Dassl, PEFT, Tip-Adapter, CLIP-LoRA or transformers."""
     for pattern in _IN_FOLDERS:
         paths = sorted(path for path in folder.glob(pattern) if path.is_file())
         if not paths:
@@ -79,10 +92,12 @@ def _find_in(folder: Path) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     """Return the tensors and plain values of a file by their names."""
     kind = kind_of_checkpoint(path)
-    if kind == "pickle":
+    if kind == "pickle" and not is_old_torch_file(path):
         raise CompatbenchError(
-            f"{path} is a bare pickle, of joblib or of a PyTorch before 1.6, which is not read; "
-            "where it was made, save its arrays with numpy.savez, or its state_dict with torch.save"
+            f"{path} is a bare pickle, as of joblib; reading one would run code in it. Where it "
+            f'was made, run: import joblib, numpy; p = joblib.load("{path.name}"); '
+            f'numpy.savez("{path.stem}.npz", coef=p.coef_, intercept=p.intercept_, '
+            "classes=p.classes_)"
         )
     if kind == "script":
         raise CompatbenchError(f"{path} is an archive of another kind than torch.save writes")
@@ -91,7 +106,7 @@ def _read(path: Path) -> dict[str, Any]:
         if arrays:
             return _name_values(arrays)
     check_size(path)
-    if kind == "archive":
+    if kind in ("archive", "pickle"):
         return _read_archive(path)
     with safe_open(path, "pt") as opened:
         if KEY in (opened.metadata() or {}):

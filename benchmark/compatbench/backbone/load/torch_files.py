@@ -152,6 +152,16 @@ def open_torch_file(path: Path) -> Iterator[TorchFile]:
             yield _open_pickles(stack.enter_context(mapped))
 
 
+def is_old_torch_file(path: Path) -> bool:
+    """Return True for a file of ``torch.save`` before PyTorch 1.6; False for other pickles."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    try:
+        return _Unpickler(io.BytesIO(start)).load() == _MAGIC
+    except Exception:  # a pickle of something else, cut after 64 bytes
+        return False
+
+
 def _open_archive(archive: zipfile.ZipFile) -> TorchFile:
     names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(names) != 1:
