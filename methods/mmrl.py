@@ -118,7 +118,7 @@ class TwoAnswers(CosineClassifier):
     Args:
         texts: text features, ``[C, e]``.
         prompts: the learned tokens of each of the last blocks, ``[blocks, n, d]``.
-        projection: P_r from the tokens' mean to the joint space, ``[d, e]``.
+        projection: P_r from the tokens' mean to the embedding space, ``[d, e]``.
         share: weight α of the class token's answer.
     """
 

@@ -58,7 +58,7 @@ class Rosetta(Method):
         needs={"words"},
         summary="kernel regression of the shots beside zero-shot, translated through words",
         zero_shot_at={"values": 0.0},
-        excused={"other-sizes": "words turn the keys into a joint space of any size"},
+        excused={"other-sizes": "words translate the keys to an embedding space of any size"},
     )
 
     class Config(Method.Config):

@@ -19,7 +19,7 @@ def draw_linear(shape: tuple[int, ...], fan_in: int, rng: torch.Generator) -> Te
 def draw_bottleneck(
     backbone: Backbone, reduction: int, width: int, rng: torch.Generator
 ) -> dict[str, Tensor]:
-    """Draw two layers from the joint space ``e`` to ``width``, through e/reduction units."""
+    """Draw two layers from the embedding space ``e`` to ``width``, through e/reduction units."""
     size = backbone.embed_dim
     hidden = max(size // reduction, 1)
     tensors = {

@@ -19,7 +19,7 @@ from compatbench.tables import markdown
 from compatbench.tables.flags import list_flags
 from compatbench.tables.numbers import NOTHING, interval_text, percent, rounded, signed
 from compatbench.tables.ranking_tables import SPREAD
-from compatbench.tables.suite_page import SuitePage
+from compatbench.tables.suite_page import MARKS, SuitePage
 from compatbench.tables.survival_tables import has_survival, read_survival, show_gain_interval
 from compatbench.tables.table import (
     Table,
@@ -106,7 +106,7 @@ def list_verdicts(page: SuitePage) -> dict[str, list[Verdict]]:
 def _show_verdict(row: Mapping[str, Any]) -> str:
     """Return ``CoOp loses 15.8 points (-20.4 to -11.2) if the new model ...``."""
     condition = f"if {lower_first(row['kind'])}"
-    title = row["title"]
+    title = row["title"].rstrip(" " + "".join(MARKS))
     if row["with_words"]:
         title += " (with a list of words)"
     verdict = row["verdict"]
