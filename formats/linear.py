@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -109,7 +110,8 @@ class Linear(Format):
             raise CompatbenchError(f"its features are not those of '{self.name}'; name {other}")
         tensors = {"weight": module["weight"], "bias": module["bias"]}
         if path.suffix == ".npz":
-            content = _npz_bytes(module["weight"], module["bias"])
+            names = module.about.get("labels", {}).get("names", [])
+            content = _npz_bytes(module["weight"], module["bias"], names)
         elif path.suffix == ".safetensors":
             from safetensors.torch import save
 
@@ -145,7 +147,7 @@ def _find_classes(file: Checkpoint) -> tuple[str, list[Any]]:
     They are a list, or a mapping from names to numbers or from numbers to names, as torchvision's
     ``class_to_idx`` and the ``id2label`` of transformers.
     """
-    for key in (*CLASSES, "class_names", "classnames"):
+    for key in ("class_names", "classnames", *CLASSES):
         if key in file.tensors:
             return key, file.tensors[key].tolist()
         if isinstance(file.values.get(key), list):
@@ -170,15 +172,17 @@ def _take_bias(imported: Import, size: str, weight: Tensor) -> Tensor:
     return imported.take(biases[0], size)
 
 
-def _npz_bytes(weight: Tensor, bias: Tensor) -> bytes:
-    """Return an npz file with scikit-learn's names."""
+def _npz_bytes(weight: Tensor, bias: Tensor, names: Sequence[str]) -> bytes:
+    """Return an npz file with scikit-learn's names, and the names of the classes if known."""
     import numpy as np
 
     if weight.dtype == torch.bfloat16:
         raise CompatbenchError("numpy has no bfloat16; give --dtype float32")
     buffer = io.BytesIO()
-    classes = np.arange(len(weight))
-    np.savez(buffer, coef=weight.numpy(), intercept=bias.numpy(), classes=classes)
+    arrays = {"coef": weight.numpy(), "intercept": bias.numpy(), "classes": np.arange(len(weight))}
+    if names:
+        arrays["class_names"] = np.array(names)
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
