@@ -67,6 +67,14 @@ def _write_class(cls: type, folder: Path) -> Path:
     return path
 
 
+def is_written(file: Path) -> bool:
+    """Return True for a file that ``write_classes`` has written, or that was deleted since."""
+    if not file.is_file():
+        return True
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        return lines.readline() == _HEADER
+
+
 def class_source(cls: type) -> str:
     """Return a Python file that defines the class; errors are those of ``write_class``."""
     module = sys.modules[cls.__module__]

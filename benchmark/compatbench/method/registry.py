@@ -20,6 +20,7 @@ from compatbench.files.project_folders import content_files
 from compatbench.method import Method, MethodCard, read_settings
 from compatbench.method.format import Format
 from compatbench.method.identity import class_file, method_identity, plugin_file
+from compatbench.method.live_class import is_written
 from compatbench.method.mistakes import explain_import
 from compatbench.method.outside_files import load_file
 from compatbench.method.transfer import Transfer, TransferCard
@@ -152,7 +153,8 @@ class Registry(Generic[T]):
         file = class_file(cls)
         if name in self.classes:
             other = self.file_of(name)
-            if other != file:
+            # A class of a notebook is written again for each folder of results.
+            if other != file and not (is_written(other) and is_written(file)):
                 raise CompatbenchError(
                     f"{self.kind} name '{name}' is used twice: by {other} and by {file}; rename one"
                 )
