@@ -43,7 +43,7 @@ def make_sections() -> dict[str, str]:
 
 def show_claims(reports: list[ClaimsReport]) -> str:
     """Return a table with a row for each claim and a column for each upgrade."""
-    notes: list[str] = []
+    limits: dict[str, list[str]] = {}
     rows = []
     for findings in zip(*(records(report.findings) for report in reports), strict=True):
         claim = findings[0]["says"]
@@ -52,7 +52,10 @@ def show_claims(reports: list[ClaimsReport]) -> str:
             claim += f": {data.pop()}"
         cells = [show_verdict(finding, with_data=bool(data)) for finding in findings]
         for report, finding in zip(reports, findings, strict=True):
-            notes += list_notes(finding, report.upgrade[-1])
+            for limit in list_limits(finding):
+                targets = limits.setdefault(f"{limit} (claim {finding['claim']}", [])
+                if report.upgrade[-1] not in targets:
+                    targets.append(report.upgrade[-1])
         rows.append([str(findings[0]["claim"]), claim, *cells])
     header = ["Claim", "What it says"]
     header += [f"Verdict for {report.upgrade[-1]}" for report in reports]
@@ -62,10 +65,10 @@ def show_claims(reports: list[ClaimsReport]) -> str:
         "complete results. A verdict is followed by the effect in points or percent, and its 95 % "
         "interval over tasks (claims 1 and 2: over methods and tasks)."
     )
-    table = plain_table(
-        header, rows, range(len(header)), sentence(head), list(dict.fromkeys(notes))
-    )
-    return f"{render_table(table, LONGEST)}\n* {list_collapsed(reports)}"
+    notes = [f"{limit} on {' and '.join(targets)})" for limit, targets in limits.items()]
+    notes.append(list_collapsed(reports))
+    table = plain_table(header, rows, range(len(header)), sentence(head), notes)
+    return render_table(table, LONGEST)
 
 
 def show_verdict(finding: Row, with_data: bool) -> TableCell:
@@ -76,16 +79,17 @@ def show_verdict(finding: Row, with_data: bool) -> TableCell:
     return sentence(text(finding["verdict"]).bold(), " ", text(shown))
 
 
-def list_notes(finding: Row, target: str) -> list[str]:
-    """Return what limits a verdict, in sentences. ``list_collapsed`` names the collapsed modules.
+def list_limits(finding: Row) -> list[str]:
+    """Return what limits a verdict.
 
-    Modules that cannot be attached are left out: the leaderboard names them.
+    Modules that cannot be attached are left out: the leaderboard names them. ``list_collapsed``
+    names those that collapse.
     """
-    notes = []
+    limits = []
     for limit in filter(None, (finding["why"] or "").split("; ")):
         if not limit.startswith(("not counted", "of the ")):
-            notes.append(f"Claim {finding['claim']} on {target}: {limit}.")
-    return notes
+            limits.append(limit)
+    return limits
 
 
 def list_collapsed(reports: list[ClaimsReport]) -> str:
@@ -96,8 +100,8 @@ def list_collapsed(reports: list[ClaimsReport]) -> str:
         evidence = read_evidence(page, report.upgrade, report.shots)
         gains = evidence.scores["gain"].loc[evidence.methods].mean(axis="columns")
         titles = [evidence.title(str(name)) for name in sorted(find_collapsed(gains).index)]
-        named.append(f"on {report.upgrade[-1]} {', '.join(titles)}")
-    return f"Claims 1 and 2: some modules collapse, {'; '.join(named)}."
+        named.append(f"{', '.join(titles)} on {report.upgrade[-1]}")
+    return f"these modules collapse (claims 1 and 2): {'; '.join(named)}"
 
 
 def compare_readings(suite: str) -> pd.DataFrame:

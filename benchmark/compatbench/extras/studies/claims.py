@@ -391,7 +391,7 @@ def _stability(scores: pd.DataFrame, name: str, verdict: Verdict) -> str:
     same = 0
     for task in scores.columns:
         same += judge_best(scores.drop(columns=[task]), name) == verdict
-    return f"holds in {same} of {len(scores.columns)} rankings with one task left out"
+    return f"the verdict holds in {same} of {len(scores.columns)} rankings with one task left out"
 
 
 def gains_as_reported(evidence: Evidence) -> Iterator[Row]:
