@@ -77,7 +77,10 @@ class SyntheticModels:
     def restore(self, *backbones: Backbone) -> None:
         """Put backbones, by default all of them, back as they were made."""
         for backbone in backbones or (self.source, self.target, *self.others.values()):
-            backbone.model.requires_grad_(False).zero_grad(set_to_none=True)
+            tensors = _list_tensors(backbone).values()
+            # A method seldom leaves gradients, and PyTorch is slow to remove none.
+            if any(tensor.requires_grad or tensor.grad is not None for tensor in tensors):
+                backbone.model.requires_grad_(False).zero_grad(set_to_none=True)
             if self.changed(backbone):
                 again = self._builders[backbone.name]()
                 vars(backbone).clear()
