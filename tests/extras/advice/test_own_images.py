@@ -118,6 +118,20 @@ def test_folder_and_checkpoint_lead_to_advice(work: Path) -> None:
     assert "Retraining was not measured" in " ".join(advice.details().split())
 
 
+@pytest.mark.filterwarnings(QUIET)
+def test_rows_without_names_follow_the_file_of_class_names(work: Path) -> None:
+    write_probe(work / "probe.npz")
+    with np.load("probe.npz") as probe:
+        names = [*probe["classes"]]
+        np.savez("moved.npz", coef=probe["coef"][[2, 0, 1]], intercept=np.zeros(3))
+    (work / "names.txt").write_text("\n".join(f"The_{names[row].upper()}" for row in (2, 0, 1)))
+    expected = cb.advise("photos", module="probe.npz", **UPGRADE)
+    for given in ({"class_names": "names.txt"}, {"class_names": [names[row] for row in (2, 0, 1)]}):
+        how = given | {"settings": {"normalized": False}}
+        advice = cb.advise("photos", module="moved.npz", **UPGRADE, **how)
+        assert advice.options["gain"].equals(expected.options["gain"])
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings(QUIET)
 def test_without_a_module_three_cheap_methods_are_cross_fitted(work: Path) -> None:

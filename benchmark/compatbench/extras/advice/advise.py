@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from compatbench.data.cards import SuiteCard, backbone_cards, select_names, suite_cards
@@ -37,6 +37,8 @@ def advise(
     shots: int | None = None,
     source: str | None = None,
     labels: int | None = None,
+    class_names: str | Sequence[str] | None = None,
+    settings: Mapping[str, object] | None = None,
     out: str | Path = ".",
     device: str = "auto",
     yes: bool = False,
@@ -66,6 +68,9 @@ def advise(
         source: with images: the old model, that a checkpoint was trained on.
         labels: with images: retrain with so many labelled images per class, too. Modules are
             cross-fitted: no image trains the module that is tested on it.
+        class_names: with images: the classes of a checkpoint in its order, or a file with a name on
+            each line, as ``classes`` of ``import_module``.
+        settings: with images: settings that a checkpoint does not contain, such as ``alpha=1``.
         out: the folder of ``results/``; with images, the folder to write to: ``advice.md``,
             ``advice.json``, the cards of the task, and modules that were imported or trained.
         yes: download weights that are missing.
@@ -94,7 +99,18 @@ def advise(
         if module is not None:
             modules = list(module) if isinstance(module, list | tuple) else [module]
         asked = OwnRequest(
-            suite, modules, methods, source, target, labels, Path(out), device, yes, progress
+            suite,
+            modules,
+            methods,
+            source,
+            target,
+            labels,
+            Path(out),
+            device,
+            yes,
+            progress,
+            class_names,
+            settings,
         )
         return advise_images(asked)
     if source is not None or labels is not None or isinstance(module, list | tuple):

@@ -22,6 +22,7 @@ from compatbench.cli.shared_options import (
     Suite,
     TrustPickle,
     Verbose,
+    read_settings,
 )
 from compatbench.errors import CompatbenchError
 
@@ -98,6 +99,22 @@ def advise(
         int | None,
         typer.Option(help="By default the largest number of the suite. Not with a module."),
     ] = None,
+    class_names: Annotated[
+        str | None,
+        typer.Option(
+            "--class-names",
+            metavar="FILE",
+            help="With images: the classes of a checkpoint in its order, a name on each line.",
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="With images: settings that a checkpoint does not contain, such as 'alpha=1'.",
+        ),
+    ] = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -137,6 +154,7 @@ def advise(
     given: dict[str, Any] = {"module": place}
     if has_images:
         given = {"module": module, "source": source, "labels": labels}
+        given |= {"class_names": class_names, "settings": read_settings(settings)}
         given["yes"] = yes or _agree(source, target)
     advice = compatbench.advise(
         str(place) if has_images else suite,

@@ -58,6 +58,8 @@ class OwnRequest:
     device: str
     yes: bool
     progress: bool
+    class_names: str | Sequence[str] | None = None  # of a checkpoint, in its order
+    settings: Mapping[str, object] | None = None  # that a checkpoint does not contain
 
     def words(self, modules: Sequence[str]) -> tuple[str, ...]:
         """Return the words of the command, without ``--labels``; ``modules`` are files."""
@@ -87,7 +89,12 @@ def advise_images(request: OwnRequest) -> Advice:
     targets = choose_targets(request.target, source)
     fetch_missing_files([source, *targets], request.yes)
     own = open_images(request.images, source, targets, request.out)
-    modules = read_modules(request.modules, own.tested, request.source, request.device)
+    how = {
+        "classes": request.class_names,
+        "settings": request.settings,
+        "device": request.device,
+    }
+    modules = read_modules(request.modules, own.tested, request.source, how)
     own = images_for(own, modules)
     evaluations = _evaluate_modules(request, modules, targets, own.tested)
     notes = []

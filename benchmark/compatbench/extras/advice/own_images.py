@@ -40,8 +40,8 @@ from compatbench.results.evaluation import Evaluation, settle_module
 
 SWAPPED = "{}-swapped"  # the task whose training images are the other one's test images
 CHECKS = (
-    "the order of the classes (compatbench module import --class-names FILE), how its features are "
-    "normalised, its prompt, and the model that it was trained on (source)"
+    "the order of the classes (--class-names FILE), how its features are normalised, its prompt, "
+    "and the model that it was trained on (source)"
 )
 # On images that a module was trained on, it is nearly always right, and far better than zero-shot.
 TOO_ACCURATE = 99.0  # percent
@@ -237,11 +237,15 @@ def _learned_here(fitted: Fitted, own: OwnImages) -> bool:
 
 
 def read_modules(
-    modules: Sequence[Module | str | Path], task: Task, source: str | None, device: str
+    modules: Sequence[Module | str | Path],
+    task: Task,
+    source: str | None,
+    how: Mapping[str, Any],
 ) -> dict[str, Module]:
     """Return modules by name. Checkpoints of other code are imported, with their format detected.
 
-    Settings that a checkpoint does not contain are chosen on the images.
+    Settings that a checkpoint does not contain are chosen on the images, unless ``how``, which has
+    arguments of ``import_module``, contains them.
 
     Raises:
         CompatbenchError: a checkpoint without a source, or modules of several sources.
@@ -249,7 +253,7 @@ def read_modules(
     read: dict[str, Module] = {}
     sources = set()
     for module in modules:
-        loaded = _read_module(module, task, source, device)
+        loaded = _read_module(module, task, source, how)
         _, fitted = read_fitted(loaded)
         sources.add(fitted.source)
         name = fitted.method
@@ -271,7 +275,7 @@ def read_modules(
 
 
 def _read_module(
-    module: Module | str | Path, task: Task, source: str | None, device: str
+    module: Module | str | Path, task: Task, source: str | None, how: Mapping[str, Any]
 ) -> Module:
     address = local_file(module)
     try:
@@ -285,8 +289,8 @@ def _read_module(
             "model that it was trained on: source (--source)"
         )
     source = backbone_cards.resolve(source)
-    imported = import_module("auto", address, task.name, source, device=device)
-    return settle_module(imported, task, device)
+    imported = import_module("auto", address, task.name, source, **how)
+    return settle_module(imported, task, str(how["device"]))
 
 
 def check_modules(measured: Sequence[tuple[str, Evaluation]]) -> None:
