@@ -19,10 +19,8 @@ for line in Path(__file__).with_name("mistakes.txt").read_text(encoding="utf-8")
 # Mistakes that typer finds, before a command starts.
 WORDS = [
     ("evaluate module.safetensors", "Missing option '--target'"),
-    ("list methodss", "'methodss' is not one of"),
     ("rn", "Did you mean 'run'"),
     ("run --job 3", "--jobs"),
-    ("run --precision fp8", "fp32"),
 ]
 
 

@@ -1,5 +1,6 @@
 """Complete names on the command line, and hint at the option that takes a word."""
 
+import re
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ OPTIONS = {
     "--transfer": "transfers",
     "--transfers": "transfers",
 }
+# How typer reports a word that is not one of a few.
+_NOT_A_CHOICE = re.compile("'([^']*)' is not one of (.*)")
 ENDINGS = {"suites": (".yaml", ".yml"), "methods": (".py",)}
 
 
@@ -92,11 +95,22 @@ class HintingCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the words; raise an error with a hint for a word or a file that does not fit."""
         ctx.allow_extra_args = True  # which are explained here
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            message = _explain_choice(error)
+            if message:
+                raise CompatbenchError(f"{self.name}: {message}") from None
+            raise
         if ctx.resilient_parsing:  # the shell completes a name
             return rest
         if ctx.args:
             word = ctx.args[0]
+            if "module" in ctx.params and Path(word).exists():
+                raise CompatbenchError(
+                    f"{self.name} takes one module, and '{word}' is a second one; run the command "
+                    "once for each"
+                )
             hint = self._hint(word) or f"see '{ctx.command_path} --help'"
             raise CompatbenchError(f"{self.name}: no argument '{word}'; {hint}")
         for parameter in self.params:
@@ -127,3 +141,14 @@ class HintingCommand(TyperCommand):
                 if first.endswith(ENDINGS.get(kind, ())) or first in known_names(kind):
                     return f"for a {kind[:-1]} write {option} {word}"
         return ""
+
+
+def _explain_choice(error: typer.BadParameter) -> str:
+    """Return the message for a word that is not one of a few; empty for another mistake."""
+    from compatbench.data.cards.names import unknown_name
+
+    found = _NOT_A_CHOICE.search(error.message)
+    if found is None or error.param is None:
+        return ""
+    kind = error.param.opts[0].lstrip("-")
+    return unknown_name(found[1], re.findall("'([^']*)'", found[2]), kind)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from compatbench.backbone.load import locate_tokenizer, locate_weights, read_backbone
@@ -10,6 +10,9 @@ from compatbench.data.cards import SuiteCard, suite_test_sets
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import load_task
 from compatbench.errors import CompatbenchError
+from compatbench.messages import count
+
+MOST_NAMED = 3  # of what is missing, in a message
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,19 @@ class Missing:
         return bool(self.backbones or self.test_sets)
 
     def __str__(self) -> str:
-        kinds = {"images": self.test_sets, "weights": self.backbones}
-        parts = [f"{kind} of {', '.join(names)}" for kind, names in kinds.items() if names]
-        return "; ".join(parts)
+        parts = []
+        if self.test_sets:
+            parts.append(f"the images of {_name_or_count(self.test_sets, 'test set')}")
+        if self.backbones:
+            parts.append(f"the weights of {_name_or_count(self.backbones, 'backbone')}")
+        return " and ".join(parts)
+
+
+def _name_or_count(names: Collection[str], noun: str) -> str:
+    """Return a few names, or how many they are."""
+    if len(names) > MOST_NAMED:
+        return count(len(names), noun)
+    return ", ".join(names)
 
 
 def suite_backbones(suite: SuiteCard) -> list[str]:

@@ -226,10 +226,12 @@ def _require_images_and_weights(
         reasons = [cell.broken for cell in broken]
     else:
         return
-    without = f" without {missing}" if len(reasons) > 1 else ""
+    why = reasons[0]
+    if len(reasons) > 1:
+        why = f"{missing} are missing here" if missing.absent else reasons[0]
     raise CompatbenchError(
-        f"suite '{request.suite.name}' cannot run{without}: {reasons[0]}; 'compatbench store "
-        f"doctor --suite {request.suite_given}' shows what to do, and --skip-missing (in Python: "
+        f"suite '{request.suite.name}' cannot run: {why}; 'compatbench store doctor --suite "
+        f"{request.suite_given}' shows what to do, and --skip-missing (in Python: "
         "skip_missing=True) runs what is here"
     )
 

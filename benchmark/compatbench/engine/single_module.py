@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+from rich.progress import Progress
 
 from compatbench.backbone.device import resolve_device
 from compatbench.data.cache_files import default_cache_folder
@@ -37,6 +40,7 @@ from compatbench.method import Method, Module, load_module, read_settings
 from compatbench.method.convert import read_module
 from compatbench.method.live_class import write_classes
 from compatbench.method.registry import builtin_methods
+from compatbench.method.trained import watch_steps
 
 COLUMNS = ("method", "task", "source", "shots", "seed", "file")
 SHOWN_NAMES = 4  # classes in an error
@@ -72,6 +76,8 @@ def fit(
     device: str = "auto",
 ) -> Module:
     """Fit one module, and store nothing but image features in the cache.
+
+    A terminal or a notebook shows the steps of training as a bar.
 
     Args:
         method: a name (see ``list methods``), the path of a method file, or a class that a
@@ -132,8 +138,26 @@ def fit(
     [cell] = plan_cells(request)
     cache = FeatureCache(default_cache_folder())
     worker = Worker(RunStore(Path("runs")), cache, resolve_device(device))
-    record, module = worker.fit(cell)
+    with _show_steps(f"fitting {cell.method} on {cell.task}"):
+        record, module = worker.fit(cell)
     return Module(module.trained, module.stored, module.about | fit_description(record))
+
+
+@contextmanager
+def _show_steps(what: str) -> Iterator[None]:
+    """Show the steps of a fit as a bar, on a terminal and in a notebook; nothing elsewhere."""
+    console = Console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter):
+        yield
+        return
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task(what, total=None)
+
+        def show(done: int, steps: int) -> None:
+            progress.update(bar, completed=done, total=steps)
+
+        with watch_steps(show):
+            yield
 
 
 def read_fitted(source: Module | Path) -> tuple[Module, Fitted]:

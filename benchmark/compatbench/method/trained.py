@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Annotated, Any, Literal
 
 import torch
@@ -18,6 +20,8 @@ from compatbench.method.mistakes import check_logits, check_loss, check_module, 
 
 # A cap on steps leaves a recipe at least this many epochs, if it has this many.
 LEAST_EPOCHS = 10
+OnStep = Callable[[int, int], object]
+_ON_STEP: ContextVar[OnStep] = ContextVar("on_step", default=lambda done, steps: None)
 
 
 class Recipe(BaseModel):
@@ -57,6 +61,16 @@ class Recipe(BaseModel):
         starts = [start for start in self.epochs if start <= shots]
         start = max(starts, default=min(self.epochs))
         return self.epochs[start]
+
+
+@contextmanager
+def watch_steps(on_step: OnStep) -> Iterator[None]:
+    """Call a function with the steps done, and all steps, after each step of a fit in the block."""
+    token = _ON_STEP.set(on_step)
+    try:
+        yield
+    finally:
+        _ON_STEP.reset(token)
 
 
 def learning_rate(recipe: Recipe, epoch: int, epochs: int, step: int = 0, steps: int = 1) -> float:
@@ -214,6 +228,7 @@ class TrainedMethod(Method):
         if weights is not None:
             sums = {name: torch.zeros_like(tensor) for name, tensor in trained.items()}
         size = stage.batch_size
+        on_step = _ON_STEP.get()
         for epoch in range(epochs):
             order = torch.randperm(len(images), generator=rng)
             order_on_device = order.to(device, non_blocking=True)
@@ -237,6 +252,7 @@ class TrainedMethod(Method):
                 check_loss(value, trained, loss, self.loss, self.attach)
                 value.backward()
                 optimizer.step()
+                on_step(steps_taken + 1, steps)
             if weights is not None:
                 with torch.no_grad():
                     for name, tensor in trained.items():

@@ -13,6 +13,22 @@ from compatbench.results.upgrade_rows import NOT_TRANSFERABLE
 
 # The verdicts in the order of pages. The first three are those of ``judge_effect``.
 VERDICTS = ("gains", "cannot tell", "loses", "cannot be attached", "not measured")
+# Methods that most readers know: bold in the first table, and named in a scatter.
+WELL_KNOWN = frozenset(
+    {
+        "clip_adapter",
+        "clip_lora",
+        "cocoop",
+        "contcoop",
+        "coop",
+        "kgcoop",
+        "maple",
+        "proker",
+        "promptsrc",
+        "taskres",
+        "tip_adapter",
+    }
+)
 
 
 def judge_survival(rankings: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

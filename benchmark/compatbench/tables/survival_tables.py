@@ -8,9 +8,13 @@ from typing import Any
 import pandas as pd
 
 from compatbench.data.cards import COPIED
-from compatbench.results.survival import VERDICTS, count_after_correction, judge_survival
+from compatbench.results.survival import (
+    VERDICTS,
+    WELL_KNOWN,
+    count_after_correction,
+    judge_survival,
+)
 from compatbench.results.upgrade_rows import task_means
-from compatbench.tables.figures.values import WELL_KNOWN
 from compatbench.tables.numbers import NOTHING, signed
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import (

@@ -55,8 +55,8 @@ def check_draws(shots: Numbers, seeds: Numbers) -> tuple[list[int], list[int]]:
     Raises:
         CompatbenchError: a list is empty, or a value is not a valid number.
     """
-    shots_expected = "positive whole numbers or 'all'"
-    seeds_expected = f"whole numbers from 0 to {LARGEST_SEED}"
+    shots_expected = "positive whole numbers or 'all', such as 4 or 1,4,16"
+    seeds_expected = f"whole numbers from 0 to {LARGEST_SEED:,}, such as 1 or 1,2,3"
     checked_shots = _check_numbers("shots", shots, _SHOTS, shots_expected)
     return checked_shots, _check_numbers("seeds", seeds, _SEED, seeds_expected)
 
@@ -74,4 +74,4 @@ def _check_numbers(
         return [kind.validate_python(value) for value in values]
     except ValidationError as error:
         given = error.errors()[0]["input"]
-        raise CompatbenchError(f"{place} must be {expected}; got {given!r}") from None
+        raise CompatbenchError(f"{place}: {given!r} is not valid; give {expected}") from None

@@ -18,6 +18,7 @@ import pandas as pd
 from compatbench.data.cards.shots import show_shots
 from compatbench.messages import one_line
 from compatbench.results.expected import Upgrade
+from compatbench.results.survival import WELL_KNOWN
 from compatbench.tables.figures.charts import FigureData
 from compatbench.tables.numbers import rounded
 from compatbench.tables.ranking_tables import task_numbers
@@ -28,22 +29,6 @@ Row = dict[str, Any]
 Method = Mapping[str, Any]  # a row of a ranking
 
 SIDES = {"source": "source", "target": "target, same module"}
-# Methods that most readers know; a scatter names them next to the best of each kind.
-WELL_KNOWN = frozenset(
-    {
-        "clip_adapter",
-        "clip_lora",
-        "cocoop",
-        "contcoop",
-        "coop",
-        "kgcoop",
-        "maple",
-        "proker",
-        "promptsrc",
-        "taskres",
-        "tip_adapter",
-    }
-)
 # A method farther from the median than this many median deviations is a hollow mark at the edge.
 # Otherwise one that lost everything would press all others into a corner.
 _FAR = 6.0
