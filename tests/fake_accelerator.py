@@ -23,7 +23,7 @@ from torch.utils.backend_registration import (
     _setup_privateuseone_for_python_backend,
 )
 
-from compatbench.engine.execute import local
+from compatbench.engine.execute import content_process, local, planning
 
 NAME = "fakegpu"
 CARDS = "FAKE_CARDS"  # the variable with the number of cards
@@ -184,17 +184,25 @@ def constructors() -> Iterator[None]:
 def whole_harness() -> Iterator[None]:
     """Within it, the harness computes on the accelerator what it is asked to."""
     torch.__future__.set_overwrite_module_params_on_conversion(True)
-    with constructors(), OnDevice(), mock.patch.object(local, "serve", serve):
+    starts = [mock.patch.object(module, "serve", serve) for module in (local, planning)]
+    with constructors(), OnDevice(), starts[0], starts[1]:
         yield
 
 
-_serve = local.serve
+_serve = content_process.serve
+_work = content_process.work
 
 
-def serve(connection: Any, job: Any, device: str) -> None:
-    """The life of a worker process that knows the accelerator; leaves a note of its card."""
+def serve(connection: Any) -> None:
+    """The life of a process that knows the accelerator."""
+    content_process.work = work
+    with whole_harness():
+        _serve(connection)
+
+
+def work(connection: Any, tell: Any, job: Any, device: str) -> None:
+    """The life of a worker; leaves a note of its card."""
     global own_card
     own_card = torch.device(device).index or 0
     (job.store.parent / f"worker on {device}").touch()
-    with whole_harness():
-        _serve(connection, job, device)
+    _work(connection, tell, job, device)

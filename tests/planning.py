@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from compatbench.data.cards import SuiteCard, suite_cards
@@ -10,6 +11,13 @@ from compatbench.engine.matrix import Matrix, build_matrix
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import plan_cells
 from compatbench.engine.request import Names, Request, make_request
+from compatbench.method.registry import builtin_methods
+
+
+def add_methods(path: Path) -> list[str]:
+    """Make the methods of a file known, after forgetting those of other tests' files."""
+    builtin_methods.cache_clear()
+    return builtin_methods().add_file(path)
 
 
 def request_of(suite: str | SuiteCard, methods: Names = "all", **selection: Any) -> Request:

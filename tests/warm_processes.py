@@ -23,6 +23,7 @@ from typing import Any
 from unittest import mock
 
 from compatbench.files.processes import inherited
+from compatbench.files.project_folders import content_files
 
 LOADED = [
     "compatbench.cli.run",
@@ -31,6 +32,9 @@ LOADED = [
     "ray",
     "compatbench.extras.check.check_host",
 ]
+# The process that plans a run, and each worker, import them.
+for kind in ("methods", "transfers"):
+    LOADED += [f"compatbench.{kind}.{path.stem}" for path in content_files(kind)]
 
 
 class WarmProcess(ForkServerProcess):

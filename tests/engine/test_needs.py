@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from planning import cells_of
+from planning import add_methods, cells_of
 from torch import Tensor
 
 from compatbench.backbone import load_backbone
@@ -22,7 +22,6 @@ from compatbench.engine.plan import find_teachers
 from compatbench.engine.predict import predict_module
 from compatbench.engine.worker import Worker
 from compatbench.method import MethodCard
-from compatbench.method.registry import MethodRegistry
 
 PLAIN = MethodCard("plain", "Plain", "none", "classifier", "is given nothing besides")
 TASK = "mini-weather"
@@ -97,18 +96,16 @@ def test_the_key_contains_what_the_card_needs_and_nothing_else() -> None:
 
 @pytest.mark.slow
 def test_fits_and_predictions_receive_what_the_card_needs(path: Path, worker: Worker) -> None:
-    registry = MethodRegistry()
-    for cell in cells_of(SMOKE, registry.add_file(path), registry=registry):
+    for cell in cells_of(SMOKE, add_methods(path)):
         assert worker.run(cell).errors == []
 
 
 def test_a_teacher_that_is_not_here_is_missing_for_its_method_alone(path: Path) -> None:
-    registry = MethodRegistry()
-    names = registry.add_file(path)
+    names = add_methods(path)
     suite = SMOKE.model_copy(update={"methods": {"told": {"teacher": "vit-h14-dfn5b"}}})
-    assert find_teachers(suite, registry, names) == ["vit-h14-dfn5b"]
+    assert find_teachers(suite, names) == ["vit-h14-dfn5b"]
     missing = Missing({"vit-h14-dfn5b": "it is not here"})
-    cells = cells_of(suite, names, missing, registry=registry)
+    cells = cells_of(suite, names, missing)
     assert [cell.method for cell in cells] == ["untold"]
 
 

@@ -16,6 +16,7 @@ from compatbench.backbone import load_backbone
 from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, suite_variants
 from compatbench.data.cards.shots import ALL_SHOTS
 from compatbench.engine.cell import Cell, Where
+from compatbench.engine.described_method import describe_method
 from compatbench.engine.keys import zero_shot_key
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.missing import Missing
@@ -25,7 +26,6 @@ from compatbench.engine.store import RunStore
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
-from compatbench.results.collect import describe_method
 from compatbench.results.rows import Row, to_frame, write_csv
 
 from .running import finish

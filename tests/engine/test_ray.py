@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 from command_line import output_in
-from planning import cells_of
+from planning import add_methods, cells_of
 
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event, OnEvent
 from compatbench.engine.store import RunStore
 from compatbench.errors import CompatbenchError
-from compatbench.method.registry import MethodRegistry, builtin_methods
 
 from .running import wait_until, write_methods
 
@@ -97,9 +96,8 @@ def make_cells(folder: Path, seeds: int = 1, **fits: str) -> list[Cell]:
     """Return smoke cells, one for each seed, of new methods with the code of their fits."""
     noted = {name: f"note('{name}'); {fit}" for name, fit in fits.items()}
     write_methods(folder / "plugin.py", HEAD, **noted)
-    registry = MethodRegistry(dict(builtin_methods().classes))
-    registry.add_file(folder / "plugin.py")
-    return cells_of("smoke", [*fits], registry=registry, seeds=range(1, seeds + 1))
+    add_methods(folder / "plugin.py")
+    return cells_of("smoke", [*fits], seeds=range(1, seeds + 1))
 
 
 def notes(folder: Path, name: str) -> list[list[str]]:

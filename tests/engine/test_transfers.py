@@ -23,7 +23,6 @@ from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import CompatbenchError
 from compatbench.method import FeatureSet, Module
 from compatbench.method.registry import (
-    MethodRegistry,
     TransferRegistry,
     builtin_methods,
     builtin_transfers,
@@ -99,8 +98,8 @@ def test_cells_of_one_fit_have_different_keys(
     source = Path(__file__).parents[2] / "methods" / "simpleshot.py"
     path = tmp_path / "mine.py"
     path.write_text(source.read_text().replace('name="simpleshot"', 'name="mine"'))
-    registry = MethodRegistry(dict(REGISTRY.classes))
-    own, carried = cells_of(SUITE, str(path), transfers=["copied", "words"], registry=registry)
+    builtin_methods.cache_clear()
+    own, carried = cells_of(SUITE, str(path), transfers=["copied", "words"])
     assert (carried.copied, carried.plugin) == (own, str(path.resolve()))
     monkeypatch.setattr("compatbench.engine.keys.words_hash", lambda: "another list")
     other = cell_of("simpleshot", "words")

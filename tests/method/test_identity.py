@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from planning import cells_of
+from planning import add_methods, cells_of
 
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method, MethodCard
@@ -239,9 +239,7 @@ def test_plan_changes_keys_when_an_imported_file_changes(neighbours: Path) -> No
     path = write(neighbours, "from .mypkg.x import f")
 
     def keys() -> set[str]:
-        registry = MethodRegistry()
-        cells = cells_of("smoke", registry.add_file(path), registry=registry)
-        return {cell.key for cell in cells}
+        return {cell.key for cell in cells_of("smoke", add_methods(path))}
 
     before = keys()
     assert keys() == before

@@ -151,7 +151,7 @@ def test_settings_that_change_nothing_are_not_tried(
     tmp_path: Path, method: str, changes: dict[str, str], settings: list[str]
 ) -> None:
     plan = cb.plan_tuning(method, write(tmp_path, changes), tmp_path)
-    names = [choice.name for choice in plan.matrix.choices]
+    names = list(plan.methods)
     assert names == [f"{method}+rate-1+{setting}" for setting in settings]
     assert plan.request.tasks == (changes.get("[mini-weather]", "[mini-weather]")[1:-1],)
 

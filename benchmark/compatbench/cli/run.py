@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -149,10 +150,14 @@ def run(
         "cache_limit": read_size(cache_limit),
         "timeout": read_seconds(timeout),
     }
-    with stoppable():
+    with stoppable(), ExitStack() as stack:
         from compatbench.engine.request import check_names, make_request
 
         check_names(suite, methods=methods, tasks=tasks, transfers=transfers)
+        from compatbench.engine.execute.planning import Planner
+
+        # It loads PyTorch and the methods while this process loads the rest.
+        planner = stack.enter_context(Planner(max(threads, 1), limits["timeout"]))
         from compatbench.engine.compute import Compute
         from compatbench.runs import run_request
         from compatbench.tables.terminal_ranking import list_rankings, print_flags, print_ranking
@@ -170,7 +175,8 @@ def run(
             **limits,
         )
         with _follow(error_console if as_json else console, out) as (progress, start):
-            request = make_request(
+            ask = partial(
+                make_request,
                 suite,
                 methods,
                 tasks=tasks,
@@ -183,9 +189,9 @@ def run(
                 shard=shard,
                 config=settings,
             )
-            finished = run_request(request, compute, start, progress.on_event)
+            finished = run_request(ask, planner, compute, start, progress.on_event)
         plan = finished.plan
-        page = finished.page.restrict(**plan.matrix.selection)
+        page = finished.page.restrict(**plan.selection)
         if as_json:
             print_json(list_rankings(page))
         else:
@@ -294,7 +300,7 @@ def _format_about(seconds: float) -> str:
 
 def say_plan(plan: "Plan", workers: int, to: "Console" = console) -> None:
     """Print what is missing or cannot be loaded, with reasons, and then how much is left to do."""
-    for name, why in plan.matrix.registry.broken.items():
+    for name, why in plan.left_out.items():
         method = f"method '{escape(name)}', which cannot be loaded"
         say(f"[yellow]left out[/] {method}: {escape(why)}", to)
     for name, why in plan.missing.test_sets.items():

@@ -35,12 +35,22 @@ class ListedTransfers(CardModel):
     transfers: dict[str, ListedTransfer]
 
 
+_FROM_OUTSIDE: dict[str, Needs] = {}
+
+
+def declare_needs(label: str, needs: Needs) -> None:
+    """Note the needs of a transfer from outside, whose code this process does not import."""
+    _FROM_OUTSIDE[label] = needs
+
+
 def declared_needs(label: str) -> Needs | None:
     """Return the needs of a transfer in ``transfers/`` by its label, such as ``warm+4``.
 
-    Return None if no transfer of this name is listed, or if the label does not fit it. Then only
-    the class itself knows.
+    Return None if no transfer of this name is listed or noted, or if the label does not fit it.
+    Then only the class itself knows.
     """
+    if label in _FROM_OUTSIDE:
+        return _FROM_OUTSIDE[label]
     name, *settings = label.split("+")
     listed = listed_transfers().get(name)
     if listed is None:

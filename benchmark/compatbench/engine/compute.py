@@ -19,6 +19,8 @@ class Compute:
 
     Attributes:
         executor: ``local`` runs cells in processes on this machine, ``ray`` on a Ray cluster.
+            ``here`` plans and runs them in this process, one after another, so that a debugger
+            stops in the code of a method; there is no timeout or retry.
         device: ``auto`` (a GPU, if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps``. For the
             cells of a suite also ``cuda:all``, which starts workers on every card.
         jobs: number of workers; by default one per core, one on a GPU, and on Ray all that fit.
@@ -42,7 +44,7 @@ class Compute:
             none with the device ``cpu``.
     """
 
-    executor: Literal["local", "ray"] = "local"
+    executor: Literal["local", "ray", "here"] = "local"
     device: str = "auto"
     jobs: int | None = None
     jobs_per_gpu: int | None = None
@@ -58,7 +60,7 @@ class Compute:
     def __post_init__(self) -> None:
         share = self.gpus_per_cell or 0
         rules = {
-            "executor": (self.executor in ("local", "ray"), "choose from local, ray"),
+            "executor": (self.executor in ("local", "ray", "here"), "choose from local, ray, here"),
             "retry": (self.retry >= 0, "give a number of at least 0"),
             "gpus_per_cell": (
                 0 <= share <= 1 or (share > 1 and share % 1 == 0),
@@ -76,13 +78,17 @@ class Compute:
                 raise CompatbenchError(f"{name} {getattr(self, name)!r}: {rule}")
         if self.jobs is not None and self.jobs_per_gpu is not None:
             raise CompatbenchError("--jobs and --jobs-per-gpu both count workers; give one")
+        if self.executor == "here" and (self.timeout or self.retry):
+            raise CompatbenchError(
+                "executor 'here' cannot end or replace this process; leave out timeout and retry"
+            )
 
     def check(self) -> None:
         """Raise CompatbenchError if this machine lacks anything that the options need."""
-        if self.executor == "local":
-            self._check_local()
-        else:
+        if self.executor == "ray":
             self._check_ray()
+        else:
+            self._check_local()
 
     def _check_local(self) -> None:
         if self.list_devices() == ["cpu"] and self.jobs_per_gpu is not None:
@@ -107,6 +113,8 @@ class Compute:
 
     def count_workers(self) -> int:
         """Return the number of workers on this machine."""
+        if self.executor == "here":
+            return 1
         if self.jobs is not None:
             return self.jobs
         devices = self.list_devices()

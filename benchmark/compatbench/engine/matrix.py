@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import Any
 
-from compatbench.data.cards import COPIED, SuiteCard, TaskCard, suite_tasks, task_cards
+from compatbench.data.cards import COPIED, SuiteCard, TaskCard, task_cards
 from compatbench.engine.cell import Cell
 from compatbench.engine.method_settings import Settings, resolve_settings
 from compatbench.engine.missing import fit_backbones
@@ -16,7 +15,7 @@ from compatbench.engine.request import Request
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import sha256_json
 from compatbench.method import Method
-from compatbench.method.registry import MethodRegistry, builtin_transfers, find_transfer
+from compatbench.method.registry import builtin_methods, builtin_transfers, find_transfer
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,26 +44,6 @@ class Matrix:
     @property
     def suite(self) -> SuiteCard:
         return self.request.suite
-
-    @property
-    def registry(self) -> MethodRegistry:
-        return self.request.registry
-
-    @property
-    def selection(self) -> dict[str, Any]:
-        """The request as arguments of ``restrict`` of results and pages.
-
-        Without a choice of tasks, means are over those that the suite's own are over.
-        """
-        tasks = self.request.tasks
-        all_tasks = set(tasks) == set(suite_tasks(self.suite))
-        return {
-            "tasks": None if all_tasks else tasks,
-            "seeds": self.request.seeds,
-            "shots": self.request.shots,
-            "methods": {choice.name for choice in self.choices},
-            "transfers": {choice.transfer for choice in self.choices},
-        }
 
     @cached_property
     def cards(self) -> dict[str, TaskCard]:
@@ -169,10 +148,11 @@ def build_matrix(request: Request) -> Matrix:
 def _load_methods(request: Request) -> list[MethodChoice]:
     """Return the methods with their settings; refuse two that would be measured alike."""
     suite = request.suite
+    registry = builtin_methods()
     choices = []
     name_of: dict[str, str] = {}  # by the hash of a method's settings
     for name in request.methods:
-        cls = request.registry.get(suite.base_method(name))
+        cls = registry.get(suite.base_method(name))
         settings = {task: resolve_settings(cls, suite, name, task) for task in request.tasks}
         values = [[one.config, one.training.model_dump()] for one in settings.values()]
         first = name_of.setdefault(sha256_json([cls.card.name, values]), name)
@@ -181,6 +161,6 @@ def _load_methods(request: Request) -> list[MethodChoice]:
                 f"suite '{suite.name}': '{first}' and '{name}' are one method with the same "
                 "settings; drop one"
             )
-        identity, plugin = request.registry.identify(cls.card.name)
+        identity, plugin = registry.identify(cls.card.name)
         choices.append(MethodChoice(name, cls, settings, identity, plugin))
     return choices

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import median
+from typing import Any, ClassVar
 
 import pandas as pd
+from pydantic import ConfigDict
 
 from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.cards.shots import Numbers
+from compatbench.data.declared_transfers import Needs, declared_needs
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.engine.cell import Cell
+from compatbench.engine.described_method import DescribedMethod, describe_method
 from compatbench.engine.keys import key_cells
 from compatbench.engine.matrix import Matrix, build_matrix
 from compatbench.engine.method_settings import resolve_settings
@@ -25,19 +29,25 @@ from compatbench.engine.request import Methods, Names, Request, make_request
 from compatbench.engine.store import RunStore
 from compatbench.engine.stored_costs import read_stored_seconds
 from compatbench.errors import CompatbenchError
-from compatbench.method.registry import MethodRegistry
+from compatbench.method.registry import builtin_methods, find_transfer
 
 COUNTED = ("cells", "done", "failed", "to do", "missing")
 
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """The cells of a request with their state in the store, and missing images and weights."""
+    """The cells of a request, and missing images and weights; plain data, without any class.
+
+    ``run`` plans in another process, and receives the plan as JSON.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(arbitrary_types_allowed=True)
 
     request: Request
-    matrix: Matrix
+    methods: Mapping[str, DescribedMethod]  # by name in the suite
+    listed: tuple[Cell, ...]  # every cell of the request, still without its key
+    guesses: tuple[float, ...]  # seconds of each listed cell, from cards and settings alone
     cells: tuple[Cell, ...]  # that can be run here
-    store: RunStore
     missing: Missing = field(default_factory=Missing)  # images and weights
     broken: tuple[Cell, ...] = ()  # cells that cannot be measured, because images are broken
     # Stored rows that no longer hold: method, key and hash of weights and images.
@@ -46,6 +56,9 @@ class Plan:
     costs: pd.DataFrame | None = None
     # The keys of the cells that this job of several has to run; None means all.
     shard: frozenset[str] | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)  # methods that cannot be loaded
+    # The needs of transfers from outside, by label.
+    needs: Mapping[str, Needs] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         left = f"{self.total - len(self.to_do):,} done or missing, {len(self.to_do):,} to do"
@@ -54,6 +67,27 @@ class Plan:
     @property
     def suite(self) -> SuiteCard:
         return self.request.suite
+
+    @cached_property
+    def store(self) -> RunStore:
+        """The store of the request's folder."""
+        return RunStore(self.request.out / "runs")
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """The request as arguments of ``restrict`` of results and pages.
+
+        Without a choice of tasks, means are over those that the suite's own are over.
+        """
+        tasks = self.request.tasks
+        all_tasks = set(tasks) == set(suite_tasks(self.suite))
+        return {
+            "tasks": None if all_tasks else tasks,
+            "seeds": self.request.seeds,
+            "shots": self.request.shots,
+            "methods": set(self.methods),
+            "transfers": {cell.transfer for cell in self.listed},
+        }
 
     @property
     def trial(self) -> bool:
@@ -90,7 +124,7 @@ class Plan:
     def total(self) -> int:
         """The number of cells of this job; without a shard, cells that are missing count too."""
         if self.shard is None:
-            return len(self.matrix.cells)
+            return len(self.listed)
         return len(self.mine)
 
     @cached_property
@@ -110,7 +144,8 @@ class Plan:
         ratio = median(ratios) if ratios else 1.0
         known = {key: ratio * seconds for key, seconds in stored.items()}
         known |= here
-        return Pace(self.cells, known, guess_cost(self.matrix))
+        guesses = dict(zip(map(_identify, self.listed), self.guesses, strict=True))
+        return Pace(self.cells, known, lambda cell: guesses[_identify(cell)])
 
     @cached_property
     def frame(self) -> pd.DataFrame:
@@ -121,7 +156,7 @@ class Plan:
         """
         keys = {_identify(cell): cell.key for cell in self.cells}
         rows = []
-        for cell in self.matrix.cells:
+        for cell in self.listed:
             key = keys.get(_identify(cell))
             if self.shard is not None and key not in self.shard:
                 continue
@@ -178,14 +213,40 @@ def make_plan(request: Request, fetch: bool = True) -> Plan:
     cells = tuple(cell for cell in keyed if not cell.broken)
     if not request.skip_missing:
         _require_images_and_weights(request, missing, cells, broken)
-    plan = Plan(request, matrix, cells, RunStore(request.out / "runs"), missing, broken)
-    if request.shard is None:
-        return plan
-    index, count = request.shard
     # A guess, and not the pace, which changes while other jobs run.
     guess = guess_cost(matrix)
-    parts = divide(cells, [guess(cell) for cell in cells], count)
-    return replace(plan, shard=frozenset(cell.key for cell in parts[index - 1]))
+    shard = None
+    if request.shard is not None:
+        index, count = request.shard
+        parts = divide(cells, [guess(cell) for cell in cells], count)
+        shard = frozenset(cell.key for cell in parts[index - 1])
+    methods = {}
+    for choice in matrix.choices:
+        if choice.name not in methods:
+            methods[choice.name] = describe_method(request.suite, choice.method, choice.name)
+    return Plan(
+        request=request,
+        methods=methods,
+        listed=matrix.cells,
+        guesses=tuple(guess(cell) for cell in matrix.cells),
+        cells=cells,
+        missing=missing,
+        broken=broken,
+        shard=shard,
+        left_out=builtin_methods().broken,
+        needs=_list_needs(request),
+    )
+
+
+def _list_needs(request: Request) -> dict[str, Needs]:
+    """Return the needs of the request's transfers that are not this repository's."""
+    needs = {}
+    for label in request.transfers:
+        if declared_needs(label) is None:
+            transfer = find_transfer(label)
+            shots = getattr(transfer.config, "shots", 0)
+            needs[label] = Needs(frozenset(transfer.card.access), shots)
+    return needs
 
 
 def _find_missing(matrix: Matrix, fetch: bool) -> Missing:
@@ -195,7 +256,7 @@ def _find_missing(matrix: Matrix, fetch: bool) -> Missing:
     for task in request.tasks:
         test_sets += [task, *request.test_sets[task]]
     names = [choice.name for choice in matrix.choices]
-    teachers = find_teachers(request.suite, request.registry, names)
+    teachers = find_teachers(request.suite, names)
     missing = find_missing(request.suite, test_sets, teachers)
     # Without its images the request cannot run, however many weights are fetched.
     images_are_here = missing.test_sets.keys() == missing.broken
@@ -204,11 +265,11 @@ def _find_missing(matrix: Matrix, fetch: bool) -> Missing:
     return missing
 
 
-def find_teachers(suite: SuiteCard, registry: MethodRegistry, names: Iterable[str]) -> list[str]:
+def find_teachers(suite: SuiteCard, names: Iterable[str]) -> list[str]:
     """Return the backbones that these methods and named configs of a suite learn from."""
     teachers = set()
     for name in names:
-        cls = registry.get(suite.base_method(name))
+        cls = builtin_methods().get(suite.base_method(name))
         if "teacher" not in cls.card.needs:
             continue
         for task in suite_tasks(suite):

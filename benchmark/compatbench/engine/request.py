@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from compatbench.backbone.load.backbone_names import check_plain_name
 from compatbench.data.cards import (
@@ -30,9 +29,6 @@ from compatbench.files.project_folders import content_names
 
 # Methods and transfers load torch, which takes seconds. They are imported last, so that a
 # misspelt suite or task is reported at once.
-if TYPE_CHECKING:
-    from compatbench.method.registry import MethodRegistry
-
 Names = str | Sequence[str]
 Methods = str | type | Sequence[str | type]
 CLASSES = Path("results", "classes")  # files of classes that were given in place of names
@@ -44,7 +40,6 @@ class Request:
 
     suite: SuiteCard  # with the precision and the settings to try that were requested
     suite_given: str  # the name or path of the suite, for commands in messages
-    registry: MethodRegistry
     methods: tuple[str, ...]  # methods and named configs
     test_sets: Mapping[str, tuple[str, ...]]  # of each task: its own and its variants, or some
     shots: tuple[int, ...]
@@ -77,7 +72,6 @@ def make_request(
     skip_missing: bool = False,
     shard: str | None = None,
     config: Mapping[str, object] | None = None,
-    registry: MethodRegistry | None = None,
     held_out_of: int | None = None,
 ) -> Request:
     """Resolve and check what was requested. Fetch nothing and read no images.
@@ -85,7 +79,6 @@ def make_request(
     Args:
         suite, methods, tasks, seeds, shots, transfers, out: as for ``compatbench.run``.
         precision, skip_missing, shard, config: as for ``compatbench.run``.
-        registry: the methods to choose from; by default the installed ones.
         held_out_of: the shots of the draws that tuning holds images out of.
 
     Raises:
@@ -102,19 +95,16 @@ def make_request(
     part = None if shard is None else parse_shard(shard)
 
     from compatbench.method.live_class import write_classes
-    from compatbench.method.registry import builtin_methods
 
-    registry = builtin_methods() if registry is None else registry
     selection = write_classes(methods, Path(out) / CLASSES)
     if precision is not None:
         card = _with_precision(card, precision, suite_given)
     if config:
-        card, selection = _with_trial(card, registry, selection, config)
-    names, named = _select_methods(card, registry, selection)
+        card, selection = _with_trial(card, selection, config)
+    names, named = _select_methods(card, selection)
     return Request(
         suite=card,
         suite_given=suite_given,
-        registry=registry,
         methods=tuple(names),
         test_sets=test_sets,
         shots=tuple(shot_numbers),
@@ -130,7 +120,7 @@ def make_request(
 
 
 def check_names(
-    suite: str | None = None,
+    suite: str | SuiteCard | None = None,
     *,
     methods: Names | None = None,
     tasks: Names | None = None,
@@ -243,24 +233,25 @@ def _with_precision(suite: SuiteCard, precision: str, suite_given: str) -> Suite
 
 
 def _with_trial(
-    suite: SuiteCard, registry: MethodRegistry, methods: Names, config: Mapping[str, object]
+    suite: SuiteCard, methods: Names, config: Mapping[str, object]
 ) -> tuple[SuiteCard, list[str]]:
     """Return the suite with a named config for each method, and the methods with these."""
     from compatbench.engine.method_settings import name_configs
 
-    names, _ = _select_methods(suite, registry, methods)
+    names, _ = _select_methods(suite, methods)
     configs = name_configs(names, config)
     suite = suite.model_copy(update={"methods": suite.methods | configs, "publish": False})
     return suite, [*names, *configs]
 
 
-def _select_methods(
-    suite: SuiteCard, registry: MethodRegistry, selection: Names
-) -> tuple[list[str], set[str]]:
+def _select_methods(suite: SuiteCard, selection: Names) -> tuple[list[str], set[str]]:
     """Return the selected methods and named configs, and those that the selection itself names.
 
     ``all`` stands for what the suite compares.
     """
+    from compatbench.method.registry import builtin_methods
+
+    registry = builtin_methods()
     for path in suite.plugins:
         registry.add_file(path)
     for name in suite.configs:

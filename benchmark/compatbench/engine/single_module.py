@@ -133,7 +133,6 @@ def fit(
         shots=[shots],
         seeds=[seed],
         transfers=[COPIED],
-        registry=registry,
     )
     [cell] = plan_cells(request)
     cache = FeatureCache(default_cache_folder())

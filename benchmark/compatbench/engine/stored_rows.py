@@ -52,8 +52,7 @@ def find_outdated_rows(plan: Plan, stored: Mapping[str, pd.DataFrame]) -> frozen
         if others.empty:
             continue
         if missing is None:
-            names = [choice.name for choice in plan.matrix.choices]
-            teachers = find_teachers(plan.suite, plan.request.registry, names)
+            teachers = find_teachers(plan.suite, plan.methods)
             missing = find_missing(plan.suite, teachers=teachers)
         outdated.update(_find_outdated(plan, name, others, missing))
     return frozenset(outdated)
@@ -61,7 +60,7 @@ def find_outdated_rows(plan: Plan, stored: Mapping[str, pd.DataFrame]) -> frozen
 
 def _find_outdated(plan: Plan, name: str, rows: pd.DataFrame, missing: Missing) -> Iterable[RowKey]:
     """Yield the rows of one method, none of them of the plan's own cells, that no longer hold."""
-    if missing.backbones.keys() & find_teachers(plan.suite, plan.request.registry, [name]):
+    if missing.backbones.keys() & find_teachers(plan.suite, [name]):
         return  # another machine has the teacher
     cells = _plan_rows(plan, name, rows, missing)
     current = _list_hashes(cells)

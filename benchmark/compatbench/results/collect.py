@@ -9,18 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.draws import load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.refusals import find_refusal
 from compatbench.engine.cell import Cell, CellRecord, Where, shorten_key
-from compatbench.engine.flat_settings import flat_settings
-from compatbench.engine.method_settings import Settings, resolve_settings
+from compatbench.engine.described_method import DescribedMethod
 from compatbench.engine.plan import Plan
 from compatbench.engine.store import RunStore
 from compatbench.engine.stored_rows import RowKey
 from compatbench.files.hashes import sha256_json
-from compatbench.method import Method
 from compatbench.method.predictions import Predictions
 from compatbench.results.measures import Answers, score
 from compatbench.results.result_files import ResultFiles
@@ -162,9 +159,8 @@ CellResults = tuple[CellRecord, list[Row], list[Cost]]
 
 @dataclass
 class ResultCache:
-    """Descriptions of methods and the results of finished cells, kept while a run is watched."""
+    """The results of finished cells, kept while a run is watched."""
 
-    methods: dict[str, StoredMethod] = field(default_factory=dict)
     cells: dict[str, CellResults] = field(default_factory=dict)
 
     def read(self, plan: Plan, cell: Cell) -> CellResults | None:
@@ -188,8 +184,6 @@ def partial_results(plan: Plan, cache: ResultCache) -> SuiteResults:
 
 def _measured_methods(plan: Plan, cache: ResultCache) -> Iterator[tuple[str, StoredMethod]]:
     """Yield each method of a plan with the rows of its cells that have a record."""
-    suite = plan.suite
-    registry = plan.request.registry
     cells_of: dict[str, list[Cell]] = {}
     for cell in plan.cells:
         cells_of.setdefault(cell.name, []).append(cell)
@@ -207,14 +201,8 @@ def _measured_methods(plan: Plan, cache: ResultCache) -> Iterator[tuple[str, Sto
             provenances.append(record.provenance)
             rows += cell_rows
             costs += cell_costs
-        base = suite.base_method(name)
-        if name not in cache.methods:
-            cache.methods[name] = describe_method(suite, registry.get(base), name)
-        described = cache.methods[name]
-        identity, _ = registry.identify(base)
         results = replace(
-            described,
-            info=replace(described.info, refused=find_refusal(identity)),
+            to_stored(plan.methods[name]),
             provenance=join_provenance(provenances),
             rows=to_frame(rows, Row),
             costs=to_frame(costs, Cost),
@@ -222,51 +210,17 @@ def _measured_methods(plan: Plan, cache: ResultCache) -> Iterator[tuple[str, Sto
         yield name, results
 
 
-def describe_method(suite: SuiteCard, method: type[Method], name: str) -> StoredMethod:
-    """Return the contents of ``<method>.json`` for a method, or a config of one; no rows."""
-    general = resolve_settings(method, suite, name)
-    recipe = Settings(method.Config().model_dump(mode="json"), suite.training)
-    differs = _differences(recipe, general)
-    if suite.training.precision != "fp32":
-        differs["precision"] = ("fp32", suite.training.precision)
-    names = {method.card.name, *suite.lineage(name)}
-    # Most suites set nothing by task.
-    if any("tasks" in suite.methods.get(each, {}) for each in names):
-        for task in suite_tasks(suite):
-            changed = _differences(general, resolve_settings(method, suite, name, task))
-            for setting, values in changed.items():
-                differs[f"{task}: {setting}"] = values
-    card = method.card
-    title = card.title if name == card.name else name
-    if name.startswith(f"{card.name}+"):
-        # Such as coop+context-4.
-        settings = name.removeprefix(f"{card.name}+").replace("+", " ")
-        title = f"{card.title}, {settings}"
+def to_stored(method: DescribedMethod) -> StoredMethod:
+    """Return the contents of ``<method>.json``, without rows."""
     info = MethodInfo(
-        name=name,
-        title=title,
-        paper=card.paper,
-        depth=card.depth,
-        inserts=card.places,
-        learns=card.learns,
-        needs=tuple(sorted(card.needs)),
+        name=method.name,
+        title=method.title,
+        paper=method.paper,
+        depth=method.depth,
+        inserts=method.inserts,
+        learns=method.learns,
+        needs=method.needs,
+        # A check that passes while a run goes on counts.
+        refused=find_refusal(method.identity),
     )
-    return StoredMethod(info, general.config, differs, {}, to_frame([], Row))
-
-
-def _differences(before: Settings, after: Settings) -> dict[str, tuple[Any, Any]]:
-    """Return the settings that were changed, by dotted name, without the cap on steps."""
-    old = _flatten(before)
-    new = _flatten(after)
-    changed = {}
-    for name, value in new.items():
-        if old.get(name) != value:
-            changed[name] = (old.get(name), value)
-    return changed
-
-
-def _flatten(settings: Settings) -> dict[str, Any]:
-    training = settings.training.model_dump(mode="json", exclude={"max_steps", "precision"})
-    values = dict(flat_settings({**settings.config, "training": training}))
-    values.pop("max_steps", None)
-    return values
+    return StoredMethod(info, method.config, method.differs, {}, to_frame([], Row))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
 import pandas as pd
 
 from compatbench.data.cards import COPIED
@@ -17,10 +19,15 @@ COST = ["labels", "old_model", "access_count", "moved"]
 
 
 def needs_of(transfer: str) -> Needs:
-    """Return what a transfer needs. Its class is loaded only if its card does not say it."""
+    """Return what a transfer needs.
+
+    Only a transfer of an installed package, which this process was not told of, is loaded for it.
+    """
     needs = declared_needs(transfer)
     if needs is not None:
         return needs
+    if not entry_points(group="compatbench.transfers"):
+        return Needs(frozenset({UNKNOWN}), 0)
     from compatbench.method.registry import known_transfer
 
     known = known_transfer(transfer)

@@ -65,9 +65,9 @@ class Search:
         A fit that failed, or is not done, has None.
         """
         rows: dict[str, list[Row | None]] = {}
-        for choice in self.plan.matrix.choices:
-            if choice.method.card.name == method:
-                rows[choice.name] = []
+        for cell in self.plan.listed:
+            if cell.method == method:
+                rows.setdefault(cell.name, [])
         for cell in self.plan.cells:
             if cell.name in rows:
                 rows[cell.name].append(_find_row(self.plan, cell))
@@ -77,7 +77,7 @@ class Search:
 def plan_tuning(methods: Names, suite: str = "mini", out: str | Path = ".") -> Plan:
     """Return the plan of the fits that ``compatbench.tune`` does next; write nothing.
 
-    The choices of its matrix are the settings; each method's first one is the recipe's own. Which
+    Its methods are the settings; each method's first one is the recipe's own. Which
     settings are tried depends on the finished fits, so ``tune`` plans until nothing is left to do.
     """
     return plan_search(methods, suite, out).plan
@@ -323,7 +323,7 @@ def read_tuning(search: Search, method: str) -> Tuning:
     for of_draw in zip(*by_config.values(), strict=True):
         counts = [row.total for row in of_draw if row is not None and row.total is not None]
         total.append(max(counts, default=0))
-    cls = next(choice.method for choice in plan.matrix.choices if choice.name == names[0])
+    cls = builtin_methods().get(method)
     about: dict[str, Any] = {
         "suite": suite.name,
         "method": method,

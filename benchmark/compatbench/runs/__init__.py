@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Literal
@@ -17,13 +18,21 @@ from compatbench.data.cards.shots import Numbers
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event, OnEvent
+from compatbench.engine.execute.planning import Planner, PlannerHere
 from compatbench.engine.execute.run_plan import run_plan
-from compatbench.engine.plan import Plan, make_plan
-from compatbench.engine.request import Methods, Names, Request, make_request
-from compatbench.engine.stored_rows import find_outdated_rows
+from compatbench.engine.plan import Plan
+from compatbench.engine.request import (
+    CLASSES,
+    Methods,
+    Names,
+    Request,
+    check_names,
+    make_request,
+)
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import remove_remains, write_atomic
 from compatbench.files.kinds import require
+from compatbench.method.live_class import write_classes
 from compatbench.results.collect import ResultCache, collect_results, partial_results
 from compatbench.results.public_results import Results
 from compatbench.results.result_files import (
@@ -101,9 +110,14 @@ def run(
         CompatbenchError: broken input, missing images or weights, or a folder that cannot be
             written. What was measured before is kept.
     """
-    request = make_request(
+    check_names(suite, tasks=tasks, transfers=transfers)
+    # Other processes cannot import a class of a notebook.
+    selection = write_classes(methods, Path(out) / CLASSES)
+    check_names(suite, methods=selection)
+    ask = partial(
+        make_request,
         suite,
-        methods,
+        selection,
         tasks=tasks,
         seeds=seeds,
         shots=shots,
@@ -114,13 +128,24 @@ def run(
         shard=shard,
         config=config,
     )
-    with show_progress(progress, request.out, on_start, on_event) as (start, follow):
-        finished = run_request(request, compute or Compute(), start, follow)
+    compute = compute or Compute()
+    with (
+        start_planner(compute) as planner,
+        show_progress(progress, Path(out), on_start, on_event) as (start, follow),
+    ):
+        finished = run_request(ask, planner, compute, start, follow)
     # Everything that was requested and is not there yet counts as missing.
-    expected = replace(finished.page.expected, seeds=request.seeds)
+    expected = replace(finished.page.expected, seeds=finished.plan.request.seeds)
     whole = Results(finished.page.results, expected)
-    part = whole.restrict(**finished.plan.matrix.selection)
+    part = whole.restrict(**finished.plan.selection)
     return replace(part, failures=finished.failures)
+
+
+def start_planner(compute: Compute) -> Planner | PlannerHere:
+    """Start the process that imports the methods, unless a debugger needs them in this one."""
+    if compute.executor == "here":
+        return PlannerHere()
+    return Planner(compute.threads, compute.timeout)
 
 
 @dataclass(frozen=True)
@@ -133,29 +158,36 @@ class FinishedRun:
 
 
 def run_request(
-    request: Request,
+    ask: Callable[[], Request],
+    planner: Planner | PlannerHere,
     compute: Compute,
     on_start: Callable[[Plan, int], object],
     on_event: OnEvent,
 ) -> FinishedRun:
     """Run the cells of a request that are not finished, and write the results and their pages.
 
-    Callbacks and errors are those of ``run``.
+    Callbacks and errors are those of ``run``. Methods are imported by the planner and the workers,
+    and not by this process, which scores what they predict.
+
+    Args:
+        ask: makes the request, in the planner's process.
     """
-    plan = make_plan(request)
+    plan = planner.plan(ask)
+    first = planner if isinstance(planner, Planner) else None
+    request = plan.request
     _require_cells(plan)
     files = ResultFiles(request.out)
     _check_folders(request, files)
     if request.trial:
-        failures = run_plan(plan, compute, on_start, on_event)
+        failures = run_plan(plan, compute, on_start, on_event, first)
         measured = partial_results(plan, ResultCache())
         return FinishedRun(plan, read_suite_page(plan.suite, files, measured), failures)
     stored = files.read_methods(request.suite.name)
     rows = {name: method.rows for name, method in stored.items()}
-    outdated = find_outdated_rows(plan, rows)
+    outdated = planner.find_outdated_rows(rows)
     costs = files.read_costs(request.suite.name)
     plan = replace(plan, outdated=outdated, costs=costs)
-    failures = run_plan(plan, compute, on_start, on_event)
+    failures = run_plan(plan, compute, on_start, on_event, first)
     _publish(plan, files)
     return FinishedRun(plan, read_suite_page(plan.suite, files), failures)
 

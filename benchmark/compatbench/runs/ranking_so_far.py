@@ -57,7 +57,7 @@ class RankingSoFar:
         # All rows come from the store: the run itself opens each result file once, and this none.
         measured = partial_results(self._plan, self._cache)
         page = read_suite_page(self._plan.suite, self._files, measured)
-        page = page.restrict(**self._plan.matrix.selection)
+        page = page.restrict(**self._plan.selection)
         part = finished_part(page)
         if part is not None:
             self._shown = Group(Text(describe_part(page, part)), render_ranking(part, self._width))

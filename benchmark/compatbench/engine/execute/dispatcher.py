@@ -169,7 +169,7 @@ class Dispatcher:
             task.deadline = time.monotonic() + self._timeout
             task.is_loaded = True
         if kind == "encoding":
-            self._on_event(Event("encoding", task.order.cell, encoded=value))
+            self._on_event(Event("encoding", task.order.cell, encoded=tuple(value)))
         elif kind != "loaded":
             self._on_event(Event(kind, task.order.cell))  # type: ignore[arg-type]
 

@@ -13,32 +13,27 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from compatbench.engine.execute.content_process import serve
 from compatbench.engine.execute.dispatcher import Crew, Job
-from compatbench.engine.worker import Order, make_worker, run_cell, tell_problems
-from compatbench.files.processes import (
-    end_with_parent,
-    is_stopped,
-    kill,
-    receive,
-    start_process,
-)
+from compatbench.engine.execute.planning import Planner
+from compatbench.engine.worker import Order, make_worker, run_cell
+from compatbench.files.processes import is_stopped, kill, receive_data, start_process
 
 OnMessage = Callable[[int, str, Any], None]
 
 
-def make_crew(job: Job) -> Crew:
-    """Return the crew for a job: processes, or for one worker this process.
+def make_crew(job: Job, planner: Planner | None = None) -> Crew:
+    """Return the crew for a job: processes, or this process if a debugger has to reach its code.
 
-    A timeout or retries need a process that can be replaced.
+    The process that planned the run becomes the first worker.
     """
-    compute = job.compute
-    if compute.count_workers() == 1 and compute.timeout is None and not compute.retry:
+    if job.compute.executor == "here":
         return ThisProcess(job)
-    return Processes(job)
+    return Processes(job, planner)
 
 
 class ThisProcess:
-    """A crew of one worker, in this process."""
+    """A crew of one worker, in this process: a debugger stops in the code of a method."""
 
     deaths = 0
 
@@ -79,8 +74,9 @@ class Processes:
 
     deaths = 0
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, planner: Planner | None = None) -> None:
         self._job = job
+        self._planner = planner
         self._numbers = count(1)
         self._workers = dict[int, tuple[BaseProcess, Connection]]()
         self._devices = dict[int, str]()
@@ -89,12 +85,17 @@ class Processes:
         compute = self._job.compute
         used = Counter(self._devices[worker] for worker in self._workers)
         device = min(compute.list_devices(), key=used.__getitem__)
-        daemon = compute.on(device).decoders == 1  # which cannot start processes itself
         worker = next(self._numbers)
         self._devices[worker] = device
-        self._workers[worker] = start_process(
-            compute.threads, serve, self._job, device, daemon=daemon
-        )
+        if self._planner is not None:
+            process, connection = self._planner.hand_over()
+            self._planner = None
+        else:
+            daemon = compute.on(device).decoders == 1  # which cannot start processes itself
+            process, connection = start_process(compute.threads, serve, daemon=daemon)
+        self._workers[worker] = (process, connection)
+        with suppress(OSError):  # it has died, which the next call of listen reports
+            connection.send(("job", (self._job, device)))
         return worker
 
     def send(self, worker: int, order: Order) -> None:
@@ -106,7 +107,7 @@ class Processes:
         wait([*processes, *(connection for _, connection in self._workers.values())], seconds)
         for worker, (process, connection) in list(self._workers.items()):
             is_alive = process.is_alive()  # looked at before its last messages are read
-            for kind, value in receive(connection):
+            for kind, value in receive_data(connection):
                 on_message(worker, kind, value)
             if not is_alive:
                 del self._workers[worker]
@@ -126,20 +127,6 @@ class Processes:
     def end(self) -> None:
         for worker in list(self._workers):
             self.kill(worker)
-
-
-def serve(connection: Connection, job: Job, device: str) -> None:
-    """Run the cells that are received, in a process that ends with its parent."""
-    end_with_parent()
-
-    def tell(kind: str, value: Any) -> None:
-        connection.send((kind, value))
-
-    with tell_problems(tell):
-        worker = make_worker(job.store, job.cache, job.compute.on(device), job.inode)
-        tell("ready", None)
-        while True:
-            run_cell(worker, connection.recv(), tell)
 
 
 def describe_exit(code: int | None) -> str:

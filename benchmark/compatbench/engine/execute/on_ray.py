@@ -87,8 +87,10 @@ def run_on_ray(job: Job, on_event: OnEvent, on_workers: Callable[[int], object])
         scratch_folder(inside=job.cache) as in_cache,
         scratch_folder(for_sockets=True) as sockets,
     ):
-        view = DriverView((in_store, in_cache), methods, identify(methods), Path.cwd())
-        process, connection = start_process(job.compute.threads, drive, job, view, sockets)
+        shared = (in_store, in_cache)
+        process, connection = start_process(
+            job.compute.threads, drive, job, shared, methods, sockets
+        )
         try:
             is_alive = True
             while is_alive:
@@ -115,7 +117,13 @@ def lost_cluster(why: str) -> CompatbenchError:
     )
 
 
-def drive(connection: Connection, job: Job, view: DriverView, sockets: Path) -> None:
+def drive(
+    connection: Connection,
+    job: Job,
+    shared: tuple[Path, ...],
+    methods: tuple[tuple[str, str | None], ...],
+    sockets: Path,
+) -> None:
     """Give cells to the cluster's workers, in a child of the run."""
     end_with_parent(leads=True)
     silence(1, 2)  # Ray writes pages when it loses a cluster
@@ -124,6 +132,7 @@ def drive(connection: Connection, job: Job, view: DriverView, sockets: Path) -> 
         connection.send((kind, value))
 
     with tell_problems(tell):
+        view = DriverView(shared, methods, identify(methods), Path.cwd())
         try:
             _connect(job.compute, sockets)
             crew = Actors(job, view)

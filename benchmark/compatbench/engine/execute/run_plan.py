@@ -11,6 +11,7 @@ from compatbench.engine.compute import Compute
 from compatbench.engine.execute.dispatcher import Dispatcher, Job
 from compatbench.engine.execute.events import Event, OnEvent
 from compatbench.engine.execute.local import make_crew
+from compatbench.engine.execute.planning import Planner
 from compatbench.engine.order import longest_first, order_cells
 from compatbench.engine.plan import Plan
 from compatbench.files.scratch import remove_left_over
@@ -21,10 +22,12 @@ def run_plan(
     compute: Compute,
     on_start: Callable[[Plan, int], object] = lambda plan, jobs: None,
     on_event: OnEvent = lambda event: None,
+    planner: Planner | None = None,
 ) -> tuple[tuple[Cell, str], ...]:
     """Run the cells of a plan that are not finished; one that fails does not stop the others.
 
-    Callbacks and errors are those of ``compatbench.run``.
+    Callbacks and errors are those of ``compatbench.run``. The process that made the plan becomes
+    the first worker of this machine.
 
     Returns:
         The cells that failed, each with its error; those whose images are broken first.
@@ -51,19 +54,21 @@ def run_plan(
         compute=compute,
         inode=plan.store.inode,
     )
-    if compute.executor == "local":
+    if compute.executor != "ray":
         on_start(plan, compute.count_workers())
-        run_here(job, note)
+        run_here(job, note, planner)
     else:
+        if planner is not None:
+            planner.end()
         from compatbench.engine.execute.on_ray import run_on_ray  # Ray is optional
 
         run_on_ray(job, note, lambda workers: on_start(plan, workers))
     return tuple(failures)
 
 
-def run_here(job: Job, on_event: OnEvent) -> None:
+def run_here(job: Job, on_event: OnEvent, planner: Planner | None = None) -> None:
     """Run the cells of a job on this machine."""
-    Dispatcher(job, make_crew(job), on_event).run(job.compute.count_workers())
+    Dispatcher(job, make_crew(job, planner), on_event).run(job.compute.count_workers())
 
 
 def _order_cells(plan: Plan, compute: Compute) -> list[Cell]:

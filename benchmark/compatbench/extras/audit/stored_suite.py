@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from compatbench.backbone.backbone import PRECISIONS
 from compatbench.data.cards import COPIED, SuiteCard
-from compatbench.data.refusals import find_refusal
 from compatbench.engine.cell import PACKAGES, Cell, provenance, shorten_key
+from compatbench.engine.described_method import describe_method
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import find_teachers, plan_cells
 from compatbench.engine.request import make_request
@@ -21,7 +21,7 @@ from compatbench.extras.audit.findings import Finding
 from compatbench.files.kinds import kind_of
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry, find_transfer, known_transfer
-from compatbench.results.collect import describe_method
+from compatbench.results.collect import to_stored
 from compatbench.results.result_files import (
     COSTS,
     TUNING,
@@ -122,7 +122,7 @@ def read_stored_suite(
             findings.append(Finding(file, problem, 2, "method"))
     rows = pd.concat(tables or [no_rows], ignore_index=True)
     expected = {name: _describe(card, methods[name], registry, name) for name in known}
-    missing = find_missing(card, teachers=find_teachers(card, registry, known))
+    missing = find_missing(card, teachers=find_teachers(card, known))
     # A seed that no method has is reported once, not for each of its cells.
     run = {*rows["seed"].dropna()}
     seeds = [seed for seed in card.seeds if seed in run] or card.seeds
@@ -200,10 +200,7 @@ def _describe(
 ) -> StoredMethod:
     """Return the card and settings of a method as they are resolved here."""
     method = registry.get(card.base_method(name))
-    described = describe_method(_as_recorded(card, results), method, name)
-    # A check here refused it, or nobody did.
-    refused = find_refusal(registry.identify(method.card.name)[0])
-    return replace(described, info=replace(described.info, refused=refused))
+    return to_stored(describe_method(_as_recorded(card, results), method, name))
 
 
 def _plan(
@@ -227,9 +224,7 @@ def _plan(
     cells: list[Cell] = []
     for group, names in groups.items():
         _, transfers = group
-        request = make_request(
-            suites[group], names, transfers=transfers, seeds=seeds, registry=registry
-        )
+        request = make_request(suites[group], names, transfers=transfers, seeds=seeds)
         cells += plan_cells(request, missing)
     return sorted(cells, key=lambda cell: cell.name)
 
