@@ -32,7 +32,9 @@ def hub(running: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", running.url)
     files = f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+    for module in ("constants", "file_download"):  # versions before 1 have a copy of it
+        name = f"huggingface_hub.{module}.HUGGINGFACE_CO_URL_TEMPLATE"
+        monkeypatch.setattr(name, files, raising=False)
     monkeypatch.setattr("compatbench.backbone.load.find_weights.getproxies", dict)
     for name, value in {
         "HF_TOKEN": TOKEN,
@@ -119,6 +121,8 @@ def test_download_and_upload_errors_are_one_line(hub: Hub, monkeypatch: pytest.M
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     hub.status = 403
     fails(r"refuses your token \(403\)", lambda: module.push_to_hub("me/it"))
+    hub.status = 503
+    fails("hf://me/other: the Hub does not answer", lambda: cb.load("hf://me/other"))
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         place = f"http://127.0.0.1:{closed.getsockname()[1]}"

@@ -161,6 +161,8 @@ def _reason(error: Exception) -> str:
         return f"it is not in the cache of this machine, and {OFFLINE} is set"
     if isinstance(error, errors.RepositoryNotFoundError):
         return "there is no such repository, or your token may not see it"
+    if isinstance(error, errors.LocalEntryNotFoundError):  # some versions count it among the next
+        return "the Hub does not answer, and the cache of this machine does not have it; try again"
     if isinstance(error, errors.EntryNotFoundError):
         return f"the repository has no {MODULE_FILE}"
     response = getattr(error, "response", None)
