@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shlex
+import time
 from pathlib import Path
 
 import numpy as np
@@ -307,3 +308,21 @@ def test_a_task_of_the_same_name_elsewhere_is_not_in_the_way(work: Path) -> None
     second = open_images("photos", "mini-clip", ["mini-eva-clip"], work / "other")
     assert first.task.name == second.task.name == "photos-2"
     assert "--cards" in first.options
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(QUIET)
+def test_200_images_and_two_models_take_less_than_two_minutes_of_cpu(work: Path) -> None:
+    task = load_task("mini-food")
+    for label in range(10):
+        folder = work / "many" / task.labels.names[label]
+        folder.mkdir(parents=True)
+        drawings = [sample for sample in task.split("train") if sample.label == label]
+        for number, drawing in enumerate(drawings[:20]):
+            task.source.image(drawing).save(folder / f"{number}.png")
+    write_peft(work / "adapter")
+    start = time.process_time()
+    targets = ["mini-eva-clip", "mini-eva-clip-anew"]
+    advice = cb.advise("many", module="adapter", source="mini-clip", target=targets)
+    assert time.process_time() - start < 120
+    assert set(advice.frame["images"]) == {200}

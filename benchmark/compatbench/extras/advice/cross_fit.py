@@ -124,7 +124,8 @@ def _read_suite(task: str, source: str) -> SuiteCard:
     made = f"{task}-upgrade"
     if made in suite_cards.names():
         return suite_cards.read(made)
-    return suite_cards.read("mini" if backbone_cards.read(source).weights else "paper")
+    is_mini = source in backbone_cards.builtin_names() and backbone_cards.read(source).weights
+    return suite_cards.read("mini" if is_mini else "paper")
 
 
 def _read_answers(plan: Plan, tested: Task, found: CrossFit) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def save_trained(
             files[method, ""] = _write(load_module(path), out, task, method)
     for (method, backbone), path in retrained.modules.items():
         name = names[method]
-        label = f"{name}-retrained-on-{backbone.replace('/', '-')}"
+        place = re.sub(r"[^\w.-]+", "-", backbone)
+        label = f"{name}-retrained-on-{place}"
         files[name, backbone] = _write(load_module(path), out, task, label)
     return files
 

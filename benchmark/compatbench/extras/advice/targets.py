@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from compatbench.backbone.build import build_architecture
-from compatbench.backbone.load.backbone_names import model_config
+from compatbench.backbone.load.backbone_names import model_config, read_backbone
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.data.cards import COPIED, BackboneCard, backbone_cards
 from compatbench.errors import CompatbenchError
@@ -42,7 +42,7 @@ def describe_target(name: str) -> dict[str, Any]:
 
     The model is not loaded. What only its files show is None.
     """
-    card = backbone_cards.read(name)
+    card = read_backbone(name)
     return {**_describe_architecture(card), "licence": card.licence}
 
 
