@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -41,7 +42,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     """Return a CLIP with the layout of ViT-B/16, and a SigLIP in transformers' format."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COMPATBENCH_CARDS", "")
-    config = CONFIGS["Small"] | {"quick_gelu": True}
+    config: dict[str, Any] = CONFIGS["Small"] | {"quick_gelu": True}
     config["text_cfg"] = config["text_cfg"] | {"width": 32}
     settings = {"model_cfg": config, "preprocess_cfg": {}}
     folder = tmp_path / "clip"
@@ -77,4 +78,4 @@ def test_methods_are_trained_on_clip_and_retrained_on_siglip_2(models: tuple[str
     options = advice.options.set_index("option")
     assert options.loc["copied", "reason"]  # its keys have another width
     assert options.loc["retrained+1", "accuracy"] >= 0
-    assert [path.name for path in sorted(Path("photos-modules").iterdir())][0].startswith("tip_a")
+    assert list(Path("photos-modules").glob("tip_adapter*"))
