@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import compatbench as cb
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.data.task import task_labels
+from compatbench.errors import CompatbenchWarning
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods
 
@@ -62,6 +63,17 @@ def test_exported_context_of_coop_is_served(
     f = draw_features(target)
     logits = served["coop_logits"](file, LABELS.names, target.model, target.tokenizer, f)
     torch.testing.assert_close(logits.detach(), own_logits(ported, target, f), rtol=1e-3, atol=1e-3)
+
+
+def test_port_of_a_module_with_an_undecided_setting_warns() -> None:
+    source = load_backbone("mini-clip")
+    config: Any = builtin_methods().get("coop").Config(context_length=4)
+    about = {"method": "coop", "task": "mini-food", "source": "mini-clip"}
+    about |= {"config": config.model_dump(mode="json"), "labels": LABELS.described}
+    about["imported"] = {"undecided": {"position": ["end", "middle", "front"]}}
+    module = Module({"context": torch.zeros(4, source.token_width)}, {}, about)
+    with pytest.warns(CompatbenchWarning, match="the file did not say position"):
+        cb.port(module, TARGET)
 
 
 def test_exported_cache_of_tip_adapter_is_served(

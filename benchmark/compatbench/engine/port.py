@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -18,7 +19,7 @@ from compatbench.backbone.words import WordFeatures, find_words
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.engine.single_module import Fitted, build_method_of, find_labels, read_fitted
-from compatbench.errors import CompatbenchError, NotTransferable
+from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
 from compatbench.method import Method, Module
 from compatbench.method.hub import local_file
 from compatbench.method.registry import find_transfer
@@ -77,6 +78,14 @@ def port(
     if backbone == fitted.source or method.card.depth == "none":
         state = "was fitted on" if backbone == fitted.source else "is the same on any model, as on"
         raise CompatbenchError(f"{path} {state} '{backbone}': there is nothing to port")
+    undecided = (fitted.imported or {}).get("undecided", {})
+    if undecided:
+        warnings.warn(
+            f"{path}: the file did not say {' and '.join(undecided)}, and nothing has decided it; "
+            "give it to 'module import' (--set), or port the module that 'advise' wrote",
+            CompatbenchWarning,
+            stacklevel=3,
+        )
     if transfer is None:
         transfer = "words" if find_transfer("words").serves(method.card) else COPIED
     labels = find_labels(path, fitted, method.card.needs)
