@@ -158,6 +158,8 @@ def show_gain_interval(row: Mapping[str, Any]) -> str:
 def _show_bound(bound: float) -> str:
     """Return a bound with one decimal, or with as many as it takes to show its side of 0."""
     shown = signed(bound)
+    if bound == 0:
+        return shown
     for digits in (2, 3, 4):
         if float(shown):
             break

@@ -17,7 +17,7 @@ from compatbench.messages import count, lower_first
 from compatbench.results.expected import Upgrade
 from compatbench.tables import markdown
 from compatbench.tables.flags import list_flags
-from compatbench.tables.numbers import NOTHING, interval_text, percent, rounded, signed
+from compatbench.tables.numbers import NOTHING, percent, rounded, signed
 from compatbench.tables.ranking_tables import SPREAD
 from compatbench.tables.suite_page import MARKS, SuitePage
 from compatbench.tables.survival_tables import has_survival, read_survival, show_gain_interval
@@ -187,6 +187,8 @@ def _list_rows(name: str, page: SuitePage, upgrade: Upgrade) -> list[list[TableC
             elif suite is page:
                 with_words = row["ranked_with"] != COPIED
                 module = "untouched, with words" if with_words else "untouched"
+                if not row["learns"]:
+                    module = "none"
                 shown.append([text(module), *_show_measures(row)])
     best = sorted(gaining, key=lambda transfer: -gaining[transfer][1]["gain"])
     for transfer in best[:_MOST_TRANSFERS]:
@@ -216,7 +218,7 @@ def _show_measures(row: Mapping[str, Any]) -> list[TableCell]:
         cells.append(number(percent(row[measure]) if row[measure] is not None else NOTHING))
     gain = number(signed(rounded(row["gain"], 4)))
     if row["gain_low"] is not None:
-        gain = join([gain, number(f"({interval_text(row, 'gain', signed)})")], " ")
+        gain = join([gain, number(f"({show_gain_interval(row)})")], " ")
     return [*cells, gain]
 
 
