@@ -25,8 +25,9 @@ All commands: compatbench --help"""
 ABOUT = """\
 Do modules fine-tuned on CLIP survive its upgrade to EVA-CLIP?
 
-A module is trained once on a source backbone, attached untouched to the upgraded \
-one, and ranked by the harmonic mean of both accuracies.
+compatbench trains a small module once on the old model, copies it unchanged to the \
+new one, and compares it there with the new model's own zero-shot classifier. Methods \
+are ranked by the harmonic mean of their accuracies on both models.
 
 Start with: compatbench run --methods all"""
 
@@ -74,13 +75,9 @@ def start(
         say(START)
 
 
-module = app.add_group(
-    "module", "Modules as files: from and for other code, and for a new model.", MORE
-)
+module = app.add_group("module", "Read, write and share modules, also those of other code.", MORE)
 store = app.add_group(
-    "store", "What is on this machine: finished cells, features, datasets and weights.", MORE
+    "store", "Show what is on this machine and what is missing, and fetch or delete it.", MORE
 )
 data = store.add_group("data", "Fetch and check datasets and weights.")
-maintain = app.add_group(
-    "maintain", "What keeps the project's results true: tuning and audits.", MORE
-)
+maintain = app.add_group("maintain", "Keep the project's results true: tuning and audits.", MORE)

@@ -88,11 +88,11 @@ def report(
         ),
     ] = False,
 ) -> None:
-    """Make the leaderboard, pages and site of all results again from 'results/', byte for byte.
+    """Write the leaderboard, the pages and the site of all results from 'results/'.
 
-    'leaderboard.md' has the best of each upgrade, 'results/<suite>/README.md' explains a suite, and
-    the site 'results/report/' and its figures show every table; a clone has a page for each method
-    as well. Nothing is trained and no weights are needed. A figure without results is left out, as
+    'leaderboard.md' has the verdicts and rankings, 'results/<suite>/README.md' every row of a suite,
+    and the site 'results/report/' everything. A clone also has a page for each method. Nothing is
+    trained, and the same results give the same bytes. A figure without results is left out, and so
     is the leaderboard if no suite here is published.
 
     Open results/report/index.html in a browser, or put the folder on any server; it makes no

@@ -124,8 +124,8 @@ Suite = Annotated[
     ),
 ]
 METHODS_HELP = (
-    "Methods: names, globs, 'all' that the suite compares, comma lists, exclusions ('all,!coop'), "
-    "or the path of a method file ('./mine.py'), which is run as code."
+    "Methods: a name, a comma list, a glob, or 'all' that the suite compares, also without some "
+    "('all,!coop'); or the path of a method file ('./mine.py'), which is run as code."
 )
 Methods = Annotated[str, typer.Option(help=METHODS_HELP, autocompletion=complete_methods)]
 MethodFile = Annotated[
@@ -138,8 +138,9 @@ MethodFile = Annotated[
 Tasks = Annotated[
     str,
     typer.Option(
-        help="Tasks of the suite: names, globs, 'all', comma lists, exclusions, or the path of a "
-        "card. A task includes its variants; you can also name a variant alone.",
+        help="Tasks of the suite: a name, a comma list, a glob, 'all', also without some "
+        "('all,!mini-food'), or the path of a card. A task includes its variants; you can also "
+        "name a variant alone.",
         autocompletion=complete_tasks,
     ),
 ]

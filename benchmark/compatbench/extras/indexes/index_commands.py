@@ -13,7 +13,7 @@ from compatbench.cli.shared_options import AsJson, Cards, Offline
 from compatbench.cli.stoppable import stoppable
 
 index = app.add_group(
-    "index", "Stored vectors of any embedding model: measured, and mapped to a new model.", MORE
+    "index", "Measure stored vectors of any embedding model, and map them to a new one.", MORE
 )
 
 Column = Annotated[

@@ -15,7 +15,7 @@ from compatbench.errors import CompatbenchError
 if TYPE_CHECKING:
     from compatbench.tables.table import Table
 
-study = app.add_group("study", "Why modules survive an upgrade.", MORE)
+study = app.add_group("study", "Study why modules survive an upgrade.", MORE)
 
 
 @study.command("layers")

@@ -31,12 +31,12 @@ SECTION = "leaderboard"  # between these markers the README has its table
 
 
 def report(out: str | Path = ".", check: bool = False) -> Report:
-    """Make the leaderboard, pages and site of all results again from ``results/``, byte for byte.
+    """Write the leaderboard, the pages and the site of all results from ``results/``.
 
-    ``leaderboard.md`` has the best of each upgrade, ``results/<suite>/README.md`` says what a suite
-    is, and the site ``results/report/`` and its figures show every table; a clone has a page for
-    each method as well. Nothing is trained and no weights are needed. A figure without results is
-    left out, as is the leaderboard if no suite here is published.
+    ``leaderboard.md`` has the verdicts and rankings, ``results/<suite>/README.md`` every row of a
+    suite, and the site ``results/report/`` everything. A clone also has a page for each method.
+    Nothing is trained, and the same results give the same bytes. A figure without results is left
+    out, and so is the leaderboard if no suite here is published.
 
     Args:
         out: as for ``run``.
