@@ -90,7 +90,7 @@ def report(
 ) -> None:
     """Write the leaderboard, the pages and the site of all results from 'results/'.
 
-    'leaderboard.md' has the verdicts and rankings, 'results/<suite>/README.md' every row of a suite,
+    'leaderboard.md' has the verdicts and rankings, 'results/<suite>/README.md' the rows of a suite,
     and the site 'results/report/' everything. A clone also has a page for each method. Nothing is
     trained, and the same results give the same bytes. A figure without results is left out, and so
     is the leaderboard if no suite here is published.

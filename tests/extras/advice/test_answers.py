@@ -19,7 +19,12 @@ from made_results import (
     on_tasks,
 )
 
-from compatbench.extras.advice.answers import ANSWERS, answer_table, describe_kinds
+from compatbench.extras.advice.answers import (
+    ANSWERS,
+    answer_table,
+    describe_kinds,
+    describe_tied,
+)
 from compatbench.extras.advice.measurements import read_measurements
 from compatbench.extras.advice.verdicts import judge
 from compatbench.results.estimate import estimate
@@ -150,6 +155,15 @@ def test_options_of_equal_cost_are_listed_unless_they_are_significantly_worse() 
     named = read_rows(make_page(*same, expected=SIX))[free][0]
     assert named.endswith(", untouched; and 1 more")
     assert named.count(" or ") == 2
+
+
+def test_options_that_do_the_same_stand_together() -> None:
+    rows = [("Old one", "the old model"), ("One", "copied"), ("Old two", "the old model")]
+    options = [
+        {"title": title, "paper": "", "action": action, "needs": ()} for title, action in rows
+    ]
+    said = describe_tied(pd.DataFrame(options)).text
+    assert said == "stay with the old model: Old one or Old two; or One, untouched"
 
 
 def test_the_interval_of_a_kind_is_over_its_targets() -> None:

@@ -288,7 +288,7 @@ def _answer(
     decision = decide(options, compare_tasks(pd.concat([gain, zeros])), choice)
     name = choice.option or decision.likely
     chosen: Any = options.loc[name]
-    what = _describe_tied(options.loc[list(choice.tied) or [name]])
+    what = describe_tied(options.loc[list(choice.tied) or [name]])
     means = accuracy.mean(axis="columns")
     mean_gains = gain.mean(axis="columns")
     zero_shot = percent(float((accuracy - gain).mean(axis="columns")[name]))
@@ -339,9 +339,12 @@ def _tasks_needed(held_out: Interval | None, decision: Decision) -> str:
     return f" (takes about {needed:.0f} tasks)"
 
 
-def _describe_tied(tied: pd.DataFrame) -> TableCell:
+def describe_tied(tied: pd.DataFrame) -> TableCell:
     """Return the options that cost the same and are not significantly worse, three at most."""
     named = [option for _, option in tied.head(_MOST_TIED).iterrows()]
+    # What is done in the same way stands together; the best option still comes first.
+    actions = [_describe_action(option) for option in named]
+    named.sort(key=lambda option: actions.index(_describe_action(option)))
     parts = _describe(named)
     if len(tied) > _MOST_TIED:
         parts.append(f"; and {len(tied) - _MOST_TIED} more")
