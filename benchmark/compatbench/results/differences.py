@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from compatbench.results.estimate import LEVEL, Array, Interval, estimate
 
@@ -99,7 +99,7 @@ def compare_answers(
 
 
 def _add_draws(
-    interval: Interval, shares: Array, members: Sequence[Array], halves: Array
+    interval: Interval, shares: Array, members: Sequence[NDArray[np.bool_]], halves: Array
 ) -> Interval:
     """Return an interval over images that also covers other training images.
 

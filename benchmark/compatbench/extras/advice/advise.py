@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from compatbench.data.cards import SuiteCard, backbone_cards, select_names, suite_cards
 from compatbench.engine.request import Names
 from compatbench.engine.single_module import read_fitted
@@ -19,9 +21,11 @@ from compatbench.extras.advice.advise_images import (
 from compatbench.extras.advice.asked import Asked
 from compatbench.extras.advice.measurements import measure_evaluations, read_measurements
 from compatbench.extras.advice.own_images import are_images
+from compatbench.extras.advice.stored_answers import Right, read_answers
 from compatbench.extras.advice.targets import describe_target
 from compatbench.method import Module
 from compatbench.method.hub import local_file
+from compatbench.results.estimate import Array
 from compatbench.results.expected import upgrade_pairs
 from compatbench.runs import results
 
@@ -130,6 +134,19 @@ def advise(
         pairs = ((asked[0], asked[1]),)
     if module is not None:
         return _advise_module(module, methods, pairs, target, card.name, device)
+    return _advise_suite(card, methods, pairs, target, tasks, shots, Path(out))
+
+
+def _advise_suite(
+    card: SuiteCard,
+    methods: Names,
+    pairs: Sequence[tuple[str, str]],
+    target: Names | None,
+    tasks: Names,
+    shots: int | None,
+    out: Path,
+) -> Advice:
+    """Return advice from the results of a suite."""
     if target is not None:
         known = list(dict.fromkeys(pair[1] for pair in pairs))
         kept = select_names(target, known, f"target of suite '{card.name}'")
@@ -145,8 +162,13 @@ def advise(
         of_suite = of_suite.restrict(select_names(tasks, every, f"task {of}"))
     if shots is not None:
         of_suite = of_suite.restrict(shots=[shots])
+
+    def find_answers(rows: pd.DataFrame, names: Sequence[str]) -> tuple[Right, Array] | None:
+        return read_answers(rows, names, out, card.training.precision)
+
     measured = [
-        read_measurements(of_suite.suite, of_suite.expected, pair, chosen) for pair in pairs
+        read_measurements(of_suite.suite, of_suite.expected, pair, chosen, find_answers)
+        for pair in pairs
     ]
     compared = {new: describe_target(new) for _, new in pairs} if target is not None else {}
     return Advice(tuple(measured), compared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -41,6 +41,10 @@ _COUNTS = {
     "old": "source_correct",
     "old_total": "source_total",
 }
+
+
+# From rows of an upgrade and the names of tasks to what ``compare_answers`` takes.
+ReadAnswers = Callable[[pd.DataFrame, Sequence[str]], tuple[dict[str, Array], Array] | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +137,18 @@ class Measurements:
 
 
 def read_measurements(
-    results: SuiteResults, expected: Expected, upgrade: Upgrade, methods: Sequence[str]
+    results: SuiteResults,
+    expected: Expected,
+    upgrade: Upgrade,
+    methods: Sequence[str],
+    read_answers: ReadAnswers = lambda rows, tasks: None,
 ) -> Measurements:
-    """Return what was measured of some methods on one upgrade, at the most shots."""
+    """Return what was measured of some methods on one upgrade, at the most shots.
+
+    Args:
+        read_answers: returns the answers to single images of rows, if they are known; it is called
+            where fewer tasks than a verdict takes were measured.
+    """
     shots = max(expected.shots)
     labels = count_labels(results.transfers)
     rows = _name_options(pair_rows(results, expected, upgrade, shots))
@@ -155,9 +168,18 @@ def read_measurements(
     options = _describe_options(rows[rows["method"].isin(set(methods))])
     order = {name: place for place, name in enumerate(methods)}
     options = options.iloc[np.argsort(options["method"].map(order), kind="stable")]
+    scores = _average_tasks(rows, expected.tasks)
     counts = None
+    right = None
+    task_of = np.zeros(0)
     if len(expected.tasks) < FEWEST_UNITS:
-        counts = _count_images(rows, expected.tasks)
+        answers = read_answers(rows, expected.tasks)
+        if answers is None:
+            counts = _count_images(rows, expected.tasks)
+        else:
+            right, task_of = answers
+            by_image = {name: 100 * rows.mean(axis=0) for name, rows in right.items()}
+            scores = pd.DataFrame.from_dict(by_image, "index")
     return Measurements(
         upgrade=upgrade,
         shots=shots,
@@ -165,9 +187,11 @@ def read_measurements(
         seeds=len(expected.seeds),
         images=int(images),
         options=options,
-        scores=_average_tasks(rows, expected.tasks),
+        scores=scores,
         prices=prices,
         retrained={number: means for number, means in retrained.items() if means},
+        right=right,
+        task_of=task_of,
         counts=counts,
     )
 
