@@ -20,6 +20,7 @@ from compatbench.data.cards import SuiteCard, TaskCard, backbone_cards, suite_ca
 from compatbench.data.cards.names import IMAGES_PATH, NAME
 from compatbench.data.cards.own_cards import ENDINGS
 from compatbench.data.dataset_folders import variable_of
+from compatbench.data.images.dataset_files import read_lines
 from compatbench.data.images.duplicates import Pixels, find_pairs, shrink
 from compatbench.data.images.source import SPLITS
 from compatbench.data.labels import Labels
@@ -59,6 +60,7 @@ class NewTask:
     decoded: int  # images that were decoded as a check
     shots: int
     notes: tuple[str, ...]  # facts that a user should know, a line each
+    problems: tuple[str, ...]  # those of the notes that say what is wrong with images
     data_root: str  # the value for ``--data-root``; empty if the card contains the place
 
     @property
@@ -175,15 +177,16 @@ def new_task(
     opened = open_images(listing, Classes(name, card.names, labels, labels))
     task = Task(card, Labels(card.names, card.templates, card.templates[0]), opened)
     pixels = _decode(task, seed, progress)
-    listing.notes += _note_copies(task, seed, pixels)
+    listing.problems += _note_copies(task, seed, pixels)
     rows = listing.frame.to_csv(index=False, lineterminator="\n")
     suite_text = dump_yaml(suite, width=100)
     task_text = dump_yaml(values, width=100)
     texts = {paths["suite"]: suite_text, paths["task"]: task_text, paths["list"]: rows}
     if broken:
-        broken_list = card_folder / f"{name}-broken.txt"
-        texts[broken_list] = "".join(f"{problem}\n" for problem in broken.values())
-        listing.notes.append(f"{_some(broken)} cannot be read and are left out: {broken_list.name}")
+        broken_list = list_of_broken(paths["task"])
+        texts[broken_list] = "".join(f"{path}\t{problem}\n" for path, problem in broken.items())
+        problem = f"{_some(broken)} cannot be read and are left out: {broken_list.name}"
+        listing.problems.append(problem)
     _write(texts)
     # The new cards are found by name, in this process and its workers.
     add_own_place(card_folder)
@@ -203,7 +206,8 @@ def new_task(
         images=images_by_label,
         decoded=len(pixels),
         shots=shots,
-        notes=tuple(listing.notes),
+        notes=(*listing.notes, *listing.problems),
+        problems=tuple(listing.problems),
         data_root=data_root,
     )
 
@@ -297,6 +301,19 @@ def _check(model: type[TaskCard] | type[SuiteCard], values: dict[str, Any], path
     except ValidationError as error:
         field, message = first_problem(error)
         raise CompatbenchError(f"{path} cannot be made: field '{field}': {message}") from None
+
+
+def list_of_broken(card: Path) -> Path:
+    """Return the path of the list of images that a task leaves out: path, tab, problem."""
+    return card.with_name(f"{card.stem}-broken.txt")
+
+
+def read_broken(card: Path) -> set[str]:
+    """Return the paths of the images that a task leaves out, because they cannot be read."""
+    path = list_of_broken(card)
+    if not path.is_file():
+        return set()
+    return {line.partition("\t")[0] for line in read_lines(path)}
 
 
 def _drop_broken(listing: Listing, progress: Callable[[str], object]) -> dict[str, str]:

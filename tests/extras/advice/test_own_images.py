@@ -23,7 +23,7 @@ from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.needed_files import NeededFile
 from compatbench.data.labels import Labels
 from compatbench.data.task import load_task
-from compatbench.errors import CompatbenchWarning
+from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.extras.advice import own_images
 from compatbench.extras.advice.cross_fit import CHEAP_METHODS
 from compatbench.extras.advice.own_images import are_images, fetch_missing_files, open_images
@@ -131,6 +131,27 @@ def test_rows_without_names_follow_the_file_of_class_names(work: Path) -> None:
         how = given | {"settings": {"normalized": False}}
         advice = cb.advise("photos", module="moved.npz", **UPGRADE, **how)
         assert advice.options["gain"].equals(expected.options["gain"])
+
+
+@pytest.mark.filterwarnings("ignore:.*not shown to be better")
+def test_images_that_are_left_out_are_counted_and_named(work: Path) -> None:
+    names = sorted(child.name for child in Path("photos").iterdir())
+    Path(f"photos/{names[0]}/a.heic").write_bytes(b"ftypheic")
+    Path(f"photos/{names[1]}/b.png").write_bytes(b"\x89PNG broken")
+    with pytest.raises(CompatbenchError, match=r"b.png cannot be decoded .*--skip-broken"):
+        cb.advise("photos", module="output/seed1", **UPGRADE)
+    with pytest.warns(CompatbenchWarning) as caught:
+        advice = cb.advise("photos", module="output/seed1", skip_broken=True, **UPGRADE)
+    said = [str(each.message) for each in caught]
+    assert advice.frame["images"].tolist() == [30]
+    assert any("1 file of a kind that is not read (.heic)" in line for line in said)
+    assert any(f"1 image ({names[1]}/b.png) cannot be read" in line for line in said)
+    assert f"{names[1]}/b.png" in Path("photos-broken.txt").read_text()
+    # The card is used again, although an image is not in its list.
+    before = Path("photos.yaml").stat().st_mtime_ns
+    load_again()
+    cb.advise("photos", module="output/seed1", skip_broken=True, **UPGRADE)
+    assert Path("photos.yaml").stat().st_mtime_ns == before
 
 
 @pytest.mark.slow

@@ -99,6 +99,7 @@ class Listing:
     table: Path | None = None  # the file that lists the images; the frame's index is its lines
     names: dict[str, str] = field(default_factory=dict)  # of labels, if the data has them
     notes: list[str] = field(default_factory=list)  # facts that a user should know, a line each
+    problems: list[str] = field(default_factory=list)  # what is wrong with images, a line each
     templates: list[str] = field(default_factory=list)  # prompts in the data, with {}
     stored: dict[str, Stored] = field(default_factory=dict)  # images in other files, by path
 

@@ -174,8 +174,7 @@ def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
         )
     notes = []
     others = _describe_others(entries)
-    if others:
-        notes.append(others)
+    problems = [others] if others else []
     beside = len(images) - len(deep)
     if beside:
         notes.append(f"{beside:,} images beside the folders skipped")
@@ -198,7 +197,9 @@ def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
             split = SPLIT_NAMES[parts[level].lower()]
             rows.append((path, parts[level + 1], split))
         rows.sort(key=lambda row: row[0].split("/")[level])
-        return Listing("class folders with splits", folder, make_frame(rows), notes=notes)
+        frame = make_frame(rows)
+        kind = "class folders with splits"
+        return Listing(kind, folder, frame, notes=notes, problems=problems)
     around = PurePosixPath(*deep[0][:level])
     empty = []
     for name in entries:
@@ -208,7 +209,7 @@ def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
     if empty:
         notes.append(f"folders without an image are not classes: {', '.join(sorted(empty))}")
     rows = [("/".join(parts), parts[level], "") for parts in deep]
-    return Listing("class folders", folder, make_frame(rows), notes=notes)
+    return Listing("class folders", folder, make_frame(rows), notes=notes, problems=problems)
 
 
 def _describe_others(entries: Sequence[str]) -> str:

@@ -43,6 +43,7 @@ def advise(
     labels: int | None = None,
     class_names: str | Sequence[str] | None = None,
     settings: Mapping[str, object] | None = None,
+    skip_broken: bool = False,
     out: str | Path = ".",
     device: str = "auto",
     yes: bool = False,
@@ -75,6 +76,7 @@ def advise(
         class_names: with images: the classes of a checkpoint in its order, or a file with a name on
             each line, as ``classes`` of ``import_module``.
         settings: with images: settings that a checkpoint does not contain, such as ``alpha=1``.
+        skip_broken: with images: leave out those that cannot be read, and list them in a file.
         out: the folder of ``results/``; with images, the folder to write to: ``advice.md``,
             ``advice.json``, the cards of the task, and modules that were imported or trained.
         yes: download weights that are missing.
@@ -115,6 +117,7 @@ def advise(
             progress,
             class_names,
             settings,
+            skip_broken,
         )
         return advise_images(asked)
     if source is not None or labels is not None or isinstance(module, list | tuple):

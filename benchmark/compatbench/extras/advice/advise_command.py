@@ -115,6 +115,13 @@ def advise(
             help="With images: settings that a checkpoint does not contain, such as 'alpha=1'.",
         ),
     ] = None,
+    skip_broken: Annotated[
+        bool,
+        typer.Option(
+            "--skip-broken",
+            help="With images: leave out those that cannot be read, and list them in a file.",
+        ),
+    ] = False,
     out: Annotated[
         Path,
         typer.Option(
@@ -155,6 +162,7 @@ def advise(
     if has_images:
         given = {"module": module, "source": source, "labels": labels}
         given |= {"class_names": class_names, "settings": read_settings(settings)}
+        given["skip_broken"] = skip_broken
         given["yes"] = yes or _agree(source, target)
     advice = compatbench.advise(
         str(place) if has_images else suite,

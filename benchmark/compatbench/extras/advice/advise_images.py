@@ -60,6 +60,7 @@ class OwnRequest:
     progress: bool
     class_names: str | Sequence[str] | None = None  # of a checkpoint, in its order
     settings: Mapping[str, object] | None = None  # that a checkpoint does not contain
+    skip_broken: bool = False
 
     def words(self, modules: Sequence[str]) -> tuple[str, ...]:
         """Return the words of the command, without ``--labels``; ``modules`` are files."""
@@ -88,7 +89,7 @@ def advise_images(request: OwnRequest) -> Advice:
     source = _find_source(request)
     targets = choose_targets(request.target, source)
     fetch_missing_files([source, *targets], request.yes)
-    own = open_images(request.images, source, targets, request.out)
+    own = open_images(request.images, source, targets, request.out, request.skip_broken)
     how = {
         "classes": request.class_names,
         "settings": request.settings,

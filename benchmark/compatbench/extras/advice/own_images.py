@@ -21,7 +21,7 @@ from compatbench.data.dataset_folders import variable_of
 from compatbench.data.images.source import SPLITS
 from compatbench.data.layouts.listing import Listing, scan_list
 from compatbench.data.layouts.recognise import scan
-from compatbench.data.new_task import TEMPLATES, name_task, new_task
+from compatbench.data.new_task import TEMPLATES, name_task, new_task, read_broken
 from compatbench.data.new_task_choices import name_classes
 from compatbench.data.task import Task, load_task
 from compatbench.engine.single_module import Fitted, read_fitted
@@ -118,12 +118,17 @@ def describe_files(files: Sequence[NeededFile]) -> str:
     return f"{count(len(files), 'file')}, {format_bytes(total)} in all: {', '.join(described)}"
 
 
-def open_images(place: str | Path, source: str, targets: Sequence[str], out: Path) -> OwnImages:
+def open_images(
+    place: str | Path, source: str, targets: Sequence[str], out: Path, skip_broken: bool = False
+) -> OwnImages:
     """Return the task of a folder, a file or a name, with the images that a module is tested on.
 
     These are all images, unless the data have a test split of their own. The cards of a new task
     are written to ``out``. If they are there, they are used as they are; they are written again if
     the images have changed and nobody has edited the cards.
+
+    Args:
+        skip_broken: leave out images that cannot be read, as ``new_task`` does.
     """
     path = Path(place).expanduser().absolute()
     if not path.exists():
@@ -138,7 +143,17 @@ def open_images(place: str | Path, source: str, targets: Sequence[str], out: Pat
         _point_to(name, card, path)
     if not card.exists() or _must_be_made_again(card, path, listing):
         again = card.exists()
-        new_task(path, name, source=source, target=list(targets), out=out, replace=again)
+        made = new_task(
+            path,
+            name,
+            source=source,
+            target=list(targets),
+            skip_broken=skip_broken,
+            out=out,
+            replace=again,
+        )
+        for problem in made.problems:
+            _warn(problem)
     task = load_task(name)
     options = []
     if folder != Path.cwd():
@@ -167,7 +182,8 @@ def _must_be_made_again(card: Path, path: Path, listing: Listing) -> bool:
     """Return True if the images are not those of the card's list; warn about it."""
     listed = scan_list(card.with_suffix(".csv"), path).frame
     before = set(zip(listed["path"], listed["label"], strict=True))
-    now = set(zip(listing.frame["path"], listing.frame["label"].map(str), strict=True))
+    kept = listing.frame[~listing.frame["path"].isin(read_broken(card))]
+    now = set(zip(kept["path"], kept["label"].map(str), strict=True))
     if before == now:
         return False
     changes = f"{len(now - before)} images are new in {path} and {len(before - now)} are gone"
