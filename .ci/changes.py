@@ -5,7 +5,8 @@ python .ci/changes.py main                     # against another branch
 python .ci/changes.py origin/main --methods    # only the names of the methods to check
 
 Nothing of the branch is run. The exit code is 1 if the branch adds a method and changes anything
-but the files of that method, or if it adds a link.
+but the files of that method, if it reports rows of real models and changes anything but these and
+the pages that show them, or if it adds a link.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import re
 import subprocess
 import sys
+from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -26,6 +28,9 @@ EFFECTS = (
     ("text", ("*.md", "docs/*", ".github/*", "CITATION.cff", "LICENSE")),
 )
 METHOD = re.compile(r"methods/([a-z][a-z0-9_]*)\.py")
+# The file beside rows of real models that names who measured them ('compatbench maintain submit').
+REPORTED = re.compile(r"results/([a-z0-9][a-z0-9-]*)/reported\.json")
+PAGES = ("leaderboard.md", "README.md", "docs/methods/*", "results/figures/*", "results/report/*")
 DATA = "csv", "json", "safetensors", "txt"  # that a method may have beside it, under its name
 
 
@@ -44,12 +49,23 @@ def find_changes(base: str) -> dict[str, str]:
     return dict(sorted(changes.items()))
 
 
-def effect_of(path: str) -> str:
-    """Return what a changed file can affect."""
+def effect_of(path: str, reported: Collection[str] = ()) -> str:
+    """Return what a changed file can affect.
+
+    Args:
+        reported: folders with rows of real models that the branch reports.
+    """
+    if any(path.startswith(folder) for folder in reported):
+        return "reported rows"
     for effect, patterns in EFFECTS:
         if any(fnmatchcase(path, pattern) for pattern in patterns):
             return effect
     return "what CI runs"
+
+
+def find_reported(changes: dict[str, str]) -> list[str]:
+    """Return the folders with rows of real models that the branch reports."""
+    return [path.rpartition("/")[0] + "/" for path in changes if REPORTED.fullmatch(path)]
 
 
 def find_methods(changes: dict[str, str]) -> list[str]:
@@ -86,6 +102,15 @@ def find_problems(changes: dict[str, str]) -> list[str]:
                 f"{path} can affect {effect_of(path)}; a pull request that adds a method has only "
                 "methods/NAME.py, tests/methods/formulas/NAME.py, and data as methods/NAME.json"
             )
+    reported = find_reported(changes)
+    for path in changes:
+        effect = effect_of(path, reported)
+        if not reported or effect == "reported rows" or any(fnmatchcase(path, p) for p in PAGES):
+            continue
+        problems.append(
+            f"{path} can affect {effect}; a pull request that reports rows has only their folder "
+            "below results/ and the pages that 'compatbench maintain submit' names"
+        )
     return problems
 
 
@@ -105,8 +130,10 @@ def main() -> int:
         print(",".join(find_methods(changes)))
         return 0
     print("| changed file | can affect |\n| --- | --- |")
-    for path in sorted(changes, key=lambda path: (effect_of(path), path)):
-        print(f"| {show(path)} | {effect_of(path)} |")
+    reported = find_reported(changes)
+    effects = {path: effect_of(path, reported) for path in changes}
+    for path in sorted(changes, key=lambda path: (effects[path], path)):
+        print(f"| {show(path)} | {effects[path]} |")
     problems = find_problems(changes)
     for problem in problems:
         print(re.sub(r"[^ -~]", "?", problem), file=sys.stderr)

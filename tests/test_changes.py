@@ -135,6 +135,22 @@ def test_pull_request_that_adds_a_method_may_only_have_its_files(clone: Path) ->
     assert "results/mini/mine.csv can affect how others are ranked; a pull request" in found.stderr
 
 
+def test_pull_request_with_reported_rows_may_only_have_them_and_the_pages(clone: Path) -> None:
+    rows = [f"results/paper-small/{name}" for name in ("reported.json", "coop.csv", "README.md")]
+    pages = ["leaderboard.md", "docs/methods/coop.md", "results/report/index.html"]
+    write(clone, dict.fromkeys([*rows, *pages], "x"))
+    found = run(clone)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("| reported rows |") == len(rows)
+    assert "| `leaderboard.md` | how others are ranked |" in found.stdout
+    others = {"results/mini/coop.csv", "methods/coop.py", "tasks/suites/paper-small.yaml"}
+    write(clone, dict.fromkeys(others, "x"))
+    found = run(clone)
+    assert found.returncode == 1
+    assert {line.split()[0] for line in found.stderr.splitlines()} == others
+    assert "a pull request that reports rows has only their folder" in found.stderr
+
+
 def test_links_are_refused(clone: Path) -> None:
     (clone / "methods" / "far.py").symlink_to("/dev/zero")
     assert run(clone, "--methods").stdout == "\n"

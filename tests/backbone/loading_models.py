@@ -10,7 +10,7 @@ import pytest
 import torch
 from open_clip import pretrained
 from tiny_models import randomise
-from torch import nn
+from torch import Tensor, nn
 
 from compatbench.backbone.load import backbone_names
 from compatbench.backbone.load.mini_towers import register_mini_towers
@@ -84,6 +84,33 @@ def same_weights(found: nn.Module, expected: nn.Module) -> bool:
     if tensors.keys() != wanted.keys():
         return False
     return all(torch.equal(wanted[name], tensor) for name, tensor in tensors.items())
+
+
+State = dict[str, Tensor]
+
+
+def with_openais_numbers(state: State) -> State:
+    numbers = dict(input_resolution=32, context_length=16, vocab_size=49408)
+    return state | {name: torch.tensor(number) for name, number in numbers.items()}
+
+
+def save_torchscript(state: State, path: Path) -> None:
+    """Write a TorchScript archive with OpenAI's names, numbers included."""
+
+    class Archive(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    archive = Archive()
+    for name, tensor in with_openais_numbers(state).items():
+        owner: nn.Module = archive
+        *path_to, last = name.split(".")
+        for part in path_to:
+            if part not in dict(owner.named_children()):
+                owner.add_module(part, Archive())
+            owner = owner.get_submodule(part)
+        owner.register_buffer(last, tensor.clone())
+    torch.jit.save(torch.jit.script(archive), path)
 
 
 # The tokenizers of transformers know eight words.

@@ -10,10 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from loading_models import CONFIGS, make, publish, same_weights
+from loading_models import (
+    CONFIGS,
+    State,
+    make,
+    publish,
+    same_weights,
+    save_torchscript,
+    with_openais_numbers,
+)
 from open_clip import pretrained
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from compatbench.backbone import load_backbone
 from compatbench.errors import CompatbenchError, CompatbenchWarning
@@ -21,32 +28,6 @@ from compatbench.extras.doctor.backbone_report import inspect_backbone
 from compatbench.files.hashes import hash_file
 
 pytestmark = pytest.mark.usefixtures("no_weights_here")
-
-State = dict[str, Tensor]
-
-
-def with_openais_numbers(state: State) -> State:
-    numbers = dict(input_resolution=32, context_length=16, vocab_size=49408)
-    return state | {name: torch.tensor(number) for name, number in numbers.items()}
-
-
-def save_torchscript(state: State, path: Path) -> None:
-    """Write a TorchScript archive with OpenAI's names, numbers included."""
-
-    class Archive(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x
-
-    archive = Archive()
-    for name, tensor in with_openais_numbers(state).items():
-        owner: nn.Module = archive
-        *path_to, last = name.split(".")
-        for part in path_to:
-            if part not in dict(owner.named_children()):
-                owner.add_module(part, Archive())
-            owner = owner.get_submodule(part)
-        owner.register_buffer(last, tensor.clone())
-    torch.jit.save(torch.jit.script(archive), path)
 
 
 def eva_names(state: State) -> State:

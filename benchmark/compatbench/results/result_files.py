@@ -26,6 +26,13 @@ from compatbench.files.atomic import holds, write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
 from compatbench.messages import first_problem
+from compatbench.results.reports import (
+    REPORTED,
+    Origin,
+    RowReports,
+    find_origins,
+    parse_reports,
+)
 from compatbench.results.rows import Cost, Row, in_order, parse_csv, places_of, to_frame, write_csv
 from compatbench.results.stored_method import MethodInfo, StoredMethod
 from compatbench.results.suite_results import SuiteResults, gather_results
@@ -134,6 +141,29 @@ class ResultFiles:
             self._files.pop(path, None)
             return to_frame([], Cost)
         return self._read(path, _parse_costs)
+
+    def read_reports(self, suite: str) -> RowReports | None:
+        """Return who reported the rows of a suite; None if they are not reported."""
+        path = require(self.folder(suite) / REPORTED)
+        if not path.exists():
+            self._files.pop(path, None)
+            return None
+        return self._read(path, parse_reports)
+
+    def read_origins(self, suite: str) -> dict[str, Origin]:
+        """Return who measured the rows of each method; empty if the rows are not reported."""
+        reports = self.read_reports(suite)
+        if reports is None:
+            return {}
+        return find_origins(reports, self.hash_rows(suite))
+
+    def hash_rows(self, suite: str) -> dict[str, str]:
+        """Return the SHA-256 of the file of rows of each method."""
+        folder = self.folder(suite)
+        hashes = {}
+        for method in self.list_methods(suite):
+            hashes[method] = sha256_bytes(self.read_bytes(folder / f"{method}.csv"))
+        return hashes
 
     def read_method(self, suite: str, method: str, costs: pd.DataFrame) -> StoredMethod:
         """Return one method of a suite with all its transfers.
@@ -289,6 +319,8 @@ def _about_text(about: _About) -> str:
 def _check_method(name: str) -> str:
     if f"{name}.csv" == COSTS:
         raise CompatbenchError(f"a method cannot be named {name!r}: {COSTS} holds times")
+    if f"{name}.json" == REPORTED:
+        raise CompatbenchError(f"a method cannot be named {name!r}: {REPORTED} names people")
     return check_name(name, "method")
 
 

@@ -24,6 +24,7 @@ from compatbench.errors import CompatbenchWarning
 from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.expected import Expected, Upgrade, expect_suite, upgrade_pairs
 from compatbench.results.ranking import rank_methods
+from compatbench.results.reports import Origin, RowReports
 from compatbench.results.result_files import ResultFiles, check_name, result_folders
 from compatbench.results.stored_method import StoredMethod
 from compatbench.results.suite_results import SuiteResults
@@ -56,6 +57,9 @@ class SuitePage:
     # Suites that extend it and have many targets of a kind; they have no pages of their own.
     replications: tuple[SuitePage, ...] = ()
     elsewhere: frozenset[str] = frozenset()  # backbones and test sets that no clone has
+    # Of a suite whose rows were reported: the reports, and who measured the rows of each method.
+    reports: RowReports | None = None
+    origins: Mapping[str, Origin] = field(default_factory=dict)
     out: Path | None = None  # the folder of results/, where the page was read
     whole: Expected | None = None  # what the suite asks for, if ``expected`` is only a part of it
 
@@ -200,6 +204,8 @@ def read_suite_page(
         paths=tuple(path for path in suite.upgrades if len(path) > 2),
         configs={name: suite.base_method(name) for name in suite.configs},
         elsewhere=frozenset(names_elsewhere(suite)),
+        reports=files.read_reports(suite.name),
+        origins=files.read_origins(suite.name),
         out=files.out,
         whole=None if seeds == suite.seeds else whole,
     )

@@ -21,7 +21,12 @@ from compatbench.extras.audit.files import check_files
 from compatbench.extras.audit.findings import Finding
 from compatbench.extras.audit.rerun import Rerun
 from compatbench.extras.audit.stored_suite import StoredSuite, read_stored_suite
-from compatbench.extras.audit.suite_checks import check_keys, check_settings, score_again
+from compatbench.extras.audit.suite_checks import (
+    check_keys,
+    check_origins,
+    check_settings,
+    score_again,
+)
 from compatbench.files.kinds import kind_of
 from compatbench.files.scratch import scratch_folder
 from compatbench.method.registry import builtin_methods
@@ -104,7 +109,8 @@ def audit_results(
         methods: files of methods that are not among ``methods()``, separated by commas; they are
             run as code.
         unverified: suites whose rows may stand though the weights or images are not here; of any
-            other such a row is a finding, but for weights that do not ship and can be made.
+            other such a row is a finding, but for reported rows of real models, and for weights
+            that do not ship and can be made.
         device: where to compute.
         progress: called with a line before each step.
 
@@ -132,7 +138,9 @@ def audit_results(
         audit.findings += suite.findings
         # What follows from a broken file is not reported: its cause is.
         if not suite.broken:
-            _check_suite(audit, suite, RunStore(out / "runs"), card.name in unverified)
+            allowed = suite.reported or card.name in unverified
+            _check_suite(audit, suite, RunStore(out / "runs"), allowed)
+            audit.findings += check_origins(suite, files)
     progress("every file of results/ and of the pages")
     findings, notes = check_files(files, cards, stored, suites_alone=bool(suites))
     audit.findings += findings

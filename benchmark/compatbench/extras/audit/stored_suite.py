@@ -22,6 +22,7 @@ from compatbench.files.kinds import kind_of
 from compatbench.method import Method
 from compatbench.method.registry import MethodRegistry, find_transfer, known_transfer
 from compatbench.results.collect import to_stored
+from compatbench.results.reports import REPORTED, RowReports, reports_text
 from compatbench.results.result_files import (
     COSTS,
     TUNING,
@@ -54,6 +55,7 @@ class StoredSuite:
     files: Files  # all that the folder holds besides pages
     findings: list[Finding]  # of the reading of the files
     broken: bool  # a file cannot be read, so nothing that follows from it is checked
+    reported: bool = False  # True if people reported the rows, as of real models
 
     @property
     def planned(self) -> pd.DataFrame:
@@ -92,6 +94,7 @@ def read_stored_suite(
     files = Files()
     findings: list[Finding] = []
     methods = _read_methods(results, card.name, files, findings)
+    reports = _read_reports(results, card.name, files, findings)
     for path in card.plugins:
         registry.add_file(path)
     no_rows = to_frame([], Row).assign(file="", line=0)
@@ -141,6 +144,7 @@ def read_stored_suite(
         files=files,
         findings=findings,
         broken=tunings.broken,
+        reported=reports is not None,
     )
 
 
@@ -171,6 +175,22 @@ def _read_methods(
         files[folder / f"{name}{DESCRIPTION}"] = description.encode(), NOT_WRITTEN
         files[path] = rows.encode(), NOT_WRITTEN
     return methods
+
+
+def _read_reports(
+    results: ResultFiles, suite: str, files: Files, findings: list[Finding]
+) -> RowReports | None:
+    """Read who reported the rows of a suite; add what the file should hold, or what is broken."""
+    path = results.folder(suite) / REPORTED
+    try:
+        reports = results.read_reports(suite)
+    except CompatbenchError as error:
+        findings.append(_locate(path, error))
+        files[path] = path.read_bytes(), ""
+        return None
+    if reports is not None:
+        files[path] = reports_text(reports).encode(), "is not as 'maintain submit' writes it"
+    return reports
 
 
 def _read_costs(

@@ -14,6 +14,7 @@ from compatbench.extras.audit.stored_suite import DESCRIPTION, StoredSuite
 from compatbench.files.hashes import canonical_json
 from compatbench.results.collect import rows_of
 from compatbench.results.measures import list_measures
+from compatbench.results.result_files import ResultFiles
 from compatbench.results.rows import Row, to_frame
 from compatbench.results.stored_method import StoredMethod
 
@@ -66,6 +67,15 @@ def check_keys(suite: StoredSuite) -> list[Finding]:
         expected = f"a row of {row.cell} at {row.backbone} on {row.test_set}"
         findings.append(Finding(str(row.file_planned), problem, 0, "", expected, "none"))
     return findings
+
+
+def check_origins(suite: StoredSuite, files: ResultFiles) -> Iterator[Finding]:
+    """Yield the methods of a reported suite whose present rows nobody has reported."""
+    for name, origin in files.read_origins(suite.card.name).items():
+        if not origin.by:
+            command = f"compatbench maintain submit --suite {suite.card.name}"
+            problem = f"nobody has reported these rows; run '{command}'"
+            yield Finding(f"{suite.folder / name}.csv", problem)
 
 
 def score_again(suite: StoredSuite, store: RunStore) -> tuple[int, list[Finding]]:

@@ -137,7 +137,10 @@ def render_leaderboard(
         figures: those that have been drawn, as ``find_figures`` gives them.
         methods: link to the pages of methods.
     """
+    real = [page for page in suites if page.reports is not None and page.results.methods]
+    others = [page for page in suites if page not in real]
     shown = {"suites": suites, "figures": figures, "methods": methods}
+    shown |= {"real": real, "miniatures": others}
     return _render("leaderboard.md.jinja", **shown, root="", top=TOP)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from compatbench import plugins
 from compatbench.results.ranking import rank_transfer
-from compatbench.tables import ranking_tables, suite_tables
+from compatbench.tables import ranking_tables, reported_table, suite_tables
 from compatbench.tables.classes_table import classes_table, has_other_classes
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.templates import render_markdown
@@ -65,6 +65,7 @@ TOP = 10  # rows of an upgrade on the leaderboard; the floors come on top
 TABLES = (
     vars(suite_tables)
     | vars(ranking_tables)
+    | vars(reported_table)
     | {"rank_transfer": rank_transfer, "classes_table": classes_table}
 )
 
