@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
 import pytest
 
 import compatbench as cb
@@ -21,6 +20,7 @@ from compatbench.tables.pages.method_pages import list_verdicts
 from compatbench.tables.pages.site_data import describe_survival
 from compatbench.tables.suite_page import SuitePage, published_pages
 from compatbench.tables.survival_tables import read_survival
+from compatbench.tables.table import records
 
 REPOSITORY = Path(__file__).parents[2]
 HEADS = {
@@ -49,9 +49,9 @@ def page() -> SuitePage:
 def expected(page: SuitePage) -> set[Answer]:
     """Return the verdicts of the frame that the tests compare everything with."""
     answers = set()
-    for row in read_survival(page).itertuples():
-        gain = "" if pd.isna(row.gain) else signed(row.gain)
-        answers.add(Answer(row.kind, row.title, row.verdict, gain))
+    for row in records(read_survival(page)):
+        gain = "" if row["gain"] is None else signed(row["gain"])
+        answers.add(Answer(row["kind"], row["title"], row["verdict"], gain))
     assert len(answers) > 100
     return answers
 
@@ -67,6 +67,13 @@ def read_table(text: str, head: str) -> tuple[list[str], list[list[str]]]:
     return rows[0][1:], rows[2:]
 
 
+def split(pattern: str, text: str) -> tuple[str, ...]:
+    """Return the groups of a pattern that the whole text matches."""
+    found = re.fullmatch(pattern, text)
+    assert found is not None
+    return tuple(group or "" for group in found.groups())
+
+
 def test_the_readme_gives_the_verdicts(page: SuitePage, expected: set[Answer]) -> None:
     kinds, rows = read_table(render_summary(page), "The module")
     found = set()
@@ -74,10 +81,8 @@ def test_the_readme_gives_the_verdicts(page: SuitePage, expected: set[Answer]) -
         verdict = HEADS[head]
         for kind, cell in zip(kinds, cells, strict=True):
             for entry in cell.split(" · "):
-                title, gain = re.fullmatch(
-                    r"(.*?)(?: with words)?(?: ([+-][\d.]+))?", entry
-                ).groups()
-                found.add(Answer(kind, title, verdict, gain or ""))
+                title, gain = split(r"(.*?)(?: with words)?(?: ([+-][\d.]+))?", entry)
+                found.add(Answer(kind, title, verdict, gain))
     assert found == expected
 
 
@@ -86,8 +91,8 @@ def test_the_leaderboard_gives_the_verdicts(page: SuitePage, expected: set[Answe
     found = set()
     for title, *cells in rows:
         for kind, cell in zip(kinds, cells, strict=True):
-            verdict, gain = re.fullmatch(r"([a-z ]+?)(?: ([+-][\d.]+) \(.*\))?", cell).groups()
-            found.add(Answer(kind, title, verdict, gain or ""))
+            verdict, gain = split(r"([a-z ]+?)(?: ([+-][\d.]+) \(.*\))?", cell)
+            found.add(Answer(kind, title, verdict, gain))
     assert found == expected
 
 
@@ -122,9 +127,9 @@ def test_python_gives_the_gains(page: SuitePage, expected: set[Answer]) -> None:
     found = set()
     for kind, [upgrade] in page.groups.items():
         for transfer in ("copied", "words"):
-            for row in results.ranking(*upgrade, transfer=transfer).itertuples():
-                if not pd.isna(row.gain):
-                    found.add((kind, row.title, signed(row.gain)))
+            for row in records(results.ranking(*upgrade, transfer=transfer)):
+                if row["gain"] is not None:
+                    found.add((kind, row["title"], signed(row["gain"])))
     assert {(each.kind, each.title, each.gain) for each in expected if each.gain} <= found
 
 
@@ -134,21 +139,22 @@ def test_advice_gives_the_verdicts(page: SuitePage, expected: set[Answer]) -> No
     kinds = {upgrade: kind for kind, [upgrade] in page.groups.items()}
     titles = dict(read_survival(page)[["method", "title"]].to_numpy())
     verdicts = {}
-    for row in told.frame.itertuples():
-        verdicts[row.source, row.target, row.method] = row.verdict
+    for row in records(told.frame):
+        verdicts[row["source"], row["target"], row["method"]] = row["verdict"]
     found = set()
-    for row in told.options[told.options["option"] == "copied"].itertuples():
-        kind = kinds[row.source, row.target]
-        if row.method not in titles:
+    for row in records(told.options[told.options["option"] == "copied"]):
+        method = row["method"]
+        upgrade = row["source"], row["target"]
+        if method not in titles:
             continue
         gain = ""
         shown = "cannot be attached"
-        if not row.reason:
-            interval = Interval(row.gain, row.gain_low, row.gain_high, len(page.expected.tasks))
-            shown = judge_effect(interval)
-            gain = signed(row.gain)
-        found.add(Answer(kind, titles[row.method], shown, gain))
-        verdict = verdicts[row.source, row.target, row.method]
+        if not row["reason"]:
+            tasks = len(page.expected.tasks)
+            shown = judge_effect(Interval(row["gain"], row["gain_low"], row["gain_high"], tasks))
+            gain = signed(row["gain"])
+        found.add(Answer(kinds[upgrade], titles[method], shown, gain))
+        verdict = verdicts[*upgrade, method]
         if verdict == "keep":
             assert shown == "gains"
         if shown == "gains":

@@ -238,7 +238,7 @@ def _figure(figure: PlannedFigure, titles: Sequence[str] = (), known_head: str =
     fields: dict[str, None] = {}
     for value in values:
         fields |= dict.fromkeys(name for name in value if name not in known)
-    heading = f"{figure.heading}. {figure.note}".removesuffix(". ").removeprefix(known_head)
+    heading = f"{figure.heading}. {figure.note}".rstrip(". ").removeprefix(known_head)
     return {
         "kind": figure.kind,
         "heading": heading,
