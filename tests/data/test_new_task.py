@@ -735,7 +735,7 @@ def test_commands_for_own_images_on_the_datasets_page_work(work: Path) -> None:
     # The first command shows the two that follow it on the page.
     for line in blocks[0].splitlines()[1:]:
         assert f"  {line}\n" in shown
-    assert "The module " in shown
+    assert "mini-eva-clip: " in shown
     assert re.search(r"^more-photos +More-photos +task +2 +40 +40", shown, re.MULTILINE)
     for name in ("photos", "photos-b16", "photos-4", "birds", "shards", "hub", "cards/more-photos"):
         assert (work / f"{name}.yaml").is_file()

@@ -13,7 +13,7 @@ import compatbench as cb
 from compatbench.backbone import load_backbone
 from compatbench.data.task import task_labels
 
-from .files_of_authors import drawer, save_coop
+from .files_of_authors import drawer, save_coop, save_head
 
 PLACE = ("--task", "mini-food", "--source", "mini-clip")
 
@@ -46,3 +46,22 @@ def test_checkpoint_can_be_imported_evaluated_and_exported(
     assert "wrote back/model.pth.tar-50" in shown
     state = torch.load("back/model.pth.tar-50", weights_only=True)["state_dict"]
     assert torch.equal(state["ctx"], drawer()(*state["ctx"].shape))
+
+
+@pytest.mark.filterwarnings("ignore:.*:compatbench.errors.CompatbenchWarning")
+def test_probe_with_unnamed_rows_in_another_order_is_not_judged_as_if_it_were_fine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    backbone = load_backbone("mini-clip")
+    with torch.no_grad():
+        rows = backbone.zero_shot(task_labels("mini-food"))
+    save_head(tmp_path / "probe.npz", coef=rows.roll(3, 0), intercept=torch.zeros(len(rows)))
+    shown = output_of("evaluate", "probe.npz", *PLACE, "--target", "mini-eva-clip")
+    assert "significantly worse than zero-shot on its own source" in " ".join(shown.split())
+    assert "--class-names FILE" in shown
+    names = [task_labels("mini-food").names[row - 3] for row in range(len(rows))]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    words = (*PLACE, "--target", "mini-eva-clip", "--class-names", "names.txt")
+    shown = output_of("evaluate", "probe.npz", *words)
+    assert "significantly worse" not in shown

@@ -153,6 +153,7 @@ def evaluate(
         if len(module) > 1:
             say(escape(f"[{len(evaluations)} of {len(module)}] {file}"))
         show(str(evaluation))
+        _print_doubts(evaluation)
         if verbose:
             _print_evaluation(evaluation)
     if as_json:
@@ -355,10 +356,6 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
         precision = f" in {evaluation.precision}"
     images = f"{evaluation.images:,} images of {evaluation.test_set}"
     say(escape(f"tested{precision} on {images}; top-1 in percent"))
-    for note in (fitted.imported or {}).get("notes", ()):
-        if "chosen on the images" in note:
-            say(escape(note))
-    _print_doubts(evaluation)
     columns = ["", f"{fitted.source} (source)", evaluation.backbone]
     sides = [source, target]
     rows = [
@@ -381,9 +378,15 @@ def _print_evaluation(evaluation: "Evaluation") -> None:
 
 
 def _print_doubts(evaluation: "Evaluation") -> None:
-    """Print that an imported module does not work on the model that it was trained on."""
+    """Print how an imported file was read, and that it does not work on its own model."""
+    imported = evaluation.fitted.imported
     effect = evaluation.source_effect
-    if evaluation.fitted.imported is None or effect is None or effect.sign != -1:
+    if imported is None:
+        return
+    for note in imported.get("notes", ()):
+        if "chosen on the images" in note:
+            say(escape(note))
+    if effect is None or effect.sign != -1:
         return
     say(
         "[red]The module is significantly worse than zero-shot on its own source[/]: check the "

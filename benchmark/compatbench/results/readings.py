@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from compatbench.engine.single_module import Fitted
 from compatbench.errors import CompatbenchWarning
@@ -81,7 +82,7 @@ def _choose(answers: list[Answers]) -> int:
     return chosen
 
 
-def _log_loss(answers: Answers, is_right: Array) -> Array:
+def _log_loss(answers: Answers, is_right: NDArray[np.bool_]) -> Array:
     """Return minus the log of the probability that each answer gave to being right or wrong."""
     confidence = answers.predictions.confidence.double().numpy().clip(LEAST, 1 - LEAST)
     return -np.log(np.where(is_right, confidence, 1 - confidence))
