@@ -13,6 +13,7 @@ IMPORTS = """
 import itertools, os, random, time
 from pathlib import Path
 from pydantic import ConfigDict
+from safetensors.torch import load_file
 from compatbench.data.task import load_task
 from compatbench.method import Labels
 from compatbench.method.trained import Recipe
@@ -41,6 +42,8 @@ UsesUnlabelledImages of Sound breaks fit: 'NoneType' .* with 'unlabelled' it wor
     begin = lambda self, backbone, data, rng: data.unlabelled.plain.mean()
 OpensAFile of Sound breaks fit: it opens .*/unlisted.txt, which is not among the 'files' of its card
     begin = lambda *_: (Path(__file__).parent / "unlisted.txt").read_text()
+LoadsTensors of Sound breaks fit: it opens .*/unlisted.safetensors, which is not among the 'files'
+    begin = lambda *_: load_file(Path(__file__).parent / "unlisted.safetensors")
 OpensAFileInSilence of Sound breaks needs: it opens .*/unlisted.txt, which is not among
     def begin(self, *_):
         try:

@@ -14,8 +14,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import sound_methods
+import torch
 from command_line import invoke
 from faults import METHODS, TEXT
+from safetensors.torch import save_file
 
 from compatbench.cli.new_method import fill_template
 from compatbench.data.refusals import find_refusal
@@ -46,6 +48,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     path.write_text(TEXT, encoding="utf-8")
     path.with_name("listed.txt").write_text("2")
     path.with_name("unlisted.txt").write_text("2")
+    save_file({"a": torch.zeros(1)}, path.with_name("unlisted.safetensors"))
     seen: list[RuleOutcome] = []
     found = check(str(path), progress=seen.append)
     assert sorted(found["seconds"]) == sorted(outcome.seconds for outcome in seen)

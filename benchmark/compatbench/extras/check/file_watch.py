@@ -9,8 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any
+
+import safetensors
+import safetensors.numpy
+import safetensors.torch
 
 from compatbench.extras.check.outcome import BrokenRule
 from compatbench.files.project_folders import CONTENT
@@ -43,6 +47,8 @@ class FileWatch:
             # To know the installed packages, it reads files itself.
             is_contributed_module("")
             sys.addaudithook(self._notice)
+            for module in (safetensors, safetensors.numpy, safetensors.torch):
+                _report_opening(module)
 
     def begin(self, method: type[Method]) -> None:
         """Refuse from now on all files that the card of a method does not list."""
@@ -74,6 +80,17 @@ class FileWatch:
             raise BrokenRule(_describe(path, line))
 
 
+def _report_opening(module: ModuleType) -> None:
+    """Report the files that safetensors opens, which it does without Python."""
+    opening = module.safe_open
+
+    def safe_open(filename: str | os.PathLike[str], *arguments: Any, **options: Any) -> Any:
+        sys.audit("open", os.fspath(filename), "r", 0)
+        return opening(filename, *arguments, **options)
+
+    vars(module)["safe_open"] = safe_open
+
+
 def _find_opener(frame: FrameType | None) -> FrameType | None:
     """Return the frame of contributed code that opens a file; None if the harness opens it."""
     while frame is not None:
@@ -82,7 +99,7 @@ def _find_opener(frame: FrameType | None) -> FrameType | None:
             return None
         if is_contributed_module(module) and not module.startswith(_SHARED):
             return frame
-        if module.partition(".")[0] == "compatbench":
+        if module.partition(".")[0] == "compatbench" and module != __name__:
             return None
         frame = frame.f_back
     return None
