@@ -16,6 +16,7 @@ from command_line import invoke, output_of
 from data.trees import load_again
 from formats.files_of_authors import save_coop, save_head
 from notebooks import write_photos
+from PIL import Image
 from safetensors.torch import save_file
 
 import compatbench as cb
@@ -218,14 +219,16 @@ def test_new_images_are_read_unless_the_card_was_edited(work: Path) -> None:
     first = open_images("photos", "mini-clip", ["mini-eva-clip"], work)
     assert len(first.tested.split("test")) == 30
     [image, *_] = sorted((work / "photos").glob("*/*.png"))
-    (image.parent / "new.png").write_bytes(image.read_bytes())
+    rng = np.random.default_rng(1)
+    pictures = rng.integers(0, 255, (2, 48, 48, 3), dtype=np.uint8)
+    Image.fromarray(pictures[0]).save(image.parent / "new.png")
     load_again()
     with pytest.warns(CompatbenchWarning, match=r"1 images are new .* is written again"):
         second = open_images("photos", "mini-clip", ["mini-eva-clip"], work)
     assert len(second.tested.split("test")) == 31
     card = work / "photos.yaml"
     card.write_text(card.read_text().replace("a photo of a", "a drawing of a"))
-    (image.parent / "newer.png").write_bytes(image.read_bytes())
+    Image.fromarray(pictures[1]).save(image.parent / "newer.png")
     load_again()
     with pytest.warns(CompatbenchWarning, match="was edited and is used as it is"):
         open_images("photos", "mini-clip", ["mini-eva-clip"], work)
@@ -347,3 +350,10 @@ def test_200_images_and_two_models_take_less_than_two_minutes_of_cpu(work: Path)
     advice = cb.advise("many", module="adapter", source="mini-clip", target=targets)
     assert time.process_time() - start < 120
     assert set(advice.frame["images"]) == {200}
+
+
+def test_files_that_are_not_read_are_reported(work: Path) -> None:
+    (work / "photos" / "apple" / "telephone.heic").write_bytes(b"no image")
+    with pytest.warns(CompatbenchWarning, match="telephone.heic") as warned:
+        open_images("photos", "mini-clip", ["mini-eva-clip"], work)
+    assert "split" not in str([each.message for each in warned])

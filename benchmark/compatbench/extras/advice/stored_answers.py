@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -85,7 +86,7 @@ class _Reader:
         for seed in seeds:
             parts = []
             for task, known in zip(tasks, labels, strict=True):
-                row = places.loc[(seed, task)]
+                row: Any = places.loc[(seed, task)]
                 _, predictions = self._find(row, side, task)
                 part = _mark(predictions, known)
                 if part.sum() != row[f"{side}_correct"]:
@@ -100,7 +101,8 @@ class _Reader:
         """Return the same of zero-shot on the target, ``[1, images]``."""
         parts = []
         for task, known in zip(tasks, labels, strict=True):
-            where, _ = self._find(places.loc[(seed, task)], "target", task)
+            row: Any = places.loc[(seed, task)]
+            where, _ = self._find(row, "target", task)
             predictions = self._read(zero_shot_key(where[2], self._precision))
             parts.append(_mark(predictions[where], known))
         return np.concatenate(parts)[None]
