@@ -457,7 +457,7 @@ function start(index) {
     const named = (one) => element("th", { scope: "col", ...(one.text && { class: "text" }) }, one.title);
     const several = new Set(suite.boards.map((one) => one.shots)).size > 1;
     const heads = [{ title: "Upgrade", text: true }, ...(several ? [{ title: "Shots" }] : []), ...shows].map(named);
-    table(at("ways"), heads, measured.map((row) => element(
+    table(at("upgrades"), heads, measured.map((row) => element(
       "tr", {},
       element("th", { scope: "row", title: nameOf(row.board) }, (row.board.kind || row.board.title) + (row.track && ` (${row.track})`)),
       ...(several ? [element("td", {}, row.board.shots)] : []),
