@@ -132,7 +132,7 @@ def test_rows_on_a_model_that_does_not_ship_but_can_be_made_are_reported(project
     (tasks / "mini" / "mini-eva-clip.safetensors").unlink()
     code, output = project.audit()
     assert code == 1
-    assert "missing here: weights of mini-eva-clip; get it" in output
+    assert "missing here: the weights of mini-eva-clip; get it" in output
     (tasks / "backbones" / "mini-eva-clip.yaml").unlink()
     suite = tasks / "suites" / "tiny.yaml"
     suite.write_text(suite.read_text() + "made_by: make it\n")
@@ -140,7 +140,7 @@ def test_rows_on_a_model_that_does_not_ship_but_can_be_made_are_reported(project
     project.write_pages()
     code, output = project.audit()
     assert code == 0, output
-    assert "missing here: weights of mini-eva-clip; they are reported, not verified" in output
+    assert "missing here: the weights of mini-eva-clip; they are reported, not verified" in output
 
 
 def test_a_cell_that_gives_another_number_when_run_again_is_a_finding(project: Project) -> None:
