@@ -1,4 +1,4 @@
-"""``compatbench index measure``, ``map`` and ``port``."""
+"""``compatbench index measure``, ``map``, ``port``, ``one-model`` and ``runtime``."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -191,3 +191,57 @@ def port(
             device=device,
         )
     say(escape(str(ported)))
+
+
+@index.command("one-model")
+def one_model(
+    index: Annotated[Path, typer.Argument(help="A '.npy', parquet or Faiss file.")],
+    sample: Annotated[int, typer.Option(min=1, help="How many rows to look at.")] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sample.")] = 0,
+    column: Column = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find out from a sample whether all vectors of an index come from one model.
+
+    A model with a small share of the rows can be missed. Two models that share an embedding space,
+    such as a model and its fine-tuned copy, count as one. Exits with 1 if the answer is no.
+
+    For example: compatbench index one-model photos.npy
+    """
+    import compatbench
+
+    found = compatbench.check_one_model(index, column=column, sample=sample, seed=seed)
+    if as_json:
+        print_json(found)
+    else:
+        say(escape(str(found)))
+    if found.answer == "no":
+        raise typer.Exit(1)
+
+
+@index.command("runtime")
+def runtime(
+    stored: Annotated[
+        Path, typer.Argument(help="The stored vectors of some items: a '.npy', parquet or Faiss.")
+    ],
+    again: Annotated[Path, typer.Argument(help="The same items encoded again, in the same rows.")],
+    column: Column = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find out whether a new runtime changed vectors, from items that are encoded again.
+
+    A runtime is the program, precision or hardware that computes a model. The answer is yes if a
+    search with the new vectors finds other items: significantly less than 98 % of the ten nearest.
+    Cosines that differ by less than 0.001 count as equal. Exits with 1 if the answer is yes.
+
+    For example: compatbench index runtime stored.npy again.npy
+    """
+    import compatbench
+
+    found = compatbench.check_runtime(stored, again, column=column)
+    if as_json:
+        print_json(found)
+    else:
+        say(escape(str(found)))
+    if found.answer == "yes":
+        raise typer.Exit(1)
