@@ -6,10 +6,9 @@ looked names the method under ``reviewed`` in the suite's card, and the flag goe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
-
-import pandas as pd
 
 from compatbench.data.cards import COPIED
 from compatbench.data.cards.shots import ALL_SHOTS
@@ -68,14 +67,13 @@ def find_implausible(
         # Methods that learn nothing have one row, and no draw.
         rows = ranking[ranking["learns"] & ranking["state"].isin([*MEASURED, "not ranked"])]
         probe = None if shots == ALL_SHOTS else _probe_accuracy(results, expected, upgrade[0])
-        bases = rows["method"].replace(dict(configs))
-        for row in rows.to_dict("records"):
+        methods = rows.to_dict("records")
+        for row in methods:
             name = row["method"]
             if name in reviewed:
                 continue
             about = (name, row["title"], upgrade, row["transfer"])
-            others = rows[(rows["kind"] == row["kind"]) & (bases != configs.get(name, name))]
-            best = _best_other(others)
+            best = _best_other(row, methods, configs)
             if best is not None and row["gain"] - best[0] >= LEAD:
                 flags.append(Flag(*about, "lead", row["gain"] - best[0], best[1]))
             if shots != ALL_SHOTS and _never_varies(row):
@@ -85,15 +83,24 @@ def find_implausible(
     return flags
 
 
-def _best_other(others: pd.DataFrame) -> tuple[float, str] | None:
-    """Return the highest gain of other methods, or 0, that of zero-shot; and the title."""
-    measured = others[others["gain"].notna()].sort_values("gain")
-    if measured.empty:
-        return None
-    best = measured.iloc[-1]
-    if best["gain"] <= 0:
+def _best_other(
+    row: Mapping[Any, Any], methods: Sequence[Mapping[Any, Any]], configs: Mapping[str, str]
+) -> tuple[float, str] | None:
+    """Return the highest gain of other methods of a kind, or 0, that of zero-shot; and the title.
+
+    None if there is no other method.
+    """
+    base = configs.get(row["method"], row["method"])
+    best: tuple[float, str] | None = None
+    for other in methods:
+        is_other = configs.get(other["method"], other["method"]) != base
+        if other["kind"] != row["kind"] or not is_other or math.isnan(other["gain"]):
+            continue
+        if best is None or other["gain"] > best[0]:
+            best = (float(other["gain"]), str(other["title"]))
+    if best is not None and best[0] <= 0:
         return 0.0, ""
-    return float(best["gain"]), str(best["title"])
+    return best
 
 
 def _never_varies(row: Mapping[Any, Any]) -> bool:
