@@ -77,8 +77,8 @@ TEN += ["evaluate", "advise", "new-task", "new-method", "check"]
 GROUPS = {
     "module": ["import", "export", "port"],
     "store": ["runs", "cache", "data", "doctor"],
-    "maintain": ["tune", "audit"],
-    "index": ["measure", "map", "port"],
+    "maintain": ["tune", "audit", "submit"],
+    "index": ["measure", "map", "port", "one-model", "runtime"],
     "study": ["claims", "layers"],
 }
 

@@ -104,7 +104,7 @@ def test_rows_of_real_models_from_doctor_to_leaderboard(
     assert "found 3 tasks and 2 backbones" in ready
     assert "To download" not in ready
     with pytest.raises(CompatbenchError, match="paper-small holds no rows; run 'compatbench run"):
-        invoke(*SUBMIT, "--by", "Ada")
+        invoke(*SUBMIT, "--name", "Ada")
 
     # An interrupted run is resumed.
     output_of(*RUN, "--tasks", "eurosat")
@@ -112,7 +112,7 @@ def test_rows_of_real_models_from_doctor_to_leaderboard(
     before = Path("leaderboard.md").read_text()
     assert "## Real models" not in before
 
-    shown = output_of(*SUBMIT, "--by", "Ada (github.com/ada)")
+    shown = output_of(*SUBMIT, "--name", "Ada (github.com/ada)")
     assert "reported: 2 methods of suite 'paper-small'" in shown
     assert "git add results/paper-small leaderboard.md" in shown
     page = Path("leaderboard.md").read_text()
@@ -131,14 +131,14 @@ def test_rows_of_real_models_from_doctor_to_leaderboard(
     assert "torch" in report["versions"]
     assert "findings: 0" in output_of("maintain audit --cells 0 --suite paper-small")
     with pytest.raises(CompatbenchError, match="there are no rows to add"):
-        invoke(*SUBMIT, "--by", "Ada (github.com/ada)")
+        invoke(*SUBMIT, "--name", "Ada (github.com/ada)")
 
     # Somebody else measures them again, in another folder.
     output_of(*RUN, "--out", machine / "again")
     again = ("--again", machine / "again")
     with pytest.raises(CompatbenchError, match="somebody else must measure them again"):
-        invoke(*SUBMIT, "--by", "Ada (github.com/ada)", *again)
-    assert "measured again: 2 methods" in output_of(*SUBMIT, "--by", "Bob", *again)
+        invoke(*SUBMIT, "--name", "Ada (github.com/ada)", *again)
+    assert "measured again: 2 methods" in output_of(*SUBMIT, "--name", "Bob", *again)
     page = Path("leaderboard.md").read_text()
     assert page.count("; measured again by Bob (at most 0.0 points apart) |") == len(METHODS)
     assert page.count("Measured again by Bob: ") == 1
@@ -151,7 +151,7 @@ def test_rows_of_real_models_from_doctor_to_leaderboard(
     audited = output_of("maintain audit --cells 0 --suite paper-small")
     assert "they are reported, not verified" in audited
     with pytest.raises(CompatbenchError, match="report rows on the machine that measured them"):
-        invoke(*SUBMIT, "--by", "Eve")
+        invoke(*SUBMIT, "--name", "Eve")
 
     # Rows that change afterwards are nobody's.
     path = Path("results/paper-small/zeroshot.csv")

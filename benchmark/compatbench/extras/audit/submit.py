@@ -205,7 +205,7 @@ def _describe(
     except ValidationError as error:
         where, message = first_problem(error)
         if where == "by":
-            where = f"--by '{by}'"
+            where = f"--name '{by}'"
             message = "give 1 to 100 letters, digits, spaces and ()@.,+/-"
         raise CompatbenchError(f"{where}: {message}") from None
 

@@ -17,7 +17,10 @@ from compatbench.messages import count
 @maintain.command("submit")
 def submit(
     by: Annotated[
-        str, typer.Option(help="Your name as it will be shown, such as 'Ada (github.com/ada)'.")
+        str,
+        typer.Option(
+            "--name", help="Your name as it will be shown, such as 'Ada (github.com/ada)'."
+        ),
     ],
     suite: Annotated[
         str, typer.Option(help="The suite that was run.", autocompletion=complete_suites)
@@ -43,7 +46,7 @@ def submit(
     'results/<suite>/reported.json', and makes the pages again. The rows must be those that this
     version gives with the weights and images of this machine. Nothing is sent.
 
-    For example: compatbench maintain submit --by 'Ada (github.com/ada)'
+    For example: compatbench maintain submit --name 'Ada (github.com/ada)'
     """
     import compatbench
 
