@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from whole_fits import Problem, at_scale, fit, pose, recording
 
 from compatbench.method import POOLED
+from compatbench.methods import rehark
 from compatbench.methods.ss_text import SSText
 from compatbench.methods.timo import TIMO
 from compatbench.methods.transclip import TransCLIP
@@ -208,11 +210,17 @@ def test_proker(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     checkout.compare(ours, theirs, 100 * logits, parameters=parameters)
 
 
+AUTHORS_NAMES = {"prolip": ("ProLIP", "VisProjViT"), "rla": ("RegLinearAdapter", "LinAdapterViT")}
+
+
 @pytest.mark.authors("astra-vision/ProLIP")
-def test_prolip(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["prolip", "rla"])
+def test_prolip_and_rla(
+    checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
     """The authors' first step sees the second of their views."""
     problem = pose(views=7, scale=100.0)
-    published = checkout.published("prolip", dict(train_epoch=20, lr_v=1e-2, aug_views=7))
+    published = checkout.published(method, dict(train_epoch=20, lr_v=1e-2, aug_views=7))
     ours = fit(published.method(dict(lr=1e-2)), problem)
     backbone = problem.backbone
     settings = published.tree
@@ -229,21 +237,103 @@ def test_prolip(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     text = backbone.zero_shot(problem.labels).T
     with checkout.open(absent=["clip"]) as load:
         package(checkout, "methods")
-        module: Any = load("methods.ProLIP")
+        name, layer = AUTHORS_NAMES[method]
+        module: Any = load(f"methods.{name}")
         module.cls_acc = lambda *_: 0.0
         module.compute_image_features = lambda *_: (pooled, torch.arange(len(pooled)))
-        build = module.VisProjViT.__init__
+        layer_class = getattr(module, layer)
+        build = layer_class.__init__
 
         def note_layer(self: Any, *args: Any) -> None:
             layers.append(self)
             build(self, *args)
 
-        module.VisProjViT.__init__ = note_layer
+        layer_class.__init__ = note_layer
         weights = {"visual.proj": problem.weights["visual.proj"].clone()}
         names = problem.labels.names
-        module.ProLIP(settings).forward(
+        getattr(module, name)(settings).forward(
             *[None] * 7, text, *[None] * 3, nn.Identity(), weights, names, 1, 4, "", ""
         )
-    found = layers[-1].vit_proj
+        # The layer maps rows linearly, so the identity gives its matrix.
+        found = layers[-1](torch.eye(pooled.shape[1], dtype=pooled.dtype))
+    start = problem.weights["visual.proj"]
     logits = 100 * F.normalize(pooled @ found, dim=-1) @ text
-    checkout.compare(ours, {"projection": found - problem.weights["visual.proj"]}, logits)
+    change = found - start
+    if method == "rla":
+        # found = P (I + D), from which D follows where P has full rank.
+        change = torch.linalg.lstsq(start, change).solution
+    checkout.compare(ours, {"projection": change}, logits)
+
+
+# The settings of the authors' search by our names; those of the rectifier are zero.
+REHARK_NAMES = {
+    "power": "power",
+    "alpha_txt": "text_mix",
+    "refine_w": "image_mix",
+    "blend_img": "bridge",
+    "scale_zs": "scale",
+    "lmbda": "penalty",
+    "beta1": "narrow",
+    "beta2": "wide",
+    "mix_k": "kernel_mix",
+}
+
+
+class ReplayedStudy:
+    """Stands for a study of Optuna: its trials are the settings of our search."""
+
+    def __init__(self, trials: list[dict[str, float]]) -> None:
+        self.trials = trials
+
+    def optimize(self, objective: Any, **_: Any) -> None:
+        best = -1.0
+        for settings in self.trials:
+            theirs = dict(var_adj=0.0, soft=0.0)
+            for name, ours in REHARK_NAMES.items():
+                theirs[name] = settings[ours]
+            accuracy = objective(SimpleNamespace(suggest_float=partial(choose, theirs)))
+            if accuracy > best:
+                best = accuracy
+                self.best_params = theirs
+
+
+def choose(settings: dict[str, float], name: str, low: float, high: float, **_: Any) -> float:
+    """Return the setting, which must lie in the authors' range."""
+    assert settings[name] == 0 or low <= settings[name] <= high
+    return settings[name]
+
+
+@pytest.mark.authors("Jahid12012021/ReHARK")
+def test_rehark(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The authors' search tries the settings that ours has drawn. Their rectifier is off."""
+    texts = tuple((f"{name} with fur.", f"{name} at night.") for name in "abcde")
+    problem = pose(views=3, scale=100.0)
+    problem = replace(problem, labels=replace(problem.labels, descriptions=texts))
+    drawn: list[dict[str, float]] = []
+    draw = rehark.draw_settings
+
+    def record(rng: torch.Generator) -> dict[str, float]:
+        drawn.append(draw(rng))
+        return drawn[-1]
+
+    monkeypatch.setattr(rehark, "draw_settings", record)
+    ours = fit(rehark.ReHARK(rehark.ReHARK.Config(trials=20)), problem)
+    backbone = problem.backbone
+    study = ReplayedStudy(drawn)
+    solved: list[Any] = []
+    with checkout.open(absent=["optuna"]) as load:
+        package(checkout, "trainers")
+        module: Any = load("trainers.rehark")
+        module.optuna.create_study = lambda **_: study
+        rows = (problem.unit_features(problem.images).flatten(0, 1), problem.targets.repeat(3))
+        val = (problem.unit_features(problem.val), problem.val_targets)
+        queries = problem.unit_features(problem.queries)
+        names = backbone.zero_shot(problem.labels)
+        described = rehark.mean_descriptions(backbone, problem.labels)
+        with recording(torch.linalg, "solve", solved):
+            logits = module.ReHARK(*rows, *val, queries, names, described, "", 4, 1, "")
+    theirs = {"alpha": solved[-1]}
+    for name, own in REHARK_NAMES.items():
+        theirs[own] = torch.tensor(study.best_params[name])
+    parameters = {name: ours.module[name] for name in theirs}
+    checkout.compare(ours, theirs, logits, parameters=parameters)
