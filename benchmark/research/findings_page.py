@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import paper_claims
+import real_task
 import several_targets
 import word_gains
 from pages import Page
@@ -12,5 +13,6 @@ def make_page() -> Page:
     """Return the sections of all findings that the committed results give."""
     sections = paper_claims.make_sections()
     sections |= several_targets.make_sections()
+    sections |= real_task.make_sections()
     sections |= word_gains.make_sections()
     return Page(sections)

@@ -8,6 +8,7 @@ compatbench.index = {
 {"name":"mini-no-lineage","title":"Mini, a model trained from scratch"},
 {"name":"mini-paths","title":"Mini, two upgrades in a row"},
 {"name":"mini-price","title":"Mini, the price of an upgrade"},
+{"name":"mini-real","title":"Mini, a real task"},
 {"name":"mini-shots","title":"Mini, by shots"}
 ],
 "columns": [
