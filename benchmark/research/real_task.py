@@ -43,9 +43,9 @@ def make_sections() -> dict[str, str]:
         for target in TARGETS:
             attached = copied[(copied["backbone"] == target) & (copied["status"] == "ok")]
             attached = attached[attached["method"].isin(methods)]
-            verdicts = attached.groupby("method").apply(judge, include_groups=False)
+            verdicts = [judge(rows) for _, rows in attached.groupby("method")]
             gains = attached.groupby("method")["gain"].mean()
-            row.append(f"{(verdicts == 'gains').sum()}, {(verdicts == 'loses').sum()}")
+            row.append(f"{verdicts.count('gains')}, {verdicts.count('loses')}")
             row.append(signed(gains.median()))
         rows.append(row)
     text = f"Zero-shot's accuracies are {', '.join(accuracies)}; guessing has 10 %.\n\n"

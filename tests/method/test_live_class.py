@@ -46,6 +46,16 @@ class Mine(Method):
         scale = backbone.logit_scale
         return lambda features: scale * unit(unit(features) + module["mean"]) @ texts.T
 """
+SIZE = """
+from dataclasses import dataclass
+
+
+@dataclass(
+    frozen=True,
+)
+class Size:
+    x: int = 3
+"""
 NESTED = textwrap.indent(MINE, "    ").join(["def make():", "    return Mine\n\nMine = make()\n"])
 Cell = Callable[[str], dict[str, Any]]
 
@@ -82,6 +92,15 @@ def test_a_class_of_a_notebook_is_written_with_everything_that_it_uses(run_cell:
     assert "import compatbench as cb" not in source  # nothing in the class uses it
 
 
+def test_decorators_and_classes_without_functions_are_written_too(run_cell: Cell) -> None:
+    run_cell(HELPERS)
+    run_cell(SIZE)
+    mine = run_cell(MINE.replace("* unit(data", "* Size().x * unit(data"))["Mine"]
+    source = class_source(mine)
+    assert "@dataclass(\n    frozen=True,\n)\nclass Size:" in source
+    assert "from dataclasses import dataclass" in source
+
+
 def test_another_version_of_a_class_has_other_keys(run_cell: Cell, tmp_path: Path) -> None:
     run_cell(HELPERS)
     keys = []
@@ -99,6 +118,8 @@ def test_another_version_of_a_class_has_other_keys(run_cell: Cell, tmp_path: Pat
     ("code", "message"),
     [
         (MINE, r"uses 'unit', a partial that cannot be written; define it in the class"),
+        ("NAMES = {'a', 'b'}\n" + MINE.replace("= STEP", "= len(NAMES)"), "uses 'NAMES', a set"),
+        ("SIZE = torch.Size([1])\n" + MINE.replace("= STEP", "= SIZE[0]"), "uses 'SIZE', a Size"),
         (MINE.replace("    card = ", "    about = "), "Mine is no method: a Method with a card"),
         (MINE.replace('"mine"', '"../mine"'), "a method cannot be named '../mine'"),
         (NESTED, "it is defined inside a function. Define it at the top level"),
@@ -118,7 +139,7 @@ def test_a_class_that_cannot_be_written_gets_one_clear_error(
 def test_a_class_without_source_gets_one_clear_error(run_cell: Cell, tmp_path: Path) -> None:
     mine = run_cell(HELPERS + MINE)["Mine"]
     linecache.cache["<ipython-input-1>"] = 0, None, [], ""
-    with pytest.raises(CompatbenchError, match="source of Mine cannot be read from <ipython"):
+    with pytest.raises(CompatbenchError, match="source of Mine cannot be read; write"):
         write_classes([mine], tmp_path)
 
 

@@ -153,12 +153,15 @@ def _find_owner(name: str, value: object, module: ModuleType) -> str | None:
 
 
 def _is_plain(value: object) -> bool:
-    """Return True for numbers, text, and lists and dictionaries of them, which repr writes."""
-    if isinstance(value, (list, tuple, set)):
-        return all(map(_is_plain, value))
-    if isinstance(value, dict):
+    """Return True for numbers, text, and lists and dictionaries of them, which repr writes.
+
+    Not for sets, whose order changes from process to process.
+    """
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))  # type: ignore[arg-type]
+    if type(value) is dict:
         return all(map(_is_plain, value)) and all(map(_is_plain, value.values()))
-    if isinstance(value, float):
+    if type(value) is float:
         return abs(value) < float("inf")
     return type(value) in _PLAIN
 
@@ -175,36 +178,40 @@ def _names_used(source: str) -> Iterator[str]:
 
 
 def _read_source(value: type | FunctionType) -> str:
-    """Return the source of a class or a function.
+    """Return the source of a class or a function, with its decorators.
 
-    ``inspect`` finds no class of a notebook, because its module has no file. The code of a method
-    knows its cell.
+    ``inspect`` finds no class of a notebook, because its module has no file.
     """
     name = value.__name__
-    codes = list(_codes_of(value))
-    if not codes or "." in value.__qualname__:
-        where = "inside a function" if "." in value.__qualname__ else "without any method"
+    if "." in value.__qualname__:
         raise CompatbenchError(
-            f"the source of {name} cannot be read: it is defined {where}. Define it at the top "
-            "level of a script or of a cell, or give the path of a file"
+            f"the source of {name} cannot be read: it is defined inside a function. Define it at "
+            "the top level of a script or of a cell, or give the path of a file"
         )
-    code = min(codes, key=lambda code: code.co_firstlineno)
-    lines = linecache.getlines(code.co_filename)
-    head = re.compile(rf"(class|def)\s+{re.escape(name)}\b")
-    start = None
-    for number, line in enumerate(lines[: code.co_firstlineno + 1]):
-        if head.match(line):
-            start = number
-    if start is None:
-        raise CompatbenchError(
-            f"the source of {name} cannot be read from {code.co_filename}; write the class into "
-            "a file and give its path"
-        )
-    end = start
-    while start > 0 and lines[start - 1].startswith("@"):
-        start -= 1
-    decorators = "".join(lines[start:end])
-    return decorators + "".join(inspect.getblock(lines[end:]))
+    for file in _files_of(value):
+        lines = linecache.getlines(file)
+        code = compile("".join(lines), file, "exec", dont_inherit=True)
+        for inner in reversed(code.co_consts):
+            if isinstance(inner, CodeType) and inner.co_name == name:
+                return "".join(inspect.getblock(lines[inner.co_firstlineno - 1 :]))
+    raise CompatbenchError(
+        f"the source of {name} cannot be read; write the class into a file and give its path"
+    )
+
+
+def _files_of(value: type | FunctionType) -> Iterator[str]:
+    """Yield the files and cells that may define a class or a function, the likeliest first."""
+    for code in _codes_of(value):
+        if linecache.getlines(code.co_filename):
+            yield code.co_filename
+    # A class without functions does not know its cell: the last cells come first.
+    file = getattr(sys.modules[value.__module__], "__file__", None)
+    if file is not None:
+        yield file
+        return
+    for cell, entry in reversed(linecache.cache.items()):
+        if len(entry) == 4 and entry[1] is None:  # its text is in memory alone
+            yield cell
 
 
 def _codes_of(value: object) -> Iterator[CodeType]:

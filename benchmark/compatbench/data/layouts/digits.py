@@ -15,7 +15,7 @@ from compatbench.engine_version import ENGINE_VERSION
 from compatbench.files.hashes import sha256_bytes, sha256_json
 
 SIDE = 48  # pixels; the originals have 8
-_WHITE = 16  # the largest value in the data: a cell full of ink
+_FULL = 16  # the largest value in the data: a cell full of ink
 # Neighbours in the data were often written by the same person, so the splits are blocks.
 _BLOCKS = {"train": (0, 1000), "val": (1000, 1200), "test": (1200, 1797)}
 
@@ -42,7 +42,7 @@ class Digits(ImageSource):
 
     def image(self, sample: Sample) -> Image.Image:
         cells, _ = _load()
-        ink = cells[int(sample.id)].astype(np.uint16) * 255 // _WHITE
+        ink = cells[int(sample.id)].astype(np.uint16) * 255 // _FULL
         page = (255 - ink).astype(np.uint8)
         small = Image.fromarray(page)
         large = small.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
