@@ -165,7 +165,7 @@ def test_single_tensors_and_other_containers_are_read(tmp_path: Path) -> None:
 
 
 def test_folder_without_a_single_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CompatbenchError, match="holds no checkpoint of a known kind"):
+    with pytest.raises(CompatbenchError, match=r"no checkpoint found .*model\.pth\.tar-50"):
         read_checkpoint(tmp_path)
     for name in ("keys_1shots.pt", "keys_16shots.pt"):
         (tmp_path / name).write_bytes(saved(torch.ones(2)))
@@ -178,3 +178,22 @@ def test_folder_without_a_single_checkpoint_is_refused(tmp_path: Path) -> None:
         read_checkpoint(tmp_path)
     with pytest.raises(CompatbenchError, match="nowhere"):
         read_checkpoint(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("folder", ["", "prompt_learner"])
+def test_folder_of_dassl_needs_no_index_file(tmp_path: Path, folder: str) -> None:
+    place = tmp_path / folder
+    place.mkdir(exist_ok=True)
+    for name in ("model.pth.tar-5", "model.pth.tar-50", "model.pth.tar-old"):
+        (place / name).write_bytes(saved(torch.ones(2)))
+    assert read_checkpoint(tmp_path).path == place / "model.pth.tar-50"
+    (place / "model-best.pth.tar").write_bytes(saved(torch.ones(2)))
+    assert read_checkpoint(tmp_path).path == place / "model-best.pth.tar"
+
+
+def test_folder_of_two_dassl_models_names_both(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.pth.tar-5").write_bytes(saved(torch.ones(2)))
+    with pytest.raises(CompatbenchError, match=r"give one of a/model.pth.tar-5, b/model.pth"):
+        read_checkpoint(tmp_path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,10 @@ from compatbench.files.tensors import KEY
 _IN_FOLDERS = (
     "checkpoint",
     "*/checkpoint",
+    "model-best.pth.tar",
+    "*/model-best.pth.tar",
+    "model.pth.tar-*",
+    "*/model.pth.tar-*",
     "adapter_model.*",
     "keys_*shots.pt",
     "lora_weights.pt",
@@ -77,6 +81,8 @@ def _find_in(folder: Path) -> Path:
     """Return the checkpoint in a folder: of Dassl, PEFT, Tip-Adapter, CLIP-LoRA or transformers."""
     for pattern in _IN_FOLDERS:
         paths = sorted(path for path in folder.glob(pattern) if path.is_file())
+        if pattern.endswith("-*"):
+            paths = _find_last_epochs(paths)
         if not paths:
             continue
         if pattern.endswith("checkpoint"):  # this file holds the name of the last checkpoint
@@ -84,9 +90,24 @@ def _find_in(folder: Path) -> Path:
             paths = [paths[0].with_name(Path(name).name)]
         if len(paths) == 1:
             return paths[0]
-        names = ", ".join(path.name for path in paths)
+        names = ", ".join(path.relative_to(folder).as_posix() for path in paths)
         raise CompatbenchError(f"{folder} holds several checkpoints; give one of {names}")
-    raise CompatbenchError(f"{folder} holds no checkpoint of a known kind; give its file")
+    names = ", ".join(pattern for pattern in _IN_FOLDERS[1:] if not pattern.startswith("*/"))
+    raise CompatbenchError(
+        f"{folder}: no checkpoint found (looked for Dassl's 'checkpoint', {names}). Give the file, "
+        f"for example {folder}/prompt_learner/model.pth.tar-50."
+    )
+
+
+def _find_last_epochs(paths: Sequence[Path]) -> list[Path]:
+    """Return the file with the highest number after its name in each folder."""
+    last: dict[Path, tuple[int, Path]] = {}
+    for path in paths:
+        epoch = path.name.rpartition("-")[2]
+        if epoch.isdecimal():
+            numbered = (int(epoch), path)
+            last[path.parent] = max(last.get(path.parent, numbered), numbered)
+    return [path for _, path in last.values()]
 
 
 def _read(path: Path) -> dict[str, Any]:
