@@ -19,6 +19,8 @@ class BackboneError(CompatbenchError):
         self.fix = fix
 
     def __str__(self) -> str:
+        if self.problem.endswith("?"):
+            return f"{self.problem} {self.fix[:1].upper()}{self.fix[1:]}"
         return f"{self.problem}; {self.fix}"
 
 

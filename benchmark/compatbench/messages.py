@@ -66,6 +66,16 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{plural}"
 
 
+def count_are(number: int, noun: str) -> str:
+    """Return a number with its noun and verb: ``1 task is`` or ``7 tasks are``."""
+    return f"{count(number, noun)} {is_or_are(number)}"
+
+
+def is_or_are(number: int) -> str:
+    """Return the verb of so many things."""
+    return "is" if number == 1 else "are"
+
+
 def lower_first(text: str) -> str:
     """Return the text with a small first letter, for the middle of a sentence."""
     return text[:1].lower() + text[1:]

@@ -173,7 +173,7 @@ def test_images_shared_by_training_and_test_are_noted(work: Path) -> None:
     shutil.copy(work / "pets" / "train" / FOX / "2.png", work / "pets" / "test" / FOX / "4.png")
     [note] = [note for note in cb.new_task("pets", replace=True).notes if "too" in note]
     pair = f"(test/{FOX}/4.png is train/{FOX}/2.png)"
-    assert note.startswith("of 10 test images, 1 are in training, too")
+    assert note.startswith("of 10 test images, 1 is in training, too")
     assert pair in note
     write_rows(work / "rows" / "train" / "0.parquet", [0, 1] * 3)
     write_rows(work / "rows" / "test" / "0.parquet", [0, 1] * 2)
@@ -206,7 +206,7 @@ def test_photos_saved_again_and_photos_under_two_labels_are_noted(work: Path) ->
     again.save(work / "pets" / "test" / "cat" / "again.jpg", quality=60)
     shutil.copy(work / "pets/train/cat/2.png", work / "pets/train/horse/copy.png")
     shared, doubled = cb.new_task("pets", replace=True).notes[-2:]
-    assert "1 are in training, too" in shared
+    assert "1 is in training, too" in shared
     assert "(test/cat/again.jpg is train/cat/1.png)" in shared
     assert doubled == (
         "1 pair of images show one picture under two labels "
@@ -548,7 +548,7 @@ def without_test(pets: Path) -> None:
 # Changes to a folder of images, each with its error.
 SPOILED: list[tuple[Spoil, str]] = [
     (rename(IBEX, "-Ibex"), "path '-Ibex/0.png' begins with '-', as a spreadsheet's formula does"),
-    (empty, "holds no image"),
+    (empty, r"holds no image .*expected a folder per class: \w+/CLASS/IMAGE.jpg"),
     (rename(".", "../gone"), "there is no folder or file"),
     (rename(FOX, "../away"), f"has one class, '{IBEX}'"),
     (fill(b"\x89PNG broken", 3), r"3.png cannot be decoded .*or remove it; --skip-broken leaves"),

@@ -34,7 +34,7 @@ from compatbench.files.atomic import open_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.project_folders import add_own_place
 from compatbench.files.yaml_text import dump_yaml
-from compatbench.messages import count, first_problem
+from compatbench.messages import count, first_problem, is_or_are
 from compatbench.plugins import load
 
 if TYPE_CHECKING:
@@ -185,7 +185,8 @@ def new_task(
     if broken:
         broken_list = list_of_broken(paths["task"])
         texts[broken_list] = "".join(f"{path}\t{problem}\n" for path, problem in broken.items())
-        problem = f"{_some(broken)} cannot be read and are left out: {broken_list.name}"
+        problem = f"{_some(broken)} cannot be read and {is_or_are(len(broken))} left out: "
+        problem += broken_list.name
         listing.problems.append(problem)
     _write(texts)
     # The new cards are found by name, in this process and its workers.
@@ -412,8 +413,9 @@ def _note_copies(task: Task, seed: int, pixels: Mapping[str, Pixels]) -> list[st
     if shared:
         shown = ", ".join([*shared.values()][:MOST_SHOWN])
         notes.append(
-            f"of {count(len(samples['test']), 'test image')}, {len(shared):,} are in training, "
-            f"too, which flatters every module ({shown}); remove them"
+            f"of {count(len(samples['test']), 'test image')}, {len(shared):,} "
+            f"{is_or_are(len(shared))} in training, too, which flatters every module ({shown}); "
+            "remove the copies"
         )
     if doubled:
         shown = ", ".join([*doubled][:MOST_SHOWN])

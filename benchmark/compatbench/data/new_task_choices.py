@@ -14,7 +14,7 @@ from compatbench.data.images.dataset_files import read_lines
 from compatbench.data.images.source import SPLITS
 from compatbench.data.layouts.listing import Listing
 from compatbench.errors import CompatbenchError
-from compatbench.messages import count
+from compatbench.messages import count, is_or_are
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,9 @@ def name_classes(listing: Listing, file: str | Path | None = None) -> dict[str, 
         )
     unused = listing.names.keys() - labels
     if unused:
-        listing.notes.append(f"{len(unused):,} class names without images are left out")
+        listing.notes.append(
+            f"{count(len(unused), 'class name')} without images {is_or_are(len(unused))} left out"
+        )
     titles = {label: natural(listing.names.get(label, label)) for label in ordered}
     if file is not None:
         path = Path(file).expanduser()

@@ -30,6 +30,7 @@ from compatbench.extras.advice.cross_fit import CHEAP_METHODS
 from compatbench.extras.advice.own_images import are_images, fetch_missing_files, open_images
 
 UPGRADE = {"source": "mini-clip", "target": "mini-eva-clip"}
+OLD_AND_NEW = ("--source", "mini-clip", "--target", "mini-eva-clip")
 QUIET = "ignore:.*:compatbench.errors.CompatbenchWarning"
 
 
@@ -105,6 +106,22 @@ def test_images_and_a_checkpoint_lead_to_a_verdict(work: Path, images: str, modu
     assert numbers["targets"][0]["target"] == "mini-eva-clip"
     assert {"old model", "zero-shot", "copied"} <= {each["option"] for each in numbers["options"]}
     assert verdict in (work / "advice.md").read_text()
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_the_last_line_says_which_files_were_written(work: Path) -> None:
+    words = ["advise", "photos", "--module", "output/seed1", *OLD_AND_NEW, "--out", "cards"]
+    [*_, last] = invoke(*words, COMPATBENCH_CARDS="").stderr.splitlines()
+    assert last == (
+        "Wrote cards/advice.md, cards/advice.json, the cards of the task (cards/photos.yaml and "
+        "others), modules (cards/photos-modules/)"
+    )
+
+
+def test_few_images_are_no_reason_to_doubt_a_module(work: Path) -> None:
+    message = "With 30 images we cannot tell whether coop beats zero-shot on mini-clip. If you"
+    with pytest.warns(CompatbenchWarning, match=message):
+        cb.advise("photos", module="output/seed1", **UPGRADE)
 
 
 @pytest.mark.filterwarnings(QUIET)
@@ -223,7 +240,9 @@ def test_new_images_are_read_unless_the_card_was_edited(work: Path) -> None:
     pictures = rng.integers(0, 255, (2, 48, 48, 3), dtype=np.uint8)
     Image.fromarray(pictures[0]).save(image.parent / "new.png")
     load_again()
-    with pytest.warns(CompatbenchWarning, match=r"1 images are new .* is written again"):
+    with pytest.warns(
+        CompatbenchWarning, match=r"1 image is new in .* and 0 are gone; .* is written again"
+    ):
         second = open_images("photos", "mini-clip", ["mini-eva-clip"], work)
     assert len(second.tested.split("test")) == 31
     card = work / "photos.yaml"
@@ -304,12 +323,14 @@ def test_downloads_are_named_and_need_consent(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["photos", "--module", "output/seed1", "--source", "mini-clip"], "give the new models"),
+        (["photos", "--module", "output/seed1", "--source", "mini-clip"], "--target NAME"),
         (["photos", "--module", "output/seed1", "--target", "mini-eva-clip"], "--source"),
-        (["photos", "--target", "mini-eva-clip"], "--source"),
+        (["photos", "--target", "mini-eva-clip"], "Name the old model: --source NAME"),
         (["--module", "output/seed1"], "--module needs your images"),
         (["--source", "mini-clip"], "--source needs your images"),
-        (["nothing", "--target", "mini-eva-clip"], "there are no images at 'nothing'"),
+        (["nothing", "--target", "mini-eva-clip"], "there is nothing at 'nothing'"),
+        (["nothing", "--source", "mini-clip"], "there is nothing at 'nothing'"),
+        (["nothing.csv", "--source", "mini-clip"], "there is nothing at 'nothing.csv'"),
     ],
 )
 def test_what_is_missing_is_said(work: Path, words: list[str], message: str) -> None:
@@ -354,6 +375,6 @@ def test_200_images_and_two_models_take_less_than_two_minutes_of_cpu(work: Path)
 
 def test_files_that_are_not_read_are_reported(work: Path) -> None:
     (work / "photos" / "apple" / "telephone.heic").write_bytes(b"no image")
-    with pytest.warns(CompatbenchWarning, match="telephone.heic") as warned:
+    with pytest.warns(CompatbenchWarning, match=r"1 file .* is left out: .*heic") as warned:
         open_images("photos", "mini-clip", ["mini-eva-clip"], work)
     assert "split" not in str([each.message for each in warned])

@@ -67,7 +67,11 @@ def read_backbone(name: str, suite: SuiteCard | None = None) -> BackboneCard:
 
 
 def _unknown_backbone(name: str) -> BackboneError:
-    return BackboneError(unknown_name(name, backbone_cards.names(), "backbone"), _KINDS_OF_NAMES)
+    problem = unknown_name(name, backbone_cards.names(), "backbone")
+    fix = _KINDS_OF_NAMES
+    if problem.endswith("?"):  # it suggests names
+        fix = "list all: compatbench list backbones"
+    return BackboneError(problem, fix)
 
 
 def check_plain_name(name: str) -> None:

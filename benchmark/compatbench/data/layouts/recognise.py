@@ -20,7 +20,7 @@ from compatbench.data.layouts.listing import (
 )
 from compatbench.data.layouts.scanners import EXTENSIONS, is_image, scan_containers
 from compatbench.errors import CompatbenchError
-from compatbench.messages import count
+from compatbench.messages import count, is_or_are
 
 MOST_SHOWN = 3  # files of a note or an error
 LISTS = (".csv", ".tsv", ".jsonl")
@@ -162,22 +162,25 @@ def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
     if not images:
         others = _describe_others(entries)
         also = f"; {others}" if others else ""
-        raise CompatbenchError(f"{folder} holds no image ({', '.join(EXTENSIONS)}){also}")
+        raise CompatbenchError(
+            f"{folder} holds no image ({', '.join(EXTENSIONS)}){also}; expected a folder per "
+            f"class: {folder.name}/CLASS/IMAGE.jpg"
+        )
     deep = []  # the parts of the paths of images that are in a folder
     for name in images:
         if "/" in name:
             deep.append(PurePosixPath(name).parts)
     if not deep:
         raise CompatbenchError(
-            f"{folder} holds {len(images)} images and no class folders; sort them into a folder "
-            "per class, or list them in a CSV with the columns path,label"
+            f"{folder} holds {count(len(images), 'image')} and no class folders; sort "
+            "them into a folder per class, or list them in a CSV with the columns path,label"
         )
     notes = []
     others = _describe_others(entries)
     problems = [others] if others else []
     beside = len(images) - len(deep)
     if beside:
-        notes.append(f"{beside:,} images beside the folders skipped")
+        notes.append(f"{count(beside, 'image')} beside the folders skipped")
     level = _find_level(deep)
     tops = {parts[level] for parts in deep}
     splits = sorted(name for name in tops if name.lower() in SPLIT_NAMES)
@@ -221,8 +224,9 @@ def _describe_others(entries: Sequence[str]) -> str:
     endings = sorted({PurePosixPath(name).suffix.lower() or "no ending" for name in others})
     more = " ..." if len(others) > MOST_SHOWN else ""
     return (
-        f"{count(len(others), 'file')} of a kind that is not read ({', '.join(endings)}) are left "
-        f"out: {', '.join(others[:MOST_SHOWN])}{more}; save images as JPEG or PNG to use them"
+        f"{count(len(others), 'file')} of a kind that is not read ({', '.join(endings)}) "
+        f"{is_or_are(len(others))} left out: {', '.join(others[:MOST_SHOWN])}{more}; save "
+        "images as JPEG or PNG to use them"
     )
 
 

@@ -154,6 +154,7 @@ def advise(
     check_names(suite, backbones=[source])
     import compatbench
     from compatbench.extras.advice.own_images import are_images
+    from compatbench.extras.advice.saved_advice import list_written
 
     has_images = place is not None and are_images(place) and not _is_module(place)
     if not has_images:
@@ -176,6 +177,8 @@ def advise(
         device=device,
     )
     show(advice, as_json)
+    if has_images:
+        print(f"Wrote {', '.join(list_written(advice, out))}", file=sys.stderr)
     if verbose and not as_json:
         show(advice.details())
 
@@ -206,6 +209,9 @@ def _agree(source: str | None, target: str | None) -> bool:
 
 def _check_place(place: Path | None, modules: list[str] | None, source: str | None) -> None:
     """Raise CompatbenchError unless a module alone is a file, and the options go with it."""
+    is_module = str(place).startswith("hf:") or str(place).endswith(".safetensors")
+    if place is not None and not is_module and not place.expanduser().exists():
+        raise CompatbenchError(f"there is nothing at '{place}', and no task has that name")
     if modules:
         if place is None:
             raise CompatbenchError(
@@ -214,6 +220,3 @@ def _check_place(place: Path | None, modules: list[str] | None, source: str | No
         raise CompatbenchError(f"there are no images at '{place}', and no task has that name")
     if source is not None:
         raise CompatbenchError("--source needs your images: compatbench advise IMAGES --source ...")
-    is_folder_name = place is not None and not place.suffix and not str(place).startswith("hf:")
-    if place is not None and is_folder_name and not place.exists():
-        raise CompatbenchError(f"there are no images at '{place}', and no task has that name")

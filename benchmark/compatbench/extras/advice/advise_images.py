@@ -85,7 +85,7 @@ def _join(names: Names) -> str:
 def advise_images(request: OwnRequest) -> Advice:
     """Return advice on modules that are tested on one's own images, and write it to a folder."""
     if request.target is None:
-        raise CompatbenchError("give the new models to test modules on: target (--target)")
+        raise CompatbenchError("Name one or more new models: --target NAME")
     source = _find_source(request)
     targets = choose_targets(request.target, source)
     fetch_missing_files([source, *targets], request.yes)
@@ -145,9 +145,7 @@ def _find_source(request: OwnRequest) -> str:
     if request.source is not None:
         return backbone_cards.resolve(request.source)
     if not request.modules:
-        raise CompatbenchError(
-            "give the old model, on which methods are trained: source (--source)"
-        )
+        raise CompatbenchError("Name the old model: --source NAME")
     _, fitted = read_fitted(local_file(request.modules[0]))
     return fitted.source
 

@@ -30,7 +30,7 @@ from compatbench.files.atomic import write_atomic
 from compatbench.files.project_folders import add_own_place
 from compatbench.files.sizes import format_bytes
 from compatbench.files.yaml_text import dump_yaml
-from compatbench.messages import count
+from compatbench.messages import count, count_are, is_or_are
 from compatbench.method import Module
 from compatbench.method.convert import import_module
 from compatbench.method.hub import local_file
@@ -186,7 +186,9 @@ def _must_be_made_again(card: Path, path: Path, listing: Listing) -> bool:
     now = set(zip(kept["path"], kept["label"].map(str), strict=True))
     if before == now:
         return False
-    changes = f"{len(now - before)} images are new in {path} and {len(before - now)} are gone"
+    changes = f"{count_are(len(now - before), 'image')} new in {path} and "
+    gone = len(before - now)
+    changes += f"{gone:,} {is_or_are(gone)} gone"
     read = task_cards.read(card.stem)
     is_edited = read.names != tuple(name_classes(listing).values())
     is_edited |= tuple(read.templates) not in (TEMPLATES, tuple(listing.templates))
@@ -301,8 +303,8 @@ def _read_module(
             raise
     if source is None:
         raise CompatbenchError(
-            f"{module} is no module of compatbench; if it is a checkpoint of other code, give the "
-            "model that it was trained on: source (--source)"
+            f"{module} is no module of compatbench; if it is a checkpoint of other code, name the "
+            "model that it was trained on: --source NAME"
         )
     source = backbone_cards.resolve(source)
     imported = import_module("auto", address, task.name, source, **how)
@@ -327,7 +329,10 @@ def check_modules(measured: Sequence[tuple[str, Evaluation]]) -> None:
                 f"module for these classes or this model. Check {CHECKS}."
             )
         if judge_effect(effect) != "gains":
-            _warn(f"{name} is not shown to be better than zero-shot {where}. Check {CHECKS}.")
+            _warn(
+                f"With {count(evaluation.images, 'image')} we cannot tell whether {name} beats "
+                f"zero-shot on {evaluation.fitted.source}. If you expected it to, check {CHECKS}."
+            )
         elif evaluation.source.accuracy >= TOO_ACCURATE and effect.value >= TOO_MUCH_GAIN:
             _warn(
                 f"{name} classifies {evaluation.source.accuracy:.1f} % of the images correctly "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,23 @@ def save_advice(advice: Advice, task: str, out: Path) -> None:
     }
     text = json.dumps(numbers, indent=1, ensure_ascii=False)
     write_atomic(out / NUMBERS, f"{text}\n".encode())
+
+
+def list_written(advice: Advice, out: Path) -> list[str]:
+    """Return what advice on one's own images left in a folder: a task's own cards if it has any."""
+    [task] = advice.measured[0].tasks
+    written = [str(out / PAGE), str(out / NUMBERS)]
+    card = out / f"{task}.yaml"
+    if card.exists():
+        written.append(f"the cards of the task ({card} and others)")
+    modules = _folder_of_modules(out, task)
+    if any(Path(file).parent == modules for file in _list_modules(advice)):
+        written.append(f"modules ({modules}/)")
+    return written
+
+
+def _list_modules(advice: Advice) -> Iterable[str]:
+    return () if advice.asked is None else advice.asked.files.values()
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -80,7 +97,11 @@ def save_trained(
 
 
 def _write(module: Module, out: Path, task: str, name: str) -> str:
-    path = out / f"{task}-modules" / f"{name}.safetensors"
+    path = _folder_of_modules(out, task) / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     module.save(path)
     return str(path)
+
+
+def _folder_of_modules(out: Path, task: str) -> Path:
+    return out / f"{task}-modules"
