@@ -91,6 +91,7 @@ class Decision:
         gain: of the option over zero-shot.
         over_old: how much better the option, or zero-shot, is than the module on the old model.
         needed: how many units would decide, if we cannot tell.
+        undecided: the option that they would decide on.
     """
 
     verdict: Verdict
@@ -100,6 +101,7 @@ class Decision:
     gain: Interval | None
     over_old: Interval | None
     needed: float | None
+    undecided: str = ""
 
 
 def choose_option(
@@ -210,6 +212,7 @@ def decide(
     option = choice.option
     likely = _find_likely(options, gains)
     needed = None
+    undecided = ""
     verdict: Verdict
     if not (alone or _is_known(options, gains)):
         verdict = "unknown"
@@ -222,6 +225,9 @@ def decide(
     else:
         verdict = "cannot tell"
         needed = _count_needed(gains[likely], choice.held_out)
+        undecided = likely
+        if _is_undecided(choice.held_out):
+            undecided = max(gains, key=lambda name: gains[name].value)
         if gains[likely].value > 0:
             option = likely
     old = options.loc[option or likely or options.index[0], "old"]
@@ -229,7 +235,7 @@ def decide(
     if verdict != "unknown" and judge_effect(over_old) == "loses":
         verdict = "stay"
         needed = None
-    return Decision(verdict, option, likely, choice, gains.get(option), over_old, needed)
+    return Decision(verdict, option, likely, choice, gains.get(option), over_old, needed, undecided)
 
 
 def _is_known(options: pd.DataFrame, gains: Mapping[str, Interval]) -> bool:
@@ -241,9 +247,14 @@ def _is_known(options: pd.DataFrame, gains: Mapping[str, Interval]) -> bool:
 def _count_needed(gain: Interval, held_out: Interval | None) -> float:
     """Return how many units would decide, by the spread of what does not decide yet."""
     undecided = gain
-    if held_out is not None and judge_effect(held_out) != "gains":
+    if held_out is not None and _is_undecided(held_out):
         undecided = held_out
     return units_to_decide(undecided, undecided.units)
+
+
+def _is_undecided(held_out: Interval | None) -> bool:
+    """Return True if several methods were compared, and choosing is not shown to gain."""
+    return held_out is not None and judge_effect(held_out) != "gains"
 
 
 def _find_likely(options: pd.DataFrame, gains: Mapping[str, Interval]) -> str:

@@ -49,8 +49,9 @@ from compatbench.results.differences import (
 from compatbench.results.estimate import Interval, interval_columns
 from compatbench.results.measures import Answers, score
 from compatbench.results.options import describe_option, option_name, options_frame
+from compatbench.results.ranking import NULL
 from compatbench.results.readings import settle_readings
-from compatbench.results.verdict_lines import Case, verdict_lines
+from compatbench.results.verdict_lines import Case, suggest_method, verdict_lines
 
 SMALL = 20_000_000  # parameters of a model that one thread serves best
 
@@ -119,6 +120,15 @@ class Evaluation:
             return None
         answers = replace(self.target, source=self.source.predictions)
         return 100 * float(score(answers)[flips] or 0) / self.images
+
+    @property
+    def changed(self) -> dict[str, float]:
+        """Share of images, in percent, whose class is not zero-shot's, on each backbone."""
+        shares = {}
+        for name, answers in ((self.fitted.source, self.source), (self.backbone, self.target)):
+            if answers is not None:
+                shares[name] = float(score(answers)["changed"] or 0)
+        return shares
 
     def right_images(self) -> dict[str, NDArray[np.bool_]]:
         """Return the images that each classifier gets right, ``[images]``.
@@ -191,11 +201,20 @@ class Evaluation:
             old=option_name(method, OLD),
             units=(self.images, "test image"),
             refusal=self.reason,
+            is_null=max(self.changed.values(), default=100.0) < NULL,
         )
 
     def _next_command(self) -> str:
         """Return the command that goes on from here."""
         task = self.fitted.task
+        if self._case.does_nothing:
+            source = self.fitted.source
+            method = suggest_method(self.fitted.method)
+            if not self.file:
+                given = f"source='{source}', target='{self.backbone}', methods='{method}'"
+                return f"cb.advise('{task}', {given})  # or use zero-shot"
+            words = f"{task} --source {source} --target {self.backbone} --methods {method}"
+            return f"compatbench advise {words}  # or use zero-shot"
         if not self.file:
             return f"cb.advise('{task}', module=module, target='{self.backbone}', labels=4)"
         file = shlex.quote(self.file)

@@ -11,8 +11,10 @@ from compatbench.results.choice import Decision, act
 from compatbench.results.differences import ZERO_SHOT, Difference
 from compatbench.results.estimate import Interval
 from compatbench.results.options import option_name
+from compatbench.results.ranking import NULL
 
 UNTOUCHED = "untouched"
+IS_NULL = f"null: it changes fewer than {NULL:g} % of the zero-shot predictions"
 ACTIONS = {
     "keep": "keep {module} untouched",
     "port": "port {module} by {transfer}",
@@ -38,6 +40,8 @@ class Case:
         old: the name of the module on the old model.
         units: how many units the intervals are over, and what they are.
         refusal: why the module cannot be attached; empty if it can.
+        is_null: True if every option changes fewer than ``NULL`` percent of the zero-shot
+            predictions.
     """
 
     decision: Decision
@@ -48,10 +52,18 @@ class Case:
     old: str
     units: tuple[int, str]
     refusal: str = ""
+    is_null: bool = False
+
+    @property
+    def does_nothing(self) -> bool:
+        """Return True if no number of images would decide, because the module is null."""
+        return self.is_null and self.decision.verdict == "cannot tell"
 
     @property
     def expected(self) -> Interval | None:
         """Return the accuracy of what the verdict says to use."""
+        if self.does_nothing:
+            return self.difference(ZERO_SHOT, None)
         if self.decision.verdict == "stay":
             return self.difference(self.old, None)
         return self.difference(self.decision.option or ZERO_SHOT, None)
@@ -66,8 +78,12 @@ def show_verdict(case: Case) -> str:
         return f"{target}: {why}; retrain it, or use zero-shot"
     names = {"module": case.module, "transfer": case.transfer, "source": source}
     text = f"{target}: {ACTIONS[decision.verdict].format(**names)}"
-    if decision.verdict == "cannot tell":
+    if case.does_nothing:
+        text = f"{target}: {case.module} is {IS_NULL}; use zero-shot"
+    elif decision.verdict == "cannot tell":
         text += show_needed(decision.needed, case.units)
+        if decision.undecided != option_name(case.module, case.transfer):
+            text += f" on {decision.undecided.replace(f' {COPIED}', f' {UNTOUCHED}')}"
         meanwhile = "use zero-shot"
         if decision.option:
             meanwhile = ACTIONS[act(case.transfer)].format(**names)
@@ -97,6 +113,11 @@ def show_gain(case: Case) -> str:
 def verdict_lines(case: Case, command: str) -> Sequence[str]:
     """Return the three lines; ``command`` is the next one."""
     return (show_verdict(case), f"  {show_gain(case)}", f"  next: {command}")
+
+
+def suggest_method(module: str) -> str:
+    """Return the method to try where a module is null: one that changes much."""
+    return "clip_lora" if module != "clip_lora" else "coop"
 
 
 def show_needed(needed: float | None, units: tuple[int, str]) -> str:

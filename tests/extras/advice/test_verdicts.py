@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -28,14 +29,17 @@ from scipy.stats import ttest_1samp
 
 from compatbench.engine.single_module import Fitted
 from compatbench.extras.advice.advice import Advice
+from compatbench.extras.advice.asked import Asked
 from compatbench.extras.advice.measurements import (
+    Answered,
     Counts,
     Measurements,
+    measure_answers,
     measure_evaluations,
     read_measurements,
 )
 from compatbench.extras.advice.price import break_even
-from compatbench.extras.advice.targets import describe_target
+from compatbench.extras.advice.targets import describe_target, judge_target
 from compatbench.extras.advice.verdicts import judge
 from compatbench.method.predictions import Predictions
 from compatbench.results.differences import OLD, ZERO_SHOT
@@ -45,6 +49,7 @@ from compatbench.results.expected import Expected
 from compatbench.results.measures import Answers
 from compatbench.results.options import describe_option, option_name, options_frame
 from compatbench.results.stored_method import StoredMethod
+from compatbench.results.verdict_lines import show_verdict
 
 SMALL, LARGE = (
     {"parameters": n, "width": 8, "tokens": None, "licence": "MIT"}
@@ -241,6 +246,41 @@ def test_evaluate_and_advise_agree_on_the_same_images(
     by_counts = replace(measured, counts=options).difference("coop copied", ZERO_SHOT)
     assert by_counts is not None
     assert (by_counts.value, by_counts.low, by_counts.high) == pytest.approx(interval)
+
+
+def test_a_null_module_is_named_and_no_number_of_images_is_asked_for() -> None:
+    zero_shot = (np.arange(30) < 20).astype(int)
+    evaluation = evaluation_of(zero_shot, zero_shot)
+    measured = measure_evaluations([("coop", evaluation)])
+    again = ("advise", "photos", "--module", "coop.safetensors", "--target", "new")
+    shown = [str(evaluation), str(Advice((measured,), {"new": SMALL}, Asked(again)))]
+    for text in shown:
+        verdict, _, following, *_ = text.splitlines()
+        assert verdict.startswith(
+            "new: coop is null: it changes fewer than 1 % of the zero-shot predictions; use "
+            "zero-shot; expect 66.7 "
+        )
+        assert "methods" in following
+        assert "clip_lora" in following
+        assert "coop" not in following
+    following = "compatbench advise photos --source old --target new --methods clip_lora"
+    assert f"next: {following}  # or use zero-shot" in shown[1]
+    changed = zero_shot.copy()
+    changed[19:21] = 0, 1
+    assert "null" not in str(evaluation_of(changed, zero_shot))
+
+
+def test_the_option_that_more_images_would_decide_on_is_named() -> None:
+    zero_shot = (np.arange(60) < 40).astype(float)[None]
+    gains = {("ape", "copied"): 1, ("proker", "copied"): 1, ("proker", "retrained+4"): 3}
+    answered = []
+    for (method, transfer), gain in gains.items():
+        right = (np.arange(60) < 40 + gain).astype(float)[None]
+        right[0, 0] = 0
+        answered.append(Answered(method, transfer, right))
+    measured = measure_answers(("old", "new"), answered, zero_shot, ["cats"], np.zeros(60))
+    verdict = show_verdict(judge_target(measured))
+    assert re.search(r"about [\d,]+ test images would decide on proker retrained\+4;", verdict)
 
 
 def test_rows_that_count_the_images_of_one_classifier_alone_have_narrower_intervals() -> None:

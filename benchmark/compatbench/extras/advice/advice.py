@@ -28,7 +28,7 @@ from compatbench.results.choice import act
 from compatbench.results.costs import access_of
 from compatbench.results.differences import ZERO_SHOT
 from compatbench.results.estimate import FEWEST_UNITS
-from compatbench.results.verdict_lines import show_needed, verdict_lines
+from compatbench.results.verdict_lines import IS_NULL, show_needed, verdict_lines
 from compatbench.tables.numbers import with_interval
 from compatbench.tables.table import Table
 from compatbench.tables.terminal import as_text
@@ -149,7 +149,9 @@ def _name_upgrade(measured: Measurements) -> str:
 def _state_verdict(measured: Measurements, method: str, row: Mapping[str, Any]) -> str:
     """Return the verdict on a method's modules in a sentence, with the accuracy and the gain."""
     title = f"{method}: {VERDICTS[row['verdict']].format(row['transfer'])}"
-    if row["verdict"] == "cannot tell":
+    if row["verdict"] == "cannot tell" and measured.is_null(measured.options_of(method).index):
+        title = f"{method}: {IS_NULL}; use zero-shot"
+    elif row["verdict"] == "cannot tell":
         title += (
             f"{show_needed(row['needed'], measured.units)}; meanwhile {_go_on(row['transfer'])}"
         )

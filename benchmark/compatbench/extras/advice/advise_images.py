@@ -261,7 +261,10 @@ def _collect_trained(
         if answers is None and not reason:
             continue
         old = trained.right.get((method, COPIED, source))
-        options.append(Answered(method, transfer, answers, reason, old))
+        changed = [trained.changed.get((method, transfer, target))]
+        changed.append(trained.changed.get((method, COPIED, source)))
+        known = [share for share in changed if share is not None]
+        options.append(Answered(method, transfer, answers, reason, old, max(known, default=None)))
     return options
 
 
@@ -273,5 +276,7 @@ def _collect_retrained(
     for method, _ in retrained.options():
         answers = retrained.right.get((method, COPIED, target))
         if answers is not None:
-            options.append(Answered(names[method], f"retrained+{labels}", answers))
+            changed = retrained.changed.get((method, COPIED, target))
+            name = names[method]
+            options.append(Answered(name, f"retrained+{labels}", answers, changed=changed))
     return options

@@ -11,7 +11,7 @@ from compatbench.engine.port import TRANSFERS
 from compatbench.extras.advice.measurements import Measurements
 from compatbench.results.differences import ZERO_SHOT
 from compatbench.results.estimate import Interval
-from compatbench.results.verdict_lines import UNTOUCHED, Case, show_interval
+from compatbench.results.verdict_lines import UNTOUCHED, Case, show_interval, suggest_method
 from compatbench.tables.numbers import NOTHING
 from compatbench.tables.table import Table, plain_table
 
@@ -39,6 +39,12 @@ class Asked:
         verdict = case.decision.verdict
         target = case.upgrade[1]
         file = self.files.get((case.module, ""), "")
+        if case.does_nothing:
+            words = ["advise", self.words[1], "--source", case.upgrade[0], "--target", target]
+            words += ["--methods", suggest_method(case.module)]
+            if "--out" in self.words:
+                words += ["--out", self.words[self.words.index("--out") + 1]]
+            return f"{self._join(words)}  # or use zero-shot"
         if verdict in ("keep", "port") and file and case.transfer in TRANSFERS:
             words = ["module", "port", file, "--target", target, "--transfer", case.transfer]
         elif verdict == "retrain" and (case.module, target) in self.files:

@@ -37,12 +37,15 @@ class CrossFit:
         right: 1 where an image is classified correctly, ``[seeds, images]``, by method, transfer
             and backbone.
         refused: why modules cannot be attached, likewise.
+        changed: the largest share of a test set, in percent, on which a module does not predict
+            zero-shot's class, likewise.
         zero_shot: the answers of zero-shot, ``[1, images]``, by backbone.
         modules: the file of one module of each method, by method and source.
     """
 
     right: dict[tuple[str, str, str], Array] = field(default_factory=dict)
     refused: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    changed: dict[tuple[str, str, str], float] = field(default_factory=dict)
     zero_shot: dict[str, Array] = field(default_factory=dict)
     modules: dict[tuple[str, str], Path] = field(default_factory=dict)
 
@@ -163,9 +166,17 @@ def _read_answers(plan: Plan, tested: Task, found: CrossFit) -> None:
             if without is not None:
                 row = zero_shot.setdefault(backbone, np.full((1, len(samples)), np.nan))
                 mark(row[0], test_set, without)
+                share = _share_changed(predictions[where], without)
+                found.changed[option] = max(found.changed.get(option, 0.0), share)
     for backbone, row in zero_shot.items():
         if not np.isnan(row).any():
             found.zero_shot[backbone] = row
     for option, rows in answers.items():
         if not np.isnan(rows).any():
             found.right[option] = rows
+
+
+def _share_changed(predictions: Predictions, zero_shot: Predictions) -> float:
+    """Return the share of images with another class than zero-shot's, in percent."""
+    different = predictions.classes != zero_shot.classes
+    return 100 * float(different.float().mean())

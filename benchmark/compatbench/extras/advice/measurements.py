@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -25,6 +25,7 @@ from compatbench.results.estimate import FEWEST_UNITS, Array, Interval
 from compatbench.results.evaluation import Evaluation
 from compatbench.results.expected import Expected, Upgrade
 from compatbench.results.options import describe_option, option_name, options_frame
+from compatbench.results.ranking import NULL
 from compatbench.results.suite_results import SuiteResults
 from compatbench.results.upgrade_rows import NOT_TRANSFERABLE, mean_of_complete, pair_rows
 
@@ -88,6 +89,8 @@ class Measurements:
         half_of: the half of its task that each image is in, if modules were cross-fitted.
         counts: of images, where fewer tasks than a verdict takes were measured and the answers to
             single images are not known.
+        changed: share of images, in percent, on which an option does not predict zero-shot's class,
+            on the old model or the new one, whichever is more; empty if it is not known.
     """
 
     upgrade: Upgrade
@@ -103,6 +106,12 @@ class Measurements:
     task_of: Array = field(default_factory=lambda: np.zeros(0))
     half_of: Array | None = None
     counts: Mapping[str, Counts] | None = None
+    changed: Mapping[str, float] = field(default_factory=dict)
+
+    def is_null(self, options: Iterable[str]) -> bool:
+        """Return True if these options are known to predict what zero-shot predicts."""
+        measured = [name for name in options if name in self.scores.index]
+        return bool(measured) and all(self.changed.get(name, 100.0) < NULL for name in measured)
 
     @property
     def methods(self) -> list[str]:
@@ -318,6 +327,7 @@ class Answered:
             cannot be attached.
         reason: why it cannot.
         old: the same of the module on the old model; None if that was not measured.
+        changed: see ``Measurements.changed``; None if it is not known.
     """
 
     method: str
@@ -325,6 +335,7 @@ class Answered:
     right: Array | None
     reason: str = ""
     old: Array | None = None
+    changed: float | None = None
 
 
 def measure_answers(
@@ -349,6 +360,7 @@ def measure_answers(
     """
     right: dict[str, Array] = {}
     described = {}
+    changed = {}
     if zero_shot is not None:
         right[ZERO_SHOT] = zero_shot
     for option in answered:
@@ -357,6 +369,8 @@ def measure_answers(
         described[name] = describe_option(option.method, option.transfer, refused)
         if option.right is not None:
             right[name] = option.right
+        if option.changed is not None:
+            changed[name] = option.changed
         if option.old is not None:
             right.setdefault(option_name(option.method, OLD), option.old)
     scores = {name: 100 * answers.mean(axis=0) for name, answers in right.items()}
@@ -371,6 +385,7 @@ def measure_answers(
         right=right,
         task_of=task_of,
         half_of=half_of,
+        changed=changed,
     )
 
 
@@ -386,7 +401,14 @@ def answers_of(
             right[name] = answers.astype(float)[None]
         zero_shot = right.get(ZERO_SHOT, zero_shot)
         transfer = evaluation.transfer
-        option = Answered(module, transfer, right.get(transfer), evaluation.reason, right.get(OLD))
+        option = Answered(
+            module,
+            transfer,
+            right.get(transfer),
+            evaluation.reason,
+            right.get(OLD),
+            max(evaluation.changed.values(), default=None),
+        )
         answered.append(option)
     return answered, zero_shot
 

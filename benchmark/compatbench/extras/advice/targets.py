@@ -162,6 +162,7 @@ def judge_target(measured: Measurements) -> Case:
         old=str(option["old"]),
         units=measured.units,
         refusal=refusals[0] if len(refusals) == len(options) else "",
+        is_null=measured.is_null(options.index),
     )
 
 
