@@ -151,7 +151,7 @@ def test_rows_without_names_follow_the_file_of_class_names(work: Path) -> None:
         assert advice.options["gain"].equals(expected.options["gain"])
 
 
-@pytest.mark.filterwarnings("ignore:.*not shown to be better")
+@pytest.mark.filterwarnings("ignore:.*we cannot tell whether coop beats")
 def test_images_that_are_left_out_are_counted_and_named(work: Path) -> None:
     names = sorted(child.name for child in Path("photos").iterdir())
     Path(f"photos/{names[0]}/a.heic").write_bytes(b"ftypheic")
