@@ -103,6 +103,29 @@ def test_the_time_left_follows_the_throughput_of_the_last_minute(clock: Clock) -
     assert progress.seconds_left() == pytest.approx(74 * 20)
 
 
+def test_cheap_cells_that_encode_images_do_not_make_the_others_long(clock: Clock) -> None:
+    """Twenty cells of 0.2 s take three, because of the images; the others take as expected."""
+    cells = make_cells(60)
+    plan = plan_of(cells)
+    plan.pace.seconds = lambda cell: 0.2 if cell in cells[:20] else 30.0
+    progress = RunProgress(Console(file=io.StringIO()))
+    progress.start_plan(plan, 1)
+    for cell in cells[:20]:
+        run_cell(progress, cell, clock, 3)
+    assert progress.seconds_left() == pytest.approx(40 * (30 + 2.8))
+
+
+def test_a_slower_machine_is_noticed(clock: Clock) -> None:
+    cells = make_cells(60)
+    plan = plan_of(cells)
+    plan.pace.seconds = lambda cell: float(1 + cells.index(cell) % 5)
+    progress = RunProgress(Console(file=io.StringIO()))
+    progress.start_plan(plan, 1)
+    for number, cell in enumerate(cells[:30]):
+        run_cell(progress, cell, clock, 3 * (1 + number % 5))
+    assert progress.seconds_left() == pytest.approx(3 * sum(range(1, 6)) * 6, rel=0.1)
+
+
 def test_cells_of_more_than_a_minute_have_a_throughput(clock: Clock) -> None:
     cells = make_cells(10)
     progress = RunProgress(Console(file=io.StringIO()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -64,6 +64,35 @@ class EndedCell(NamedTuple):
     end: float
     work: float  # expected seconds
     seconds: float
+
+
+class Throughput:
+    """Predicts how long a cell takes, from cells that have ended: a · expected seconds + b.
+
+    A ratio alone would not do. The first cells are the cheapest ones and also encode the images, so
+    each takes many times the seconds that are expected of it. Only b shows that. a is 1, unless
+    cells of different size show another.
+
+    Args:
+        times: the expected and the real seconds of cells.
+        usual: the expected seconds of a usual cell, which weighs a = 1 as much as two cells whose
+            sizes differ by so much.
+    """
+
+    def __init__(self, times: Sequence[tuple[float, float]], usual: float) -> None:
+        mean_work = sum(work for work, _ in times) / len(times)
+        mean_seconds = sum(seconds for _, seconds in times) / len(times)
+        spread = usual**2
+        product = usual**2
+        for work, seconds in times:
+            spread += (work - mean_work) ** 2
+            product += (work - mean_work) * (seconds - mean_seconds)
+        self._slope = max(product / spread, 0.0)
+        self._offset = mean_seconds - self._slope * mean_work
+
+    def seconds(self, work: float) -> float:
+        """Return the seconds of a cell of this many expected seconds."""
+        return max(self._slope * work + self._offset, 0.0)
 
 
 class RunProgress:
@@ -167,26 +196,22 @@ class RunProgress:
 
         It is never less than the running cells still need.
         """
-        ended = list(self._ended)
-        work = sum(cell.work for cell in ended)
-        spent = sum(cell.seconds for cell in ended)
-        if not work or not self._work:
+        if not self._ended or not self._work:
             return None
+        times = [(cell.work, cell.seconds) for cell in list(self._ended)]
+        usual = sum(self._work.values()) / len(self._work)
         now = time.monotonic()
         running = []
         for key, (_, start) in list(self._running.items()):
             running.append((self._work.get(key, 0.0), now - start))
         # A running cell that takes longer than the ended ones predict slows the throughput.
-        pace = spent / work
-        for expected, elapsed in running:
-            if elapsed > expected * pace:
-                work += expected
-                spent += elapsed
-        pace = spent / work  # seconds of a worker for an expected second
-        left = pace * sum(list(self._work.values()))
+        pace = Throughput(times, usual)
+        times += [(work, elapsed) for work, elapsed in running if elapsed > pace.seconds(work)]
+        pace = Throughput(times, usual)
+        left = sum(pace.seconds(work) for work in list(self._work.values()))
         longest = 0.0
-        for expected, elapsed in running:
-            whole = pace * expected
+        for work, elapsed in running:
+            whole = pace.seconds(work)
             # Nobody knows how long an overdue cell still takes: as long as it is overdue.
             still = abs(whole - elapsed)
             left += still - whole
