@@ -129,6 +129,17 @@ def test_the_verdict_on_a_module(accuracies: dict[str, float], verdict: str, opt
     assert (decision.needed is None) == (verdict != "cannot tell")
 
 
+def test_nothing_measured_is_no_loss() -> None:
+    accuracies = pd.DataFrame({"old": [50.0, 51.0], ZERO_SHOT: [60.0, 61.0]}).T
+    options = make_options("copied", "retrained+4")
+    options["not_attached"] = [True, False]  # retraining was not measured
+    decision = decide(options, compare_tasks(accuracies))
+    assert (decision.verdict, decision.option) == ("unknown", "")
+    assert not decision.choice.all_lose
+    decision = decide(options.iloc[:1], compare_tasks(accuracies))
+    assert (decision.verdict, decision.option) == ("retrain or zero-shot", "")
+
+
 def test_the_least_number_of_labels_is_of_the_most_accurate_method() -> None:
     option = np.full(6, 50.0)
     scores = {

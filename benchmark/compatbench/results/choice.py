@@ -16,9 +16,11 @@ measured than a verdict takes.
   mean over the units.
 * An option that needs no labels is *keep* (the module as it is) or *port*, and else *retrain*.
 * If there is no such option, the verdict is *zero-shot* if all options lose, or *retrain or
-  zero-shot* if none of them has labels. Otherwise we *cannot tell*.
+  zero-shot* if none of them has labels, or if no module can be attached. Otherwise we *cannot
+  tell*.
 * If the module on the old model is significantly better than all this, the verdict is *stay*.
-* Without a measurement of the module as it is, the verdict is *unknown*.
+* Without a measurement of the module as it is, or of any option that can be attached, the verdict
+  is *unknown*.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ class Choice:
         tied: options of equal cost that are not significantly worse; the chosen one comes first.
         held_out: the gain of choosing with one unit left out, on that unit; None if it is unknown,
             or if the choice does not depend on it.
-        all_lose: True if every option loses.
+        all_lose: True if every option loses; False if none was measured.
     """
 
     option: str
@@ -141,7 +143,7 @@ def choose_by_gain(gains: Mapping[str, Interval], costs: Costs, difference: Diff
         costs: the cost of each option.
         difference: compares two of the options.
     """
-    all_lose = all(judge_effect(gain) == "loses" for gain in gains.values())
+    all_lose = bool(gains) and all(judge_effect(gain) == "loses" for gain in gains.values())
     gaining = [name for name, gain in gains.items() if judge_effect(gain) == "gains"]
     if not gaining:
         return Choice("", (), None, all_lose)
@@ -219,6 +221,10 @@ def decide(
         option = ""
     elif option:
         verdict = act(str(options.loc[option, "transfer"]))
+    elif not gains:
+        verdict = "unknown"
+        if options["not_attached"].all():
+            verdict = "retrain or zero-shot"
     elif choice.all_lose:
         has_labels = bool(options.loc[list(gains), "labels"].any())
         verdict = "zero-shot" if has_labels else "retrain or zero-shot"

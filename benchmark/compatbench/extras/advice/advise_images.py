@@ -121,7 +121,7 @@ def advise_images(request: OwnRequest) -> Advice:
         answered += _collect_trained(trained, names, source, target)
         answered += _collect_retrained(retrained, names, target, request.labels)
         if zero_shot is None:
-            zero_shot = trained.zero_shot.get(target)
+            zero_shot = trained.zero_shot.get(target, retrained.zero_shot.get(target))
         task_of = np.zeros(len(own.tested.split("test")))
         measured.append(
             measure_answers(
