@@ -24,6 +24,20 @@ def variable_of(task: str) -> str:
     return f"{VARIABLE}_{ending}"
 
 
+def cards_option(task: str) -> tuple[str, ...]:
+    """Return the words with which a command finds the card of a task; none if it does anyway."""
+    folder = task_cards.own_folder(task)
+    if folder is None or folder.resolve() == Path.cwd():
+        return ()
+    return ("--cards", str(folder))
+
+
+def images_option(task: str) -> tuple[str, ...]:
+    """Return the words with which a command finds the images of a task; none if it does anyway."""
+    folder = os.environ.get(variable_of(task))
+    return ("--data-root", f"{task}={folder}") if folder else ()
+
+
 def dataset_folder(task: str, folder: str) -> Path | None:
     """Return the place of a dataset, ``folder`` below the data root; None if no root is set.
 

@@ -87,9 +87,11 @@ def compare_answers(
             least = 0.0
         else:
             shares = shares - right[minus]
-            gained = np.clip(shares.mean(axis=0), 0, None)[None]
-            lost = np.clip(-shares.mean(axis=0), 0, None)[None]
-            interval = estimate_paired(count(gained), count(lost), count(np.ones_like(shares)))
+            means = shares.mean(axis=0)[None]
+            gained = count(np.clip(means, 0, None))
+            lost = count(np.clip(-means, 0, None))
+            total = count(np.ones_like(shares))
+            interval = estimate_paired(gained, lost, total, count(means**2))
             least = -100.0
         if interval is None or len(shares) == 1:
             return interval
@@ -151,7 +153,9 @@ def estimate_accuracy(correct: ArrayLike, total: ArrayLike) -> Interval | None:
     return _clip(interval, 0, 100)
 
 
-def estimate_paired(gained: ArrayLike, lost: ArrayLike, total: ArrayLike) -> Interval | None:
+def estimate_paired(
+    gained: ArrayLike, lost: ArrayLike, total: ArrayLike, squares: ArrayLike | None = None
+) -> Interval | None:
     """Return the difference between two classifiers that answered the same images of a few tasks.
 
     The variance of a task is that of the difference per image, −1, 0 or 1, after one image more
@@ -163,15 +167,18 @@ def estimate_paired(gained: ArrayLike, lost: ArrayLike, total: ArrayLike) -> Int
         gained: images that the first one alone classifies correctly, ``[seeds, tasks]``.
         lost: images that the second one alone classifies correctly, likewise.
         total: images of the test sets, likewise.
+        squares: the sum of the squared differences per image, likewise. It is below the number of
+            disagreements where a difference is a mean over seeds.
     """
     better = np.asarray(gained, dtype=float)
     worse = np.asarray(lost, dtype=float)
     images = np.asarray(total, dtype=float)
     differences = 100 * (better - worse) / images
     more_images = images + 2
-    squares = (better + worse + 1) / more_images
+    squared = better + worse if squares is None else np.asarray(squares, dtype=float)
+    mean_squares = (squared + 1) / more_images
     means = (better - worse) / more_images
-    interval = _over_images(differences, (squares - means**2) / more_images, images)
+    interval = _over_images(differences, (mean_squares - means**2) / more_images, images)
     disagreements = float((better + worse).mean(axis=0).sum())
     if interval is None or disagreements == 0 or disagreements >= FEW_DISAGREEMENTS:
         return _clip(interval, -100, 100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from compatbench.backbone.words import WordFeatures, find_words
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import COPIED, TrainingCard, backbone_cards, task_cards
 from compatbench.data.cards.shots import show_shots
+from compatbench.data.dataset_folders import cards_option, images_option
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import Task, load_task
 from compatbench.engine.attach import Carried
@@ -51,7 +53,7 @@ from compatbench.results.measures import Answers, score
 from compatbench.results.options import describe_option, option_name, options_frame
 from compatbench.results.ranking import NULL
 from compatbench.results.readings import settle_readings
-from compatbench.results.verdict_lines import Case, suggest_method, verdict_lines
+from compatbench.results.verdict_lines import Case, python_call, suggest_method, verdict_lines
 
 SMALL = 20_000_000  # parameters of a model that one thread serves best
 
@@ -70,6 +72,10 @@ class Evaluation:
     precision: str = "fp32"  # what the frozen towers computed in
     file: str = ""  # of the module, if it came from one
     is_checkpoint: bool = False  # the file is one of other code
+    methods: str | None = None  # the method's file
+    format: str = AUTO  # of a checkpoint, and what else it was given with
+    settings: Mapping[str, object] | None = None
+    classes: str | Sequence[str] | None = None
 
     def __str__(self) -> str:
         """The verdict, the gain, and what to do next: what the command shows."""
@@ -213,22 +219,42 @@ class Evaluation:
             if not self.file:
                 given = f"source='{source}', target='{self.backbone}', methods='{method}'"
                 return f"cb.advise('{task}', {given})  # or use zero-shot"
-            words = f"{task} --source {source} --target {self.backbone} --methods {method}"
-            return f"compatbench advise {words}  # or use zero-shot"
+            words = ["advise", task, "--source", source, "--target", self.backbone]
+            words += ["--methods", method, *cards_option(task), *images_option(task)]
+            return f"{shlex.join(['compatbench', *words])}  # or use zero-shot"
         if not self.file:
-            return f"cb.advise('{task}', module=module, target='{self.backbone}', labels=4)"
-        file = shlex.quote(self.file)
-        source = ""
+            return python_call(task, self.backbone)
+        goes_on = self.verdict == "gains" and self.transfer in TRANSFERS
+        how = self._given_words()
+        cards = cards_option(task)
+        if self.is_checkpoint and (goes_on or self.format != AUTO):  # 'advise' takes no format
+            format = self.format
+            if format == AUTO:
+                format = (self.fitted.imported or {}).get("format", AUTO)
+            words = ["module", "import", format, self.file, "--task", task]
+        elif goes_on:
+            words = ["module", "port", self.file, "--target", self.backbone]
+            words += ["--transfer", self.transfer]
+        else:
+            words = ["advise", task, "--module", self.file, "--target", self.backbone]
+            cards += images_option(task)
+            how += ["--labels", "4"]
+        return shlex.join(["compatbench", *words, *how, *cards])
+
+    def _given_words(self) -> list[str]:
+        """Return the options with which the module was given."""
+        words = []
         if self.is_checkpoint:
-            source = f" --source {self.fitted.source}"
-        if self.verdict != "gains" or self.transfer not in TRANSFERS:
-            words = f"{task} --module {file}{source} --target {self.backbone} --labels 4"
-            return f"compatbench advise {words}"
-        if self.is_checkpoint:
-            format = (self.fitted.imported or {}).get("format", AUTO)
-            return f"compatbench module import {format} {file} --task {task}{source}"
-        words = f"{file} --target {self.backbone} --transfer {self.transfer}"
-        return f"compatbench module port {words}"
+            words += ["--source", self.fitted.source]
+        for name, value in (self.settings or {}).items():
+            words += ["--set", f"{name}={json.dumps(value)}"]
+        if isinstance(self.classes, str):
+            words += ["--class-names", self.classes]
+        elif self.classes is not None:
+            words += ["--class-names", "FILE"]  # their names are in memory
+        if self.methods is not None:
+            words += ["--methods", self.methods]
+        return words
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values; accuracies, gains and flips in percent of the images."""
@@ -419,6 +445,10 @@ def evaluate(
         precision,
         file,
         is_checkpoint=source is not None,
+        methods=methods,
+        format=format,
+        settings=settings,
+        classes=classes,
     )
 
 

@@ -120,6 +120,11 @@ def suggest_method(module: str) -> str:
     return "clip_lora" if module != "clip_lora" else "coop"
 
 
+def python_call(task: str, target: str) -> str:
+    """Return the call that goes on with a module that is in memory."""
+    return f"cb.advise({task!r}, module=module, target={target!r}, labels=4)"
+
+
 def show_needed(needed: float | None, units: tuple[int, str]) -> str:
     """Return how much more to measure: ``, about 1,200 test images would decide``."""
     number, noun = units

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compatbench.data.cards import COPIED
 from compatbench.messages import one_line
 from compatbench.results.plausibility import Flag, find_implausible
 from compatbench.tables.numbers import percent
@@ -22,7 +23,7 @@ def list_flags(page: SuitePage) -> dict[str, list[str]]:
 
 
 def _write(flag: Flag, page: SuitePage) -> str:
-    transfer = "" if flag.transfer == "copied" else f" ({flag.transfer})"
+    transfer = "" if flag.transfer == COPIED else f" ({flag.transfer})"
     where = f"{one_line(flag.title)}{transfer}, {one_line(page.path_title(flag.upgrade))}"
     if flag.what == "lead":
         over = one_line(flag.over) or "zero-shot"

@@ -8,6 +8,7 @@ import re
 import shlex
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,10 +25,17 @@ from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.needed_files import NeededFile
 from compatbench.data.labels import Labels
 from compatbench.data.task import load_task
+from compatbench.engine.single_module import Fitted
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.extras.advice import own_images
-from compatbench.extras.advice.cross_fit import CHEAP_METHODS
-from compatbench.extras.advice.own_images import are_images, fetch_missing_files, open_images
+from compatbench.extras.advice import advise_images, own_images
+from compatbench.extras.advice.cross_fit import CHEAP_METHODS, CrossFit
+from compatbench.extras.advice.own_images import (
+    are_images,
+    fetch_missing_files,
+    open_images,
+    read_modules,
+)
+from compatbench.results.evaluation import Evaluation
 
 UPGRADE = {"source": "mini-clip", "target": "mini-eva-clip"}
 OLD_AND_NEW = ("--source", "mini-clip", "--target", "mini-eva-clip")
@@ -245,11 +253,20 @@ def test_new_images_are_read_unless_the_card_was_edited(work: Path) -> None:
     ):
         second = open_images("photos", "mini-clip", ["mini-eva-clip"], work)
     assert len(second.tested.split("test")) == 31
-    card = work / "photos.yaml"
-    card.write_text(card.read_text().replace("a photo of a", "a drawing of a"))
+    drawings = load_task("mini-food")
+    cherry = work / "photos" / "zz_new_class"
+    cherry.mkdir()
+    for number, sample in enumerate(drawings.split("train")[-8:]):
+        drawings.source.image(sample).save(cherry / f"{number}.png")
+    load_again()
+    with pytest.warns(CompatbenchWarning, match=r"8 images are new .* is written again"):
+        third = open_images("photos", "mini-clip", ["mini-eva-clip"], work)
+    assert len(third.tested.labels.names) == 4
+    card = work / "photos-upgrade.yaml"  # any of the cards may be edited
+    card.write_text(card.read_text() + "seeds: [1]\n# a drawing of a cat\n")
     Image.fromarray(pictures[1]).save(image.parent / "newer.png")
     load_again()
-    with pytest.warns(CompatbenchWarning, match="was edited and is used as it is"):
+    with pytest.warns(CompatbenchWarning, match="was edited, .* is used as it is"):
         open_images("photos", "mini-clip", ["mini-eva-clip"], work)
     assert "a drawing of a" in card.read_text()
 
@@ -352,7 +369,7 @@ def test_a_task_of_the_same_name_elsewhere_is_not_in_the_way(work: Path) -> None
     first = open_images("photos", "mini-clip", ["mini-eva-clip"], work / "other")
     second = open_images("photos", "mini-clip", ["mini-eva-clip"], work / "other")
     assert first.task.name == second.task.name == "photos-2"
-    assert "--cards" in first.options
+    assert "--cards" in first.cards
 
 
 @pytest.mark.slow
@@ -378,3 +395,106 @@ def test_files_that_are_not_read_are_reported(work: Path) -> None:
     with pytest.warns(CompatbenchWarning, match=r"1 file .* is left out: .*heic") as warned:
         open_images("photos", "mini-clip", ["mini-eva-clip"], work)
     assert "split" not in str([each.message for each in warned])
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_retraining_counts_where_no_module_can_be_attached(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> list[tuple[str, Evaluation]]:
+        evaluations = []
+        for method in ("coop", "tip_adapter"):
+            fitted = Fitted(
+                method=method, config={}, task="photos", source="mini-clip", shots=4, seed=1
+            )
+            refused = Evaluation(fitted, "mini-eva-clip", "photos", None, None, "too wide")
+            evaluations.append((method, refused))
+        return evaluations
+
+    right = {("coop", "copied", "mini-eva-clip"): np.ones((3, 30))}
+    right["tip_adapter", "copied", "mini-eva-clip"] = np.ones((3, 30))
+    retrained = CrossFit(right, zero_shot={"mini-eva-clip": np.zeros((1, 30))})
+    monkeypatch.setattr(advise_images, "_evaluate_modules", refuse)
+    monkeypatch.setattr(advise_images, "cross_fit", lambda *_, **__: retrained)
+    tip = cb.fit("tip_adapter", task="mini-food", source="mini-clip", shots=1, views=1)
+    modules = ["output/seed1", tip]
+    advice = cb.advise("photos", module=modules, labels=4, **UPGRADE)
+    assert set(advice.frame["verdict"]) == {"retrain"}
+    assert str(advice).startswith("mini-eva-clip: retrain coop (retrained+4)")
+
+
+def without_labels(command: list[str]) -> list[str]:
+    """Return a command that retrains nothing."""
+    if "--labels" not in command:
+        return command
+    place = command.index("--labels")
+    return command[:place] + command[place + 2 :]
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_printed_commands_repeat_what_was_given(work: Path) -> None:
+    write_probe(work / "probe.npz")
+    with np.load("probe.npz") as probe:
+        names = [*probe["classes"]]
+        np.savez("moved.npz", coef=probe["coef"][[2, 0, 1]], intercept=np.zeros(3))
+    (work / "names.txt").write_text("\n".join(names[row] for row in (2, 0, 1)))
+    (work / "photos" / names[0] / "broken.png").write_bytes(b"\x89PNG broken")
+    upgrade = ["--source", "mini-clip", "--target", "mini-eva-clip"]
+    how = ["--class-names", "names.txt", "--set", "normalized=false"]
+    words = ["advise", "photos", "--module", "moved.npz", *upgrade, *how, "--skip-broken"]
+    first = output_of(*words, "--out", "cards", COMPATBENCH_CARDS="")
+    [command, *_] = next_commands(first)
+    assert "cards" in command
+    again = output_of(*without_labels(command), COMPATBENCH_CARDS="")
+    (work / "photos").rename(work / "moved")  # from here on, 'photos' is the task
+    assert command[0] != "advise" or again.splitlines()[:2] == first.splitlines()[:2]
+    words = ["evaluate", "moved.npz", "--task", "photos", *upgrade, *how, "--cards", "cards"]
+    words += ["--data-root", f"photos={work / 'moved'}"]
+    shown = output_of(*words, COMPATBENCH_CARDS="")
+    [command] = next_commands(shown)
+    assert {"--class-names", "--set", "--cards"} <= {*command}
+    assert command[0] != "advise" or "--data-root" in command
+    assert output_of(*without_labels(command), COMPATBENCH_CARDS="")
+    [command] = next_commands(output_of(*words, "--format", "linear", COMPATBENCH_CARDS=""))
+    assert command[:3] == ["module", "import", "linear"]
+    assert output_of(*command, COMPATBENCH_CARDS="")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"suite": "mini", "labels": 4}, r"labels \(--labels\) cannot be used here"),
+        ({"suite": "mini", "class_names": "names.txt"}, "--class-names"),
+        ({"suite": "mini", "settings": {"alpha": 1}}, "--set"),
+        ({"suite": "mini", "skip_broken": True}, "--skip-broken"),
+        ({"shots": 4}, "--shots"),
+        ({"tasks": "mini-food"}, "--tasks"),
+        ({"settings": {"alpha": 1}}, "for a checkpoint"),
+        ({"source": "mini-clip", "upgrade": "mini-clip,mini-eva-clip"}, "names its source"),
+    ],
+)
+def test_parameters_that_would_be_ignored_are_refused(
+    work: Path, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CompatbenchError, match=message):
+        cb.advise(**({"suite": "photos"} | given))
+
+
+def test_options_that_would_be_ignored_are_refused(work: Path) -> None:
+    with pytest.raises(CompatbenchError, match="--labels"):
+        invoke("advise", "--labels", "4")
+    with pytest.raises(CompatbenchError, match="--suite 'smoke' is for the results"):
+        invoke("advise", "photos", "--suite", "smoke")
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_modules_of_one_method_have_different_names(work: Path) -> None:
+    module = cb.fit("tip_adapter", task="mini-food", source="mini-clip", shots=1, views=1)
+    for name in ("3", "tip_adapter-b"):
+        module.save(work / f"{name}.safetensors")
+    given = [module, "3.safetensors", module, "tip_adapter-b.safetensors"]
+    read = read_modules(given, load_task("mini-food"), None, {})
+    assert [*read] == ["tip_adapter", "tip_adapter-3", "tip_adapter-2", "tip_adapter-b"]
+    advice = cb.advise(module=module, target="mini-eva-clip")
+    call = "cb.advise('mini-food', module=module, target='mini-eva-clip', labels=4)"
+    assert f"next: {call}" in str(advice)

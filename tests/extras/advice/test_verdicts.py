@@ -200,6 +200,23 @@ def test_the_best_retrained_method_is_the_measure_and_the_least_number_is_named(
     assert (row["better_labels"], row["better_method"]) == (4, "probe")
 
 
+def test_retrained_modules_are_not_taken_for_the_old_one() -> None:
+    copied = coop_by_way("copied", 70)
+    incomplete = replace(copied, rows=copied.rows.iloc[1:])  # a row on the old model is missing
+    pairs = dict.fromkeys(CELLS, (90, 90))
+    anew = make_pairs(pairs, source="new")
+    retrained = make_method(COOP, [row for row in anew if row.backbone == "new"])
+    expected = replace(TWO_BY_TWO, retrained=True)
+    results = make_suite(incomplete, retrained)
+    measured = read_measurements(results, expected, UPGRADE, ["coop"])
+    old = option_name("coop", OLD)
+    assert measured.difference("coop retrained+4") is not None
+    assert measured.difference(old) is None
+    assert old not in measured.scores.index
+    complete = read_measurements(make_suite(copied, retrained), expected, UPGRADE, ["coop"])
+    assert complete.scores.loc[old].tolist() == [50.0, 50.0]
+
+
 def evaluation_of(module: Array, zero_shot: Array) -> Evaluation:
     """Return an evaluation of CoOp, with 1 where the module or zero-shot is right, ``[images]``."""
     labels = np.zeros(len(module), dtype=np.int64)

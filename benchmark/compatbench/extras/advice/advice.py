@@ -52,8 +52,8 @@ class Advice:
     ``share`` of the tasks on which it is worth any. ``targets`` has a row per new model if several
     are compared, first the one to take, if one is ``chosen``: of its ``methods``, those whose
     modules gain untouched (``survives``); what to do; the model's ``parameters``, ``width``,
-    ``tokens`` of the longest text, ``image_seconds`` and ``licence``. ``str()`` gives it in
-    words, and ``details()`` every number.
+    ``tokens`` of the longest text, and ``licence``. ``str()`` gives it in words, and
+    ``details()`` every number.
     """
 
     measured: tuple[Measurements, ...]  # one for each upgrade

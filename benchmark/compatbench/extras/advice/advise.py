@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from compatbench.data.cards import SuiteCard, backbone_cards, select_names, suite_cards
+from compatbench.data.dataset_folders import cards_option, images_option
 from compatbench.engine.request import Names
 from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchError
@@ -89,23 +90,36 @@ def advise(
         CompatbenchError: no results, an unknown name, or an upgrade that the suite does not have;
             or a module that is significantly worse than zero-shot on its own model.
     """
-    if module is not None and (tasks != "all" or shots is not None):
-        raise CompatbenchError(
-            "a module is measured on the task and with the shots that it has: leave out tasks and "
-            "shots"
-        )
-    if upgrade is not None and target is not None:
-        raise CompatbenchError("give upgrade or target: an upgrade names its target")
     if isinstance(suite, Path):
         suite = str(suite)
-    if isinstance(suite, str) and are_images(suite):
+    has_images = isinstance(suite, str) and are_images(suite)
+    modules: list[Module | str | Path] = []
+    if module is not None:
+        modules = list(module) if isinstance(module, list | tuple) else [module]
+    several = isinstance(module, list | tuple)
+    checkpoint = {"class_names (--class-names)": class_names, "settings (--set)": settings}
+    of_images = {"source (--source)": source, "labels (--labels)": labels, **checkpoint}
+    of_images |= {"skip_broken (--skip-broken)": skip_broken, "several modules": several}
+    of_suite = {"tasks (--tasks)": tasks != "all", "shots (--shots)": shots is not None}
+    if module is not None:
+        why = "a module is measured on the task and with the shots that it has"
+        _refuse_unused(of_suite, f"{why}: leave out tasks and shots")
+    if upgrade is not None and target is not None:
+        raise CompatbenchError("give upgrade or target: an upgrade names its target")
+    if has_images:
+        _refuse_unused(of_suite, "they are for the results of a suite, not for images")
+        if upgrade is not None:
+            _refuse_unused({"source (--source)": source}, "an upgrade names its source")
+        if module is None:
+            _refuse_unused(checkpoint, "they are for a checkpoint: give it, too (module)")
+    else:
+        where = f"there are no images at '{suite}', and no task has that name"
+        _refuse_unused(of_images, f"{where}; give a folder, a file or a task")
+    if has_images:
         if upgrade is not None:
             source, target = _split_upgrade(upgrade)
-        modules: list[Module | str | Path] = []
-        if module is not None:
-            modules = list(module) if isinstance(module, list | tuple) else [module]
-        asked = OwnRequest(
-            suite,
+        request = OwnRequest(
+            str(suite),
             modules,
             methods,
             source,
@@ -119,25 +133,27 @@ def advise(
             settings,
             skip_broken,
         )
-        return advise_images(asked)
-    if source is not None or labels is not None or isinstance(module, list | tuple):
-        raise CompatbenchError(
-            f"there are no images at '{suite}', and no task has that name; a source, labels, or "
-            "several modules need a folder, a file or a task"
-        )
+        return advise_images(request)
     card = suite_cards.read(suite)
     pairs = upgrade_pairs(card.upgrades)
     if upgrade is not None:
-        asked = tuple(backbone_cards.resolve_all(upgrade))
-        if asked not in pairs:
+        pair = tuple(backbone_cards.resolve_all(upgrade))
+        if pair not in pairs:
             known = ", ".join(map(" → ".join, pairs))
             raise CompatbenchError(
-                f"suite '{card.name}' has no upgrade {' → '.join(asked)}; it has {known}"
+                f"suite '{card.name}' has no upgrade {' → '.join(pair)}; it has {known}"
             )
-        pairs = ((asked[0], asked[1]),)
-    if module is not None:
-        return _advise_module(module, methods, pairs, target, card.name, device)
+        pairs = ((pair[0], pair[1]),)
+    if modules:
+        return _advise_module(modules[0], methods, pairs, target, card.name, device)
     return _advise_suite(card, methods, pairs, target, tasks, shots, Path(out))
+
+
+def _refuse_unused(given: Mapping[str, object], why: str) -> None:
+    """Raise CompatbenchError for parameters that would be ignored."""
+    unused = [name for name, value in given.items() if value not in (None, False)]
+    if unused:
+        raise CompatbenchError(f"{', '.join(unused)} cannot be used here: {why}")
 
 
 def _advise_suite(
@@ -209,8 +225,13 @@ def _advise_module(
         evaluations = list(evaluate_transfers(address, fitted.method, target, methods, device))
         measured.append(measure_evaluations([(fitted.method, each) for each in evaluations]))
     compared = {target: describe_target(target) for target in known} if targets else {}
-    asked = Asked(
-        ("advise", fitted.task, "--module", str(address), "--target", ",".join(known)),
-        {(fitted.method, ""): str(address)} if isinstance(address, Path) else {},
-    )
+    if isinstance(address, Module):
+        return Advice(tuple(measured), compared, Asked((), task=fitted.task))
+    words = ["advise", fitted.task, "--module", str(address), "--target", ",".join(known)]
+    if isinstance(methods, str) and methods != "all":
+        words += ["--methods", methods]
+    cards = cards_option(fitted.task)
+    data_root = images_option(fitted.task)
+    files = {(fitted.method, ""): str(address)}
+    asked = Asked((*words, *cards, *data_root), files, cards=cards, data_root=data_root)
     return Advice(tuple(measured), compared, asked)

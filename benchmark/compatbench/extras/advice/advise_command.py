@@ -159,16 +159,22 @@ def advise(
     has_images = place is not None and are_images(place) and not _is_module(place)
     if not has_images:
         _check_place(place, module, source)
+    elif suite != "mini":
+        raise CompatbenchError(
+            f"--suite '{suite}' is for the results of a suite, not for images: leave one out"
+        )
     given: dict[str, Any] = {"module": place}
     if has_images:
-        given = {"module": module, "source": source, "labels": labels}
-        given |= {"class_names": class_names, "settings": read_settings(settings)}
-        given["skip_broken"] = skip_broken
-        given["yes"] = yes or _agree(source, target)
+        given = {"module": module, "yes": yes or _agree(source, target)}
     advice = compatbench.advise(
         str(place) if has_images else suite,
         methods,
         **given,
+        source=source,
+        labels=labels,
+        class_names=class_names,
+        settings=read_settings(settings),
+        skip_broken=skip_broken,
         upgrade=upgrade,
         target=target,
         tasks=tasks,

@@ -73,6 +73,8 @@ class OwnRequest:
             words += ["--source", self.source]
         if self.target is not None:
             words += ["--target", _join(self.target)]
+        if self.skip_broken:
+            words.append("--skip-broken")
         if self.out != Path():
             words += ["--out", str(self.out)]
         return tuple(words)
@@ -130,10 +132,11 @@ def advise_images(request: OwnRequest) -> Advice:
         )
     files = save_modules(request.out, own.task.name, modules, request.modules)
     files |= save_trained(request.out, own.task.name, names, trained, retrained, source)
-    given = [str(module) for module in request.modules if not isinstance(module, Module)]
-    if len(given) < len(request.modules):
-        given = [files[name, ""] for name in modules]
-    asked = Asked(request.words(given), files, request.labels, own.options, tuple(notes))
+    # A checkpoint was imported, so that its classes and settings need not be given again.
+    words = request.words([files[name, ""] for name in modules])
+    if not Path(request.images).expanduser().exists():  # a task; images have a card in ``out``
+        words += own.cards + own.data_root
+    asked = Asked(words, files, request.labels, own.cards, own.data_root, tuple(notes))
     facts = {target: describe_target(target) for target in targets}
     advice = Advice(tuple(measured), facts, asked)
     save_advice(advice, own.task.name, request.out)

@@ -11,7 +11,13 @@ from compatbench.engine.port import TRANSFERS
 from compatbench.extras.advice.measurements import Measurements
 from compatbench.results.differences import ZERO_SHOT
 from compatbench.results.estimate import Interval
-from compatbench.results.verdict_lines import UNTOUCHED, Case, show_interval, suggest_method
+from compatbench.results.verdict_lines import (
+    UNTOUCHED,
+    Case,
+    python_call,
+    show_interval,
+    suggest_method,
+)
 from compatbench.tables.numbers import NOTHING
 from compatbench.tables.table import Table, plain_table
 
@@ -24,26 +30,33 @@ class Asked:
         words: the command without its command name, so that it can be repeated.
         files: the file of a module, by the option that it serves: its name and a new model.
         labels: with how many labels per class modules were retrained; None if they were not.
-        options: words with which ``evaluate`` finds the task, such as ``--cards``.
+        cards: words with which commands on a module find the card of its task.
+        data_root: words with which ``evaluate`` finds its images.
         notes: lines that an owner should read, below the verdicts.
     """
 
     words: tuple[str, ...]
     files: Mapping[tuple[str, str], str] = field(default_factory=dict)
     labels: int | None = None
-    options: tuple[str, ...] = ()
+    cards: tuple[str, ...] = ()
+    data_root: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    task: str = ""  # of a module in memory, which no command can name
 
     def next_command(self, case: Case) -> str:
         """Return the command that goes on from a verdict, as it can be typed."""
         verdict = case.decision.verdict
         target = case.upgrade[1]
+        if self.task:
+            return python_call(self.task, target)
         file = self.files.get((case.module, ""), "")
         if case.does_nothing:
             words = ["advise", self.words[1], "--source", case.upgrade[0], "--target", target]
             words += ["--methods", suggest_method(case.module)]
             if "--out" in self.words:
                 words += ["--out", self.words[self.words.index("--out") + 1]]
+            if "--skip-broken" in self.words:
+                words.append("--skip-broken")
             return f"{self._join(words)}  # or use zero-shot"
         if verdict in ("keep", "port") and file and case.transfer in TRANSFERS:
             words = ["module", "port", file, "--target", target, "--transfer", case.transfer]
@@ -59,7 +72,11 @@ class Asked:
         return self._join(words)
 
     def _join(self, words: Sequence[str]) -> str:
-        options = self.options if words[0] == "evaluate" else ()
+        options: tuple[str, ...] = ()
+        if words[0] == "evaluate":
+            options = self.cards + self.data_root
+        elif words[0] == "module":
+            options = self.cards
         return shlex.join(["compatbench", *words, *options])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -213,10 +214,17 @@ def _name_options(rows: pd.DataFrame) -> pd.DataFrame:
 def _retrained_rows(
     results: SuiteResults, expected: Expected, upgrade: Upgrade, shots: int
 ) -> pd.DataFrame:
-    """Return the rows of modules that the suite fits on the target, which are retrained ones."""
+    """Return the rows of modules that the suite fits on the target, which are retrained ones.
+
+    Nothing is known of them on the old model: their numbers of it are NaN.
+    """
     rows = pair_rows(results, expected, (upgrade[1], upgrade[1]), shots)
     rows = rows[rows["transfer"] == COPIED].assign(transfer=f"retrained+{shots}")
-    return _name_options(rows)
+    numbers = map(str, rows.select_dtypes("number").columns)
+    of_old = [name for name in numbers if name.startswith("source")]
+    of_old += [_COUNTS["negative_flips"], _COUNTS["positive_flips"]]
+    unknown: dict[str, Any] = dict.fromkeys(of_old, np.nan)
+    return _name_options(rows.assign(**unknown))
 
 
 def _describe_options(rows: pd.DataFrame) -> pd.DataFrame:

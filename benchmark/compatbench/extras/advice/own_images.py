@@ -17,16 +17,16 @@ from compatbench.backbone.load.find_weights import is_offline
 from compatbench.backbone.load.weights import fetch_backbones
 from compatbench.backbone.needed_files import NeededFile, list_needed_files
 from compatbench.data.cards import COPIED, TaskCard, backbone_cards, suite_cards, task_cards
-from compatbench.data.dataset_folders import variable_of
+from compatbench.data.dataset_folders import cards_option, images_option, variable_of
 from compatbench.data.images.source import SPLITS
 from compatbench.data.layouts.listing import Listing, scan_list
 from compatbench.data.layouts.recognise import scan
-from compatbench.data.new_task import TEMPLATES, name_task, new_task, read_broken
-from compatbench.data.new_task_choices import name_classes
+from compatbench.data.new_task import name_task, new_task, read_broken
 from compatbench.data.task import Task, load_task
 from compatbench.engine.single_module import Fitted, read_fitted
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.atomic import write_atomic
+from compatbench.files.hashes import sha256_bytes, sha256_json
 from compatbench.files.project_folders import add_own_place
 from compatbench.files.sizes import format_bytes
 from compatbench.files.yaml_text import dump_yaml
@@ -57,13 +57,15 @@ class OwnImages:
         tested: the same task with the images that a given module is tested on.
         halves: the tasks of a cross-fit. Each trains on one half of the images, and is tested on
             the other one. It is the task alone if it has test images of its own.
-        options: the words with which other commands find the task.
+        cards: the words with which other commands find the card of the task.
+        data_root: the words with which they find its images.
     """
 
     task: Task
     tested: Task
     halves: tuple[str, ...]
-    options: tuple[str, ...] = ()
+    cards: tuple[str, ...] = ()
+    data_root: tuple[str, ...] = ()
 
     def half_of(self) -> Array:
         """Return the number of the half that each tested image is in, ``[images]``."""
@@ -133,7 +135,9 @@ def open_images(
     path = Path(place).expanduser().absolute()
     if not path.exists():
         task = load_task(str(place))
-        return OwnImages(task, task, (task.name,))
+        return OwnImages(
+            task, task, (task.name,), cards_option(task.name), images_option(task.name)
+        )
     folder = out.expanduser().absolute()
     name = _find_name(name_task(None, path), folder)
     card = folder / f"{name}.yaml"
@@ -152,20 +156,18 @@ def open_images(
             out=out,
             replace=again,
         )
+        write_atomic(_record_of(card), _hash_cards(card).encode())
         for problem in made.problems:
             _warn(problem)
     task = load_task(name)
-    options = []
-    if folder != Path.cwd():
-        options += ["--cards", str(out)]
-    if variable_of(name) in os.environ:
-        options += ["--data-root", f"{name}={os.environ[variable_of(name)]}"]
+    cards = () if folder == Path.cwd() else ("--cards", str(out))
+    data_root = images_option(name)
     splits = set(listing.frame["split"])
     if "test" in splits or "val" in splits:
-        return OwnImages(task, task, (name,), tuple(options))
+        return OwnImages(task, task, (name,), cards, data_root)
     other = _write_swapped(card)
     _point_to(other, card, path)
-    return OwnImages(task, _test_all(task), (name, other), tuple(options))
+    return OwnImages(task, _test_all(task), (name, other), cards, data_root)
 
 
 def _find_name(name: str, folder: Path) -> str:
@@ -189,14 +191,27 @@ def _must_be_made_again(card: Path, path: Path, listing: Listing) -> bool:
     changes = f"{count_are(len(now - before), 'image')} new in {path} and "
     gone = len(before - now)
     changes += f"{gone:,} {is_or_are(gone)} gone"
-    read = task_cards.read(card.stem)
-    is_edited = read.names != tuple(name_classes(listing).values())
-    is_edited |= tuple(read.templates) not in (TEMPLATES, tuple(listing.templates))
-    if is_edited:
-        _warn(f"{changes}; {card} was edited and is used as it is. Remove it to read them again")
+    record = _record_of(card)
+    if not record.exists() or record.read_text(encoding="utf-8") != _hash_cards(card):
+        _warn(
+            f"{changes}; {card}, its suite or its list was edited, or made by another command, and "
+            "is used as it is. Remove it to read them again"
+        )
         return False
     _warn(f"{changes}; {card} is written again")
     return True
+
+
+def _record_of(card: Path) -> Path:
+    """Return the file with the hash of the cards as they were written."""
+    return card.with_name(f"{card.stem}-cards.sha256")
+
+
+def _hash_cards(card: Path) -> str:
+    """Return a hash of the cards of a task and its suite, and of the list of images."""
+    suite = card.with_name(f"{card.stem}-upgrade.yaml")
+    files = [path for path in (card, suite, card.with_suffix(".csv")) if path.exists()]
+    return sha256_json([[path.name, sha256_bytes(path.read_bytes())] for path in files])
 
 
 def _point_to(name: str, card: Path, images: Path) -> None:
@@ -276,9 +291,11 @@ def read_modules(
         sources.add(fitted.source)
         name = fitted.method
         if name in read and not isinstance(module, Module):
-            name = f"{fitted.method}-{Path(module).stem}"
-        if name in read:
-            name = f"{fitted.method}-{len(read) + 1}"
+            name = _name_by_file(fitted.method, Path(module))
+        number = 2
+        while name in read:
+            name = f"{fitted.method}-{number}"
+            number += 1
         read[name] = loaded
     if len(sources) > 1:
         raise CompatbenchError(
@@ -290,6 +307,11 @@ def read_modules(
             "source out"
         )
     return read
+
+
+def _name_by_file(method: str, path: Path) -> str:
+    """Return the method's name with that of the file, which may begin with it already."""
+    return path.stem if path.stem.startswith(f"{method}-") else f"{method}-{path.stem}"
 
 
 def _read_module(

@@ -53,7 +53,7 @@ def read_answers(
             right[str(option)] = reader.read(places, seeds, tasks, "target", labels)
             if ZERO_SHOT not in right:
                 right[ZERO_SHOT] = reader.read_zero_shot(places, seeds[0], tasks, labels)
-    except (LookupError, CompatbenchError, ValueError):
+    except (LookupError, CompatbenchError):
         return None
     if not right:
         return None
@@ -111,12 +111,16 @@ class _Reader:
         """Return the place and the predictions of one side of a row."""
         short = str(row[f"{side}_key"])
         folder = self._store.predictions_path(short).parent
-        [path] = folder.glob(f"{short}*.safetensors")
-        for where, predictions in self._read(path.stem).items():
+        paths = list(folder.glob(f"{short}*.safetensors"))
+        if len(paths) != 1:
+            raise LookupError(f"the store has {len(paths)} files of predictions for this row")
+        for where, predictions in self._read(paths[0].stem).items():
             if where[1] == task and where[2].startswith(str(row[f"{side}_data"])):
                 return where, predictions
         raise LookupError("the store has no predictions for this row")
 
 
 def _mark(predictions: Predictions, labels: Array) -> Array:
+    if len(predictions.classes) != len(labels):
+        raise LookupError("the predictions are not those of the images")
     return (predictions.classes.numpy() == labels).astype(float)
