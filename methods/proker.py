@@ -32,11 +32,10 @@ class ProKeR(Method):
     Bendou et al., *ProKeR: A Kernel Perspective on Few-Shot Adaptation of Large Vision-Language
     Models*, section 4. κ(a, b) = exp(−β (1 − ⟨a, b⟩)). The rows of G are the normalised
     features of the shots, one for every shot and training view, and those of Y their one-hot
-    labels. As in the authors' code, ridge regression's factor 1/λ of κ(f̂, G) α is left out, so
-    that λ → 0 is zero-shot.
+    labels. As in the authors' code, the factor 1/λ is omitted; λ → 0 then gives zero-shot.
 
-    β and λ are the pair of a grid that classifies the few-shot validation set best, the first
-    if several do; without validation images, the authors' for ImageNet at 16 shots. The module
+    β and λ: the grid pair with the best few-shot validation accuracy (the first, if tied);
+    without validation images, the authors' for ImageNet at 16 shots. The module
     holds G and α, which was solved beside the source's W_0; the first term is the current
     model's.
     """

@@ -47,6 +47,12 @@ SOURCES = {
     "logit scale": {"logit_scale"},
 }
 SIZES = {"text tokens": "token width", "joint space": "feature size", "image tower": "image width"}
+# The solvers of methods without a ``Recipe``; the others are solved in closed form.
+SOLVERS = {
+    "cross_modal": "AdamW, with rate, weight decay and batch size chosen on the validation images",
+    "linear_probe": "L-BFGS",
+    "lp_plus_plus": "gradient descent with step sizes computed from the features",
+}
 ALL_IMAGES = 2**16  # a batch that no few-shot draw fills
 MOST_SHAPES = 7  # tensors that are listed one by one
 GROUP = ["method", "Setting"]
@@ -183,7 +189,7 @@ def write_recipe(method: type[Method]) -> str:
     config = method.Config()
     recipe = getattr(config, "recipe", None)
     if not isinstance(recipe, Recipe):
-        return "closed form, or a solver of its own"
+        return SOLVERS.get(method.card.name, "closed form")
     settings = config.model_dump()
     if "steps_per_shot" in settings:
         length = f"{settings['steps_per_shot']} steps per shot"

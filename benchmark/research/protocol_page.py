@@ -326,9 +326,9 @@ def show_tests(upgrades: list[dict[str, Any]]) -> str:
         "significant difference in at most 5 % of rankings."
     )
     foot = (
-        f"The first line is the rule of this project: it is wrong in {used} of these rankings, "
-        "because Holm's correction assumes that the best method was named beforehand, and here the "
-        "same results choose it."
+        f"This project uses the first line. It is wrong in {used} of these rankings. Holm's "
+        "correction assumes that you named the best method before you saw the results, but here "
+        "the same results choose it."
     )
     return f"{head}\n\n{render_table(plain_table(header, rows, left=(0,)))}\n\n{foot}"
 

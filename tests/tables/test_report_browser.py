@@ -286,7 +286,7 @@ def test_the_site_opens_on_the_verdicts_and_their_caveat(
 ) -> None:
     page = open_page(site=survival_site)
     assert page.get_by_role("heading", name="Does my module survive?").count() == 1
-    assert page.get_by_text("No real CLIP upgrade has been measured yet.").is_visible()
+    assert page.get_by_text("We have not measured a real CLIP upgrade.").is_visible()
     heads = page.locator("#verdicts thead th").all_inner_texts()
     assert heads == ["Module", *KINDS]
     rows = [row.all_inner_texts() for row in page.locator("#verdicts tbody tr").locator("td").all()]

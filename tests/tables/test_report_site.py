@@ -174,7 +174,7 @@ def test_the_page_of_a_method_begins_with_the_verdicts_and_the_recipe() -> None:
         "",
         "* CoOp loses 8.5 points (-9.1 to -7.9) if the new model is kin.",
         "* CoOp gains 8.5 points (+7.9 to +9.1) if the new model is a stranger.",
-        "* The module fits only models with the same token width.",
+        "* The module attaches only to a model with the same token width.",
     ]
     assert "* MaPLe cannot be attached if the new model is kin.\n" in pages["maple"]
     headings = re.findall(r"(?m)^## (.*)$", pages["coop"])

@@ -242,6 +242,16 @@ def explain_unranked(ranking: pd.DataFrame) -> list[tuple[str, str, str]]:
     return explained
 
 
+def group_unranked(ranking: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the titles of the methods that a suite does not rank, by its reason."""
+    groups: dict[str, list[str]] = {}
+    for method in records(ranking[ranking["state"] == "not ranked"]):
+        titles = groups.setdefault(method["unranked"], [])
+        if method["title"] not in titles:
+            titles.append(method["title"])
+    return groups
+
+
 def gap_table(page: SuitePage) -> Table:
     """Return failed and missing measurements: how many, the first place, and the reason."""
     rows = []

@@ -73,6 +73,13 @@ def count_survivors(page: SuitePage) -> dict[str, dict[str, int]]:
     return counts
 
 
+def list_with_words(page: SuitePage) -> list[str]:
+    """Return the titles of the methods that are listed but not counted: they read words."""
+    frame = read_survival(page)
+    titles = frame.loc[frame["with_words"] & (frame["verdict"] != "not measured"), "title"]
+    return list(titles.unique())
+
+
 def _count_corrected(page: SuitePage, kind: str) -> dict[str, int]:
     """Return how many modules are attached, and still gain or lose after Holm's correction."""
     [upgrade] = page.groups[kind]

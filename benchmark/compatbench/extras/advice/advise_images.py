@@ -192,7 +192,10 @@ def _describe_fits(by_default: bool, methods: Sequence[str], shots: int, own: Ow
     """Return what was trained, and on which images, in a sentence."""
     who = f"{', '.join(methods)} trained"
     if by_default:
-        who = f"No module given: {', '.join(methods)}, cheap methods that tend to survive, trained"
+        cheap = (
+            "three cheap methods (they gained in the mini suite when the embedding space was kept)"
+        )
+        who = f"No module given: {', '.join(methods)}, {cheap}, trained"
     if methods == ["Retrained modules"]:
         who = "Retrained modules learned"
     images = f"up to {count(shots, 'image')} per class"
