@@ -387,7 +387,7 @@ def _note_copies(task: Task, seed: int, pixels: Mapping[str, Pixels]) -> list[st
     """Return notes on test images that are in training, too, and on images under two labels.
 
     Images that were saved again are found among those that were decoded, and files that are equal
-    byte for byte among all.
+    byte for byte among the drawn test images and all training images (of rows, the drawn ones).
     """
     samples = task.source.samples
     labels = {}
