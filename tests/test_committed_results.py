@@ -13,6 +13,7 @@ from unrecorded_methods import UNRECORDED
 from compatbench.data.cards import suite_cards, suite_tasks, task_cards
 from compatbench.engine.cell import shorten_key
 from compatbench.engine.keys import data_key
+from compatbench.engine.request import make_request
 from compatbench.method.registry import builtin_methods
 from compatbench.method.transfer import JOINT_SPACE
 from compatbench.results.result_files import ResultFiles
@@ -21,7 +22,8 @@ from compatbench.tables.suite_page import read_suite_page
 
 REPOSITORY = Path(__file__).parents[1]
 SUITE = suite_cards.read("mini")
-METHODS = [name for name in builtin_methods().names() if name not in UNRECORDED]
+COMPARED = {*make_request("mini").methods}
+METHODS = [name for name in builtin_methods().names() if name in COMPARED - UNRECORDED]
 # Backbones of a suite that has to be made first have no cards here, and so no keys.
 PLANNED = [name for name in suite_cards.names() if not suite_cards.read(name).made_by]
 PUBLISHED = [name for name in PLANNED if (REPOSITORY / "results" / name).is_dir()]

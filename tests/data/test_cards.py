@@ -327,7 +327,7 @@ def test_suite_inherits_missing_fields_from_the_extended_one(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        ("", r"card.yaml:3: field 'extends': no suite named 'small'; known: "),
+        ("", r"card.yaml:3: field 'extends': no suite named 'small'; did you mean paper-small"),
         (SUITE + "extends: other\n", "card.yaml:3: field 'extends': small extends a card itself"),
         (SUITE.replace("seeds", "seed"), "small.yaml:8: .* not known|'seeds' is missing"),
     ],

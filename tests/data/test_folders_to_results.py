@@ -11,6 +11,7 @@ import yaml
 from command_line import forget_files, invoke
 from data.trees import picture, write_folders
 
+import compatbench as cb
 from compatbench.errors import CompatbenchError
 from compatbench.results.result_files import ResultFiles
 
@@ -67,7 +68,7 @@ def test_broken_images_cost_only_their_dataset_and_measured_rows_stay(
     with monkeypatch.context() as patch:
         patch.setattr(os, "access", lambda p, mode: Path(p) != sound and allowed(p, mode))
         with pytest.raises(CompatbenchError, match=f"{sound}"):
-            invoke("run", *alone, "--out", out)
+            cb.run(alone[1], METHODS, out=out, compute=cb.Compute(executor="here"))
     write_suite(tmp_path, "bare")
     with pytest.raises(CompatbenchError, match=r"has no folder 'redFox'.*compatbench store doctor"):
         invoke("run", *alone, "--out", out)

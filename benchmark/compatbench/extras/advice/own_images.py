@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from compatbench.backbone.load.find_weights import is_offline
 from compatbench.backbone.load.weights import fetch_backbones
@@ -29,7 +28,7 @@ from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes, sha256_json
 from compatbench.files.project_folders import add_own_place
 from compatbench.files.sizes import format_bytes
-from compatbench.files.yaml_text import dump_yaml
+from compatbench.files.yaml_text import dump_yaml, load_yaml
 from compatbench.messages import count, count_are, is_or_are
 from compatbench.method import Module
 from compatbench.method.convert import import_module
@@ -223,7 +222,7 @@ def _point_to(name: str, card: Path, images: Path) -> None:
 
 def _write_swapped(card: Path) -> str:
     """Write the task that trains on the test images of another one, and return its name."""
-    values: dict[str, Any] = yaml.safe_load(card.read_text(encoding="utf-8"))
+    values: dict[str, Any] = load_yaml(card.read_text(encoding="utf-8"))
     name = SWAPPED.format(values["name"])
     values["name"] = name
     values["title"] = f"{values['title']}, the halves swapped"
