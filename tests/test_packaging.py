@@ -65,7 +65,8 @@ def test_wheel_has_models_of_two_suites_and_says_where_others_are(
     assert others == {"mini-clip-next", "mini-clip-other"}
     said = "put tasks/mini/mini-clip-other.safetensors of the repository there, or"
     with pytest.raises(CompatbenchError, match=said):
-        compatbench.run("mini-no-lineage", "zeroshot", out=tmp_path)
+        compute = compatbench.Compute(executor="here")
+        compatbench.run("mini-no-lineage", "zeroshot", out=tmp_path, compute=compute)
 
 
 def test_models_of_a_wheel_are_compressed_and_unpacked_for_use(

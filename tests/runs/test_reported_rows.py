@@ -20,6 +20,7 @@ from data.trees import build_tree, write_cards
 from open_clip import factory
 from safetensors.torch import save_file
 
+import compatbench as cb
 from compatbench.data.cards import suite_cards, task_cards
 from compatbench.errors import CompatbenchError
 from compatbench.files.hashes import hash_file
@@ -31,7 +32,6 @@ CONFIGS_OF_MODELS = {
     "EVA02-B-16": CONFIGS["Small-eva"] | {"vision_cfg": EVA | {"timm_proj": "linear"}},
 }
 METHODS = ("tip_adapter", "zeroshot")
-RUN = ("run", "--suite", "paper-small", "--methods", ",".join(METHODS), "--jobs", "1")
 SUBMIT = ("maintain", "submit")
 
 
@@ -89,6 +89,11 @@ def write_weights(folder: Path, tasks: Path) -> None:
     save_file(eva.state_dict(), of_eva / "open_clip_model.safetensors")
 
 
+def run_here(**options: Any) -> None:
+    """Run the suite in this process, which alone knows the small models."""
+    cb.run("paper-small", METHODS, compute=cb.Compute(executor="here"), **options)
+
+
 @pytest.mark.slow
 def test_rows_of_real_models_from_doctor_to_leaderboard(
     machine: Path, monkeypatch: pytest.MonkeyPatch
@@ -107,8 +112,9 @@ def test_rows_of_real_models_from_doctor_to_leaderboard(
         invoke(*SUBMIT, "--name", "Ada")
 
     # An interrupted run is resumed.
-    output_of(*RUN, "--tasks", "eurosat")
-    assert "6 cells, 2 done, 4 to do, about" in output_of(*RUN)
+    run_here(tasks="eurosat")
+    assert len(cb.plan("paper-small", METHODS).to_do) == 4
+    run_here()
     before = Path("leaderboard.md").read_text()
     assert "## Real models" not in before
 
@@ -134,7 +140,7 @@ def test_rows_of_real_models_from_doctor_to_leaderboard(
         invoke(*SUBMIT, "--name", "Ada (github.com/ada)")
 
     # Somebody else measures them again, in another folder.
-    output_of(*RUN, "--out", machine / "again")
+    run_here(out=machine / "again")
     again = ("--again", machine / "again")
     with pytest.raises(CompatbenchError, match="somebody else must measure them again"):
         invoke(*SUBMIT, "--name", "Ada (github.com/ada)", *again)
