@@ -64,8 +64,8 @@ def test_wheel_has_models_of_two_suites_and_says_where_others_are(
     others = {path.stem for path in models} - shipped.keys()
     assert others == {"mini-clip-next", "mini-clip-other"}
     said = "put tasks/mini/mini-clip-other.safetensors of the repository there, or"
+    compute = compatbench.Compute(executor="here")
     with pytest.raises(CompatbenchError, match=said):
-        compute = compatbench.Compute(executor="here")
         compatbench.run("mini-no-lineage", "zeroshot", out=tmp_path, compute=compute)
 
 
