@@ -227,14 +227,10 @@ def test_a_run_that_is_stopped_leaves_no_worker_on_the_cluster(run: Run, tmp_pat
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_a_node_with_other_code_stops_the_run_and_is_named(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cells = make_cells(tmp_path, plain="pass")
-    # Here alone, and not in the processes of workers.
-    monkeypatch.setattr(on_ray, "ENGINE_VERSION", -1)
+def test_a_node_with_other_code_is_named(tmp_path: Path) -> None:
+    view = on_ray.DriverView((), (), ("-1",), tmp_path)
     with pytest.raises(CompatbenchError, match=r"node .* has another version of .* or of a method"):
-        run(cells)
+        view.check()
 
 
 def test_a_node_has_to_see_the_drivers_folders(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ All commands: compatbench --help"""
 ABOUT = """\
 Do modules fine-tuned on CLIP survive its upgrade to EVA-CLIP?
 
-compatbench trains a small module once on the old model, copies it unchanged to the \
+This benchmark trains a small module once on the old model, copies it unchanged to the \
 new one, and compares it there with the new model's own zero-shot classifier. Methods \
 are ranked by the harmonic mean of their accuracies on both models.
 

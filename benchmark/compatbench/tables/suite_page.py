@@ -194,6 +194,7 @@ def read_suite_page(
     # The seeds of a user's run may be the first ones of the suite.
     run = set(results.frame["seed"].unique())
     seeds = tuple(seed for seed in suite.seeds if seed in run) or suite.seeds
+    elsewhere = frozenset(names_elsewhere(suite))
     return SuitePage(
         card=suite,
         tasks={card.name: card.title for card in cards},
@@ -203,9 +204,10 @@ def read_suite_page(
         groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
         paths=tuple(path for path in suite.upgrades if len(path) > 2),
         configs={name: suite.base_method(name) for name in suite.configs},
-        elsewhere=frozenset(names_elsewhere(suite)),
-        reports=files.read_reports(suite.name),
-        origins=files.read_origins(suite.name),
+        elsewhere=elsewhere,
+        # Rows that any clone can make are not taken as reported.
+        reports=files.read_reports(suite.name) if elsewhere else None,
+        origins=files.read_origins(suite.name) if elsewhere else {},
         out=files.out,
         whole=None if seeds == suite.seeds else whole,
     )

@@ -12,6 +12,7 @@ from command_line import forget_files
 
 import compatbench as cb
 from compatbench.errors import CompatbenchError
+from compatbench.results.reports import RowReports, reports_text
 
 from .conftest import Change, Project, add_right
 
@@ -241,6 +242,12 @@ def test_a_broken_file_is_reported_once_with_its_cause(project: Project) -> None
     assert finding.line == 2
     assert "'status'" in finding.problem
     assert audit.notes == ["no page is compared: results of tiny are broken"]
+
+
+def test_rows_that_any_clone_can_make_are_not_taken_as_reported(project: Project) -> None:
+    (project.results / "reported.json").write_text(reports_text(RowReports()))
+    findings = cb.audit_results(project.folder, ["tiny"], cells=0).findings
+    assert "any clone can make the rows of this suite" in findings[0].problem
 
 
 def test_a_suite_without_pages_needs_no_place_in_the_readme(project: Project) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, cast
@@ -80,7 +81,8 @@ class Planner:
 
     def _ask(self, kind: str, argument: object) -> Any:
         """Send a question, and return the answer."""
-        self._connection.send((kind, argument))
+        with suppress(OSError):  # the process has died: below, its exit code is reported
+            self._connection.send((kind, argument))
         last_running = time.monotonic()
         while True:
             is_alive = self._process.is_alive()  # looked at before its last messages are read

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from compatbench.backbone.backbone import PRECISIONS
-from compatbench.data.cards import COPIED, SuiteCard
+from compatbench.data.cards import COPIED, SuiteCard, names_elsewhere
 from compatbench.engine.cell import PACKAGES, Cell, provenance, shorten_key
 from compatbench.engine.described_method import describe_method
 from compatbench.engine.missing import Missing, find_missing
@@ -94,7 +94,7 @@ def read_stored_suite(
     files = Files()
     findings: list[Finding] = []
     methods = _read_methods(results, card.name, files, findings)
-    reports = _read_reports(results, card.name, files, findings)
+    reports = _read_reports(results, card, files, findings)
     for path in card.plugins:
         registry.add_file(path)
     no_rows = to_frame([], Row).assign(file="", line=0)
@@ -178,14 +178,22 @@ def _read_methods(
 
 
 def _read_reports(
-    results: ResultFiles, suite: str, files: Files, findings: list[Finding]
+    results: ResultFiles, card: SuiteCard, files: Files, findings: list[Finding]
 ) -> RowReports | None:
-    """Read who reported the rows of a suite; add what the file should hold, or what is broken."""
-    path = results.folder(suite) / REPORTED
+    """Read who reported the rows of a suite; add what the file should hold, or what is broken.
+
+    Rows that any clone can make are not taken as reported.
+    """
+    path = results.folder(card.name) / REPORTED
     try:
-        reports = results.read_reports(suite)
+        reports = results.read_reports(card.name)
     except CompatbenchError as error:
         findings.append(_locate(path, error))
+        files[path] = path.read_bytes(), ""
+        return None
+    if reports is not None and not names_elsewhere(card):
+        problem = "any clone can make the rows of this suite, so none are reported; delete the file"
+        findings.append(_locate(path, CompatbenchError(problem)))
         files[path] = path.read_bytes(), ""
         return None
     if reports is not None:
