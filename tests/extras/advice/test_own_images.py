@@ -187,7 +187,7 @@ def test_without_a_module_three_cheap_methods_are_cross_fitted(work: Path) -> No
         *("advise", "photos", "--source", "mini-clip", "--target", "mini-eva-clip"),
         COMPATBENCH_CARDS="",
     )
-    assert "No module given: proker, ape, tip_adapter, cheap methods" in shown
+    assert "No module given: proker, ape, tip_adapter, three cheap methods" in shown
     assert "of one half and tested on the other" in " ".join(shown.split())
     numbers = json.loads((work / "advice.json").read_text())
     assert [row["method"] for row in numbers["verdicts"]] == [*CHEAP_METHODS]
