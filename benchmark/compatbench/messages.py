@@ -6,10 +6,19 @@ import codecs
 import io
 import unicodedata
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
+    from rich.console import Console
+
+
+def can_show_bar(console: Console) -> bool:
+    """Return True for a terminal, and for a notebook that has ipywidgets, which bars need there."""
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    return console.is_terminal
 
 
 def first_line(error: Exception) -> str:

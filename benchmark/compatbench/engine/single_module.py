@@ -36,6 +36,7 @@ from compatbench.engine.request import CLASSES, make_request
 from compatbench.engine.store import RunStore, fit_description
 from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.messages import can_show_bar
 from compatbench.method import Method, Module, load_module, read_settings
 from compatbench.method.convert import read_module
 from compatbench.method.live_class import write_classes
@@ -146,7 +147,7 @@ def fit(
 def _show_steps(what: str) -> Iterator[None]:
     """Show the steps of a fit as a bar, on a terminal and in a notebook; nothing elsewhere."""
     console = Console(stderr=True)
-    if not (console.is_terminal or console.is_jupyter):
+    if not can_show_bar(console):
         yield
         return
     with Progress(console=console, transient=True) as progress:

@@ -36,7 +36,7 @@ from compatbench.extras.advice.own_images import (
 )
 from compatbench.extras.advice.saved_advice import save_advice, save_modules, save_trained
 from compatbench.extras.advice.targets import backbones_here, describe_target
-from compatbench.messages import count
+from compatbench.messages import can_show_bar, count
 from compatbench.method import Module
 from compatbench.method.hub import local_file
 from compatbench.method.registry import builtin_methods
@@ -208,7 +208,7 @@ def _describe_fits(by_default: bool, methods: Sequence[str], shots: int, own: Ow
 def _show_steps(enabled: bool, total: int) -> Iterator[Callable[[str], None]]:
     """Show a bar on a terminal's stream of errors. Each call of the yielded function is a step."""
     console = SafeConsole(highlight=False, stderr=True)
-    shown = enabled and (console.is_terminal or console.is_jupyter)
+    shown = enabled and can_show_bar(console)
     with Progress(console=console, transient=True, disable=not shown) as bar:
         task = bar.add_task("", total=total)
 
