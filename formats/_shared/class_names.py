@@ -7,6 +7,7 @@ the imported module on the source.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -74,11 +75,6 @@ def check_class_names(
         return bool((errors <= tolerance * class_rows.float().norm(dim=-1)).all())
 
     wrong = [label for label, class_rows in enumerate(expected) if not matches(label, class_rows)]
-    # The class of each label, if every one is another class of the task.
-    order = []
-    for label in range(len(expected)) if wrong else ():
-        free = [other for other in range(len(expected)) if other not in order]
-        order += [other for other in free if matches(label, expected[other])][:1]
     if not wrong:
         return True
     # End-of-text is in the rows of every class. If it is nowhere, the source is another.
@@ -97,6 +93,7 @@ def check_class_names(
                     f"has '{names[other]}' as class {label} in '{key}', where the task has "
                     f"'{names[label]}': give the task, or the classes, in the order of the file"
                 )
+                order = _find_order(expected, matches)
                 if len(order) == len(names):
                     raise OtherOrder(str(error), order)
                 raise error
@@ -109,6 +106,17 @@ def check_class_names(
     listed = ", ".join(f"'{names[label]}'" for label in wrong[:5])
     imported.notes.append(f"the file has other words for {len(wrong)} classes: {listed}")
     return True
+
+
+def _find_order(expected: Sequence[Tensor], matches: Callable[[int, Tensor], bool]) -> list[int]:
+    """Return the class of each label of a file; fewer numbers if a label has none."""
+    order: list[int] = []
+    for label in range(len(expected)):
+        for other, class_rows in enumerate(expected):
+            if other not in order and matches(label, class_rows):
+                order.append(other)
+                break
+    return order
 
 
 def _behind_context(imported: Import, method: Method, module: Module, before: int) -> list[Tensor]:
