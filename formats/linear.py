@@ -157,8 +157,10 @@ def _find_classes(file: Checkpoint) -> tuple[str, list[Any]]:
         for name, value in file.values.items():
             if name.startswith(f"{key}."):
                 rest = name.removeprefix(f"{key}.")
-                number, text = (value, rest) if isinstance(value, int) else (rest, value)
-                by_number[int(number)] = text
+                if isinstance(value, int):
+                    by_number[value] = rest
+                else:
+                    by_number[int(rest)] = value
         if sorted(by_number) == list(range(len(by_number))) and by_number:
             return key, [by_number[number] for number in range(len(by_number))]
     return "", []

@@ -249,7 +249,8 @@ def test_example_measure_counts_what_its_sentence_says(monkeypatch: pytest.Monke
 
 def test_table_of_a_batch_is_true() -> None:
     """On the API page: the fields of a batch with features, and with another input."""
-    features, tokens = torch.rand(2, 2, 16), [torch.rand(2, 5, 8), torch.rand(2, 5, 8)]
+    features = torch.rand(2, 2, 16)
+    tokens = [torch.rand(2, 5, 8), torch.rand(2, 5, 8)]
     targets = torch.tensor([0, 1])
     rows = (torch.arange(2), torch.arange(2), torch.arange(0))
     tested = MethodUnderTest(builtin_methods().get("taskres"))

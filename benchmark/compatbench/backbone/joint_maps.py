@@ -1,4 +1,4 @@
-"""Linear maps between two joint spaces, found from features of the same texts or images."""
+"""Linear maps between two embedding spaces, found from features of the same texts or images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNDETERMINED = 1e-12
 
 @dataclass(frozen=True)
 class Rotation:
-    """A rotation R between two joint spaces: target ≈ source · R, both centred."""
+    """A rotation R between two embedding spaces: target ≈ source · R, both centred."""
 
     # R ``[e_s, e_t]``, float64, semi-orthogonal: R Rᵀ = I if e_s <= e_t, RᵀR = I if e_s >= e_t.
     rotation: Tensor

@@ -1,4 +1,4 @@
-"""A backbone in rotated coordinates of its joint space."""
+"""A backbone in rotated coordinates of its embedding space."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RotatedBackbone(Backbone):
     """
 
     def __init__(self, backbone: Backbone, rotation: Tensor) -> None:
-        """Share everything with ``backbone`` but its joint space, of size e_t.
+        """Share everything with ``backbone`` but its embedding space, of size e_t.
 
         ``rotation`` is R, ``[e_s, e_t]``.
         """
@@ -59,7 +59,7 @@ class RotatedBackbone(Backbone):
     @fast_products()
     @torch.no_grad()
     def encode_images(self, images: Tensor, image_input: ImageInput = FEATURES) -> Tensor:
-        """Return images as ``Backbone`` encodes them; rotate only results in the joint space."""
+        """Return encoded images as ``Backbone`` does; rotate those in the embedding space."""
         encoded = self.unrotated.encode_images(images, image_input)
         if image_input.in_joint_space:
             return self.rotate(encoded)

@@ -76,7 +76,7 @@ def evaluate(
         str,
         typer.Option(
             help="How the module reaches the new model (see 'list transfers'): 'copied', or "
-            "'words', which rotates the new model's joint space by words alone. With the "
+            "'words', which rotates the new model's embedding space by words alone. With the "
             "'words-*.safetensors' that 'run' leaves beside its modules, 'words' does not need the "
             "source model.",
             autocompletion=complete_transfers,
@@ -304,7 +304,7 @@ def port(
         str | None,
         typer.Option(
             help="'words', 'words+raw', or 'copied', which changes nothing; by default words for "
-            "methods that act in the joint space, and copied for others.",
+            "methods that act in the embedding space, and copied for others.",
             autocompletion=complete_transfers,
         ),
     ] = None,
@@ -319,9 +319,9 @@ def port(
 ) -> None:
     """Write a module for a new model, where it needs no transfer; nothing is trained.
 
-    Tensors in the joint space's coordinates (keys of a cache, a probe, a residual on class weights)
-    are rotated as the transfer 'words' rotates the model; the others are unchanged. It is an error
-    if the result does not give the transfer's logits.
+    Tensors in the embedding space's coordinates (keys of a cache, a probe, a residual on class
+    weights) are rotated as the transfer 'words' rotates the model; the others are unchanged. It is
+    an error if the result does not give the transfer's logits.
     """
     from compatbench.engine.request import check_names
 

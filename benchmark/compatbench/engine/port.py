@@ -29,8 +29,8 @@ TRANSFERS = (COPIED, "words", "words+raw")
 # A ported module's logits differ from the transfer's by no more than this share of the largest.
 TOLERANCE = 1e-4
 PROBES = 32  # images of noise on which they are compared
-# Axes of the joint space's size, of which all 2^n subsets are tried. Only weights of towers have
-# more.
+# Axes of the embedding space's size, of which all 2^n subsets are tried. Only weights of towers
+# have more.
 MAX_AXES = 6
 
 
@@ -45,7 +45,7 @@ def port(
 ) -> Module:
     """Write a module for a new model, where it needs no transfer; nothing is trained.
 
-    Tensors in the joint space's coordinates (keys of a cache, a probe, a residual on class
+    Tensors in the embedding space's coordinates (keys of a cache, a probe, a residual on class
     weights) are rotated as the transfer ``words`` rotates the model; the others are unchanged. It
     is an error if the result does not give the transfer's logits.
 
@@ -54,7 +54,7 @@ def port(
             import`` writes, or ``hf://OWNER/NAME``, or what ``fit`` gives.
         backbone: as for ``evaluate``.
         transfer: ``words``, ``words+raw``, or ``copied``, which changes nothing; by default words
-            for methods that act in the joint space, and copied for others.
+            for methods that act in the embedding space, and copied for others.
         methods: as for ``evaluate``.
 
     Returns:
@@ -118,7 +118,7 @@ def port(
 def _find_rotation(
     path: Path, source: str, target: Backbone, transfer: str, device: str
 ) -> Tensor | None:
-    """Return the rotation between two joint spaces, ``[e_s, e_t]``; None if they are the same.
+    """Return the rotation between two embedding spaces, ``[e_s, e_t]``; None if they are the same.
 
     The source's word features are read beside the module in ``path`` if they are there. Otherwise
     the source is loaded.
@@ -142,8 +142,8 @@ def turn_module(
 ) -> Module:
     """Return the module whose logits on the target are those of the module on the rotated target.
 
-    No card says which axes of which tensors lie in the joint space. So every axis of size e_s is
-    multiplied by R, or is not, and the combination whose logits come nearest is kept: a key k
+    No card says which axes of which tensors lie in the embedding space. So every axis of size e_s
+    is multiplied by R, or is not, and the combination whose logits come nearest is kept: a key k
     becomes k R, a matrix M between features Rᵀ M R.
 
     Args:
@@ -162,8 +162,8 @@ def turn_module(
             axes += [(name, axis) for axis, length in enumerate(tensor.shape) if length == size]
     if len(axes) > MAX_AXES:
         raise NotTransferable(
-            f"{len(axes)} axes of its tensors have the joint space's size {size}, too many to try; "
-            "'evaluate --transfer' can carry it"
+            f"{len(axes)} axes of its tensors have the embedding space's size {size}, too many to "
+            "try; 'evaluate --transfer' can carry it"
         )
     best = module
     least_error = float("inf")

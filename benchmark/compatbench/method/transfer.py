@@ -36,7 +36,7 @@ __all__ = [
 ]  # fmt: skip
 
 ANYWHERE: frozenset[Place] = frozenset(get_args(Place))
-# The places of modules that are written in the coordinates of the joint space.
+# The places of modules that are written in the coordinates of the embedding space.
 JOINT_SPACE: frozenset[Place] = frozenset({"feature", "classifier"})
 
 

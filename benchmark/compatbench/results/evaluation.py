@@ -341,7 +341,7 @@ def evaluate(
         task: the test set: the module's task, which is the default, a variant of it, or another
             with the same class names, in any order.
         transfer: how the module reaches the new model (see ``list transfers``): ``copied``, or
-            ``words``, which rotates the new model's joint space by words alone. With the
+            ``words``, which rotates the new model's embedding space by words alone. With the
             ``words-*.safetensors`` that ``run`` leaves beside its modules, ``words`` does not need
             the source model.
         methods: the method's file, if it is not among ``list methods``; it is run as code.

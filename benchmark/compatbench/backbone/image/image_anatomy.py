@@ -154,7 +154,7 @@ class ClipAnatomy:
         return self._visual.ln_post(rows)
 
     def project(self, rows: Tensor) -> Tensor:
-        """Return rows of the tower's width, projected to the joint space, ``[..., e]``."""
+        """Return rows of the tower's width, projected to the embedding space, ``[..., e]``."""
         if self._visual.proj is None:
             return rows
         return rows @ self._visual.proj

@@ -73,7 +73,7 @@ class ImageTower:
         NotTransferable: the tower is of another kind.
     """
 
-    # A rotated backbone sets these: the rotation of its joint space, and the change of a
+    # A rotated backbone sets these: the rotation of its embedding space, and the change of a
     # projection that leads there.
     _rotation: Tensor | None = None
     _added: Tensor | None = None
@@ -224,7 +224,7 @@ class ImageTower:
 
     @fast_products()
     def project(self, rows: Tensor) -> Tensor:
-        """Return pooled rows ``[..., d]``, projected to the joint space, ``[..., e]``."""
+        """Return pooled rows ``[..., d]``, projected to the embedding space, ``[..., e]``."""
         dtype = next(self._visual.parameters()).dtype
         features = widen(self._anatomy.project(rows.to(dtype)))
         if self._rotation is not None:

@@ -61,7 +61,7 @@ class TextAnatomy:
         return self.sees_past_only or hidden
 
     def project(self, rows: Tensor) -> Tensor:
-        """Return rows of the tower's width, projected to the joint space, ``[..., e]``."""
+        """Return rows of the tower's width, projected to the embedding space, ``[..., e]``."""
         if self.projection is None:
             return rows
         if isinstance(self.projection, nn.Module):

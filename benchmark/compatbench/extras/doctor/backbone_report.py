@@ -48,7 +48,7 @@ class BackboneReport:
     preprocessing: dict[str, Any] = field(default_factory=dict)
     image_size: int | None = None  # side of an image, in pixels
     token_width: int | None = None  # width D of the text tower's token embeddings
-    embed_dim: int | None = None  # size e of the joint space
+    embed_dim: int | None = None  # size e of the embedding space
     context_length: int | None = None  # tokens of the longest text
     parameters: int | None = None  # of the whole model
     message: str = ""  # what is wrong or missing, in one line; empty if nothing is
