@@ -24,6 +24,7 @@ from compatbench.method import Module
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled, WordPair
 from compatbench.transfers.images import Images, fit_net
+from compatbench.transfers.lambda_orthogonal import LambdaOrthogonal, deviation, fit_affine
 
 WORDS = load_words()[::20]
 FITTED = {
@@ -147,7 +148,41 @@ def test_net_starts_at_the_rotation_and_improves_on_it() -> None:
     assert distance(30) < 0.9 * distance(0)
 
 
-MAPPED = ("images", "images+mlp", "ridge", "words+raw")
+def test_lambda_orthogonal_lies_between_the_rotation_and_the_least_squares() -> None:
+    target = draw(60, 7) + 1
+    source = target @ draw(7, 5, seed=1) + 0.3 * draw(60, 5, seed=2)
+    x = target - target.mean(0)
+    y = source - source.mean(0)
+
+    def fit(bound: float) -> Tensor:
+        matrix, bias = fit_affine(source, target, bound, weight=10.0, steps=100)
+        assert torch.allclose(bias, source.mean(0) - target.mean(0) @ matrix)
+        return matrix
+
+    assert torch.allclose(fit(0), turn(y, x))
+    least_squares = torch.linalg.lstsq(x, y).solution
+    assert torch.allclose(fit(1e3), least_squares)
+    # Between them, W is a minimum of the formula: its gradient is 0.
+    w = fit(0.5).requires_grad_()
+    excess = torch.linalg.norm(w.T @ w - torch.eye(5)) - 0.5
+    loss = (x @ w - y).square().sum() / 60 + 10 * excess.clamp_min(0) ** 2
+    assert float(torch.autograd.grad(loss, w)[0].abs().max()) < 1e-4
+    assert 0 < float(excess.detach()) < 0.3 * float(deviation(least_squares))
+
+
+def test_lambda_orthogonal_takes_the_bound_that_is_best_on_held_out_images() -> None:
+    target = F.normalize(draw(60, 7), dim=-1)
+    source = target @ draw(7, 7, seed=1) + 0.2 * draw(60, 7, seed=2)
+    transfer = LambdaOrthogonal()
+    bounds = transfer.config.bounds
+    errors = []
+    for bound in bounds:
+        matrix, bias = fit_affine(source[15:], target[15:], bound * 7**0.5, 10.0, 100)
+        errors.append(float((target[:15] @ matrix + bias - source[:15]).square().sum()))
+    assert transfer.choose_bound(source, target) == bounds[errors.index(min(errors))]
+
+
+MAPPED = ("images", "images+mlp", "ridge", "words+raw", "lambda-orthogonal")
 
 
 @pytest.mark.parametrize("label", MAPPED)
@@ -174,7 +209,7 @@ def test_words_change_nothing_on_the_source() -> None:
     assert served.isdisjoint({"coop", "kgcoop", "contcoop", "zeroshot", "clip_lora", "plot"})
 
 
-@pytest.mark.parametrize("label", ["words", "images", "ridge"])
+@pytest.mark.parametrize("label", ["words", "images", "ridge", "lambda-orthogonal"])
 @pytest.mark.parametrize("name", ["taskres", "tip_adapter_f", "gda", "wise_ft"])
 def test_module_at_zero_equals_zero_shot_in_a_narrower_target(name: str, label: str) -> None:
     target = other(EMBED_DIM - 4)
