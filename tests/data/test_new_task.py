@@ -78,10 +78,10 @@ def test_class_folders_are_split_by_seed(work: Path) -> None:
     assert "folders without an image are not classes: lynx" in made.notes
     assert {path.name for path in work.iterdir()} == WRITTEN | {"pets"}
     assert made.task.names == ("Alpine Ibex", "red Fox")
-    assert made.images["train"] == {0: 5, 1: 5}
-    assert made.images["test"] == {0: 4, 1: 4}
+    assert made.images["train"] == {0: 4, 1: 4}  # two to train on, two to validate on
+    assert made.images["test"] == {0: 5, 1: 5}
     assert (made.shots, made.data_root, made.decoded) == (2, "", 18)
-    assert made.frame["train"].tolist() == [5, 5]
+    assert made.frame["train"].tolist() == [4, 4]
     rows = read_rows(made.card)
     for row in rows:
         assert row["path"].split("/")[0] == row["label"]
@@ -285,8 +285,22 @@ def test_unbalanced_classes_give_up_to_the_shots_that_they_have(work: Path) -> N
     assert note.startswith("8 shots: 3 of 5 classes have fewer")
     draw = draw_shots(load_task("pets"), made.shots, seed=1)
     assert Counter(sample.label for sample in draw.train) == {0: 8, 1: 8, 2: 6, 3: 1, 4: 1}
-    assert made.images["test"] == {0: 19, 1: 15, 2: 6, 3: 2, 4: 1}
+    assert Counter(sample.label for sample in draw.val) == {0: 4, 1: 4}
     assert cb.new_task("pets", shots=16, replace=True).shots == 16
+
+
+def test_every_image_of_unbalanced_classes_is_learned_from_or_tested(work: Path) -> None:
+    save_photos(work / "pets", cat=38, fox=30, horse=12, owl=3, yak=2)
+    made = cb.new_task("pets")
+    assert made.images["test"] == {0: 26, 1: 18, 2: 6, 3: 2, 4: 1}
+    assert "no test split: 53 of 85 images drawn for testing, seed 1" in made.notes
+    task = load_task("pets")
+    draw = draw_shots(task, made.shots, seed=1)
+    used = [*draw.train, *draw.val, *task.split("test")]
+    assert len(used) == len({sample.id for sample in used}) == 85
+    # A share that is requested is kept, for other numbers of shots.
+    made = cb.new_task("pets", test_share=0.5, replace=True)
+    assert made.images["test"] == {0: 19, 1: 15, 2: 6, 3: 2, 4: 1}
 
 
 def test_each_target_is_an_upgrade_of_the_suite(work: Path) -> None:

@@ -58,11 +58,12 @@ def new_task(
         int, typer.Option(min=0, help="Seed of the split, where there is no test split.")
     ] = 1,
     test_share: Annotated[
-        float,
+        float | None,
         typer.Option(
-            help="Share of each class that is then drawn for testing, above 0 and below 1."
+            help="Share of each class that is then drawn for testing, above 0 and below 1. By "
+            "default all images are tested that no module learns from, half of each class at least."
         ),
-    ] = 0.5,
+    ] = None,
     template: Annotated[
         list[str] | None,
         typer.Option(

@@ -27,7 +27,15 @@ from compatbench.data.labels import Labels
 from compatbench.data.layouts.containers import RowImage
 from compatbench.data.layouts.listing import Classes, Listing, open_images
 from compatbench.data.layouts.recognise import scan
-from compatbench.data.new_task_choices import choose_shots, name_classes, natural, split_images
+from compatbench.data.new_task_choices import (
+    HALF,
+    choose_shots,
+    lacks_tests,
+    name_classes,
+    natural,
+    split_images,
+    move_unused,
+)
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import open_atomic
@@ -91,7 +99,7 @@ def new_task(
     target: str | Sequence[str] = "mini-eva-clip",
     shots: int | None = None,
     seed: int = 1,
-    test_share: float = 0.5,
+    test_share: float | None = None,
     template: Sequence[str] | None = None,
     class_names: str | Path | None = None,
     skip_broken: bool = False,
@@ -115,7 +123,9 @@ def new_task(
         shots: training images per class, where a class has so many; by default the most of 16, 8,
             4, 2 and 1 that a third of the classes have, with some left for validation.
         seed: seed of the split, if there is no test split.
-        test_share: share of each class that is then drawn for testing, above 0 and below 1.
+        test_share: share of each class that is then drawn for testing, above 0 and below 1. By
+            default all images are tested that no module learns from, and half of each class at
+            least.
         template: prompts with ``{}`` for the class; the first is the zero-shot one. The default
             are the prompts that CLIP_benchmark keeps beside its shards, or three plain ones.
         class_names: file of natural names, a line for each class in the order of its labels (of
@@ -134,8 +144,9 @@ def new_task(
             without training or test images or with fewer than ``shots``, damaged images), or the
             names are taken.
     """
-    if not 0 < test_share < 1:
-        raise CompatbenchError(f"a share of {test_share} for testing: give one between 0 and 1")
+    share = HALF if test_share is None else test_share
+    if not 0 < share < 1:
+        raise CompatbenchError(f"a share of {share} for testing: give one between 0 and 1")
     progress("looking for images")
     place = Path(folder).expanduser().absolute()
     name = name_task(name, place)
@@ -144,8 +155,13 @@ def new_task(
     _check_cells(listing)
     broken = _drop_broken(listing, progress) if skip_broken else {}
     classes = name_classes(listing, class_names)
-    listing.frame = split_images(listing, seed, test_share)
+    is_drawn = lacks_tests(listing)
+    listing.frame = split_images(listing, seed, share)
     shots = choose_shots(listing, classes, shots)
+    if is_drawn and test_share is None:
+        listing.frame = move_unused(listing.frame, seed, shots)
+    if is_drawn:
+        listing.notes.append(_describe_draw(listing, seed))
     labels = tuple(classes)
     titles = tuple(classes.values())
     images = Path(os.path.realpath(listing.folder))
@@ -226,6 +242,13 @@ def name_task(requested: str | None, place: Path) -> str:
             "'_' and '.': --name my-photos"
         )
     return name
+
+
+def _describe_draw(listing: Listing, seed: int) -> str:
+    """Return how many images were drawn for testing, in a line."""
+    tested = int((listing.frame["split"] == "test").sum())
+    total = count(len(listing.frame), "image")
+    return f"no test split: {tested:,} of {total} drawn for testing, seed {seed}"
 
 
 def _check_cells(listing: Listing) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SHOTS = (16, 8, 4, 2, 1)  # the first one that a third of the classes have enough images for
 MOST_VALIDATION = 4  # images of a class that the choice of shots leaves for validation
+HALF = 0.5  # the share of each class that is drawn for testing, unless another one is requested
 
 
 def natural(label: str) -> str:
@@ -92,7 +93,7 @@ def _check_titles(titles: dict[str, str]) -> None:
             )
 
 
-def split_images(listing: Listing, seed: int, share: float) -> pd.DataFrame:
+def split_images(listing: Listing, seed: int, share: float = HALF) -> pd.DataFrame:
     """Return the images with a split each, training first: the data's splits, or drawn ones.
 
     Args:
@@ -107,10 +108,7 @@ def split_images(listing: Listing, seed: int, share: float) -> pd.DataFrame:
     if splits == {"train", "val"}:
         listing.notes.append("there is no test split; the validation split is used for testing")
         frame = frame.assign(split=frame["split"].replace("val", "test"))
-    elif splits in ({""}, {"train"}):
-        listing.notes.append(
-            f"no test split: {share:.0%} of each class drawn for testing, seed {seed}"
-        )
+    elif lacks_tests(listing):
         frame = _draw(frame, seed, share)
     elif "" in splits:
         odd = frame.loc[frame["split"] == "", "path"].iloc[0]
@@ -119,6 +117,29 @@ def split_images(listing: Listing, seed: int, share: float) -> pd.DataFrame:
         missing = min({"train", "test"} - splits)
         found = ", ".join(sorted(splits))
         raise CompatbenchError(f"{listing.folder} has no split '{missing}', only {found}")
+    return _sort(frame)
+
+
+def lacks_tests(listing: Listing) -> bool:
+    """Return True if test images have to be drawn, because all images are in one split."""
+    return {*listing.frame["split"]} in ({""}, {"train"})
+
+
+def move_unused(frame: pd.DataFrame, seed: int, shots: int) -> pd.DataFrame:
+    """Return drawn splits with more test images: the training images that no fit would use.
+
+    A fit trains on up to ``shots`` images of a class, and validates on as many more, up to
+    ``MOST_VALIDATION``.
+    """
+    used = shots + min(shots, MOST_VALIDATION)
+    unused = set[str]()
+    for label, paths in frame.loc[frame["split"] == "train"].groupby("label")["path"]:
+        number = max(0, len(paths) - used)
+        unused.update(random.Random(f"{seed}\n{label}\nunused").sample(sorted(paths), number))
+    return _sort(frame.assign(split=frame["split"].mask(frame["path"].isin(unused), "test")))
+
+
+def _sort(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values("split", key=lambda column: column.map(SPLITS.index), kind="stable")
 
 

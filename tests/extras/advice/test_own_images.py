@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 import compatbench as cb
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.needed_files import NeededFile
+from compatbench.data.draws import draw_shots
 from compatbench.data.labels import Labels
 from compatbench.data.task import load_task
 from compatbench.engine.single_module import Fitted
@@ -310,7 +311,28 @@ def test_images_that_a_module_was_trained_on_are_left_out(work: Path) -> None:
     module = cb.fit("tip_adapter", task="photos", source="mini-clip", shots=2, views=1)
     with pytest.warns(CompatbenchWarning, match="was trained on images of 'photos'"):
         advice = cb.advise("photos", module=module, target="mini-eva-clip")
-    assert set(advice.frame["images"]) == {15}
+    assert set(advice.frame["images"]) == {18}  # of ten per class, two train and two validate
+
+
+def test_every_image_of_unbalanced_classes_is_tested_once(work: Path) -> None:
+    task = load_task("mini-food")
+    for label, images in enumerate((38, 30, 12, 3, 2)):
+        folder = work / "pets" / task.labels.names[label]
+        folder.mkdir(parents=True)
+        drawings = [sample for sample in task.split("train") if sample.label == label]
+        for number in range(images):
+            drawing = task.source.image(drawings[number % len(drawings)])
+            drawing.rotate(number).save(folder / f"{number}.png")
+    own = open_images("pets", "mini-clip", ["mini-eva-clip"], work)
+    assert len(own.tested.split("test")) == 85  # of a module that is given
+    tested = []
+    for half in own.halves:
+        task = load_task(half)
+        draw = draw_shots(task, 4, seed=1)
+        assert {sample.label for sample in draw.train} == {0, 1, 2, 3, 4}
+        tested += [sample.id for sample in task.split("test")]
+    assert len(tested) == len(set(tested)) == 85  # of modules that are trained
+    assert np.bincount(own.half_of().astype(int)).tolist() == [43, 42]
 
 
 def test_downloads_are_named_and_need_consent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from compatbench.data.images.source import SPLITS
 from compatbench.data.layouts.listing import Listing, scan_list
 from compatbench.data.layouts.recognise import scan
 from compatbench.data.new_task import name_task, new_task, read_broken
+from compatbench.data.new_task_choices import HALF
 from compatbench.data.task import Task, load_task
 from compatbench.engine.single_module import Fitted, read_fitted
 from compatbench.errors import CompatbenchError, CompatbenchWarning
@@ -151,6 +152,7 @@ def open_images(
             name,
             source=source,
             target=list(targets),
+            test_share=HALF,  # the halves are swapped, so that every image is tested
             skip_broken=skip_broken,
             out=out,
             replace=again,
