@@ -31,10 +31,10 @@ from compatbench.data.new_task_choices import (
     HALF,
     choose_shots,
     lacks_tests,
+    move_unused,
     name_classes,
     natural,
     split_images,
-    move_unused,
 )
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError
