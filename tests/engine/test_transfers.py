@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from planning import cells_of, matrix_of
+from planning import cells_of, matrix_of, request_of
 
 from compatbench.backbone import load_backbone
 from compatbench.backbone.words import WordFeatures
@@ -17,6 +18,8 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.engine.attach import Carried
 from compatbench.engine.cell import Cell
+from compatbench.engine.plan import make_plan
+from compatbench.engine.plan_data import read_plan, write_plan
 from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import TaskImages
 from compatbench.engine.worker import Worker, build_method
@@ -105,6 +108,60 @@ def test_cells_of_one_fit_have_different_keys(
     other = cell_of("simpleshot", "words")
     assert other.key != moved.key
     assert other.fit_key == copied.key
+
+
+def test_key_contains_the_modules_of_the_other_tasks() -> None:
+    tasks = ("mini-weather", "mini-food", "mini-signs")
+    suite = SUITE.model_copy(update={"tasks": tasks, "retrained": True})
+
+    def cells(**selection: object) -> dict[str, Cell]:
+        found = cells_of(suite, ["simpleshot"], transfers=["module-ridge"], **selection)
+        return {cell.task: cell for cell in found}
+
+    whole = cells()
+    cell = whole["mini-weather"]
+    assert [(other.task, other.source) for other in cell.others] == [
+        ("mini-food", "mini-clip"),
+        ("mini-food", "mini-eva-clip"),
+        ("mini-signs", "mini-clip"),
+        ("mini-signs", "mini-eva-clip"),
+    ]
+    fits = {one.key for one in cells_of(suite, ["simpleshot"])}
+    assert {other.key for other in cell.others} <= fits
+    # The tasks are the suite's, whichever of them are requested.
+    assert cells(tasks=["mini-weather"])["mini-weather"] == cell
+    # Another process receives the plan as JSON.
+    plan = make_plan(request_of(suite, ["simpleshot"], transfers=["module-ridge"]))
+    assert read_plan(json.loads(json.dumps(write_plan(plan)))).cells == plan.cells
+    fewer = suite.model_copy(update={"tasks": ("mini-weather", "mini-food")})
+    [other] = cells_of(fewer, ["simpleshot"], tasks=["mini-weather"], transfers=["module-ridge"])
+    assert other.fit_key == cell.fit_key
+    assert other.key != cell.key
+
+
+@pytest.mark.slow
+def test_modules_of_other_tasks_are_fitted_once_and_read_from_the_store(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = SUITE.model_copy(update={"tasks": ("mini-weather", "mini-food")})
+    transfers = ["copied", "module-ridge"]
+    copied, moved = cells_of(suite, ["simpleshot"], tasks=["mini-weather"], transfers=transfers)
+    record = worker.run(moved)
+    assert [outcome.status for outcome in record.records] == ["ok", "ok"]
+    assert {path.stem for path in worker.store.folder.glob("modules/*/*.safetensors")} == {
+        copied.key,
+        *(other.key for other in moved.others),
+    }
+    monkeypatch.setattr(Worker, "fit", None)
+    [food] = cells_of(suite, ["simpleshot"], tasks=["mini-food"], transfers=["copied"])
+    assert worker.run(food).state == "ok"
+    old, new = rows_of(copied, worker.run(copied), worker.store)
+    same, mapped = rows_of(moved, record, worker.store)
+    assert same.correct == old.correct
+    assert mapped.correct != new.correct
+    path = worker.store.module_path(copied.key)
+    with pytest.raises(CompatbenchError, match="'module-ridge' needs modules of other tasks"):
+        evaluating.evaluate(path, "mini-eva-clip", transfer="module-ridge")
 
 
 GREEDY = """

@@ -25,6 +25,7 @@ from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled, WordPair
 from compatbench.transfers.images import Images, fit_net
 from compatbench.transfers.lambda_orthogonal import LambdaOrthogonal, deviation, fit_affine
+from compatbench.transfers.local_drift import LocalDrift, cluster, fit_local
 
 WORDS = load_words()[::20]
 FITTED = {
@@ -182,7 +183,38 @@ def test_lambda_orthogonal_takes_the_bound_that_is_best_on_held_out_images() -> 
     assert transfer.choose_bound(source, target) == bounds[errors.index(min(errors))]
 
 
-MAPPED = ("images", "images+mlp", "ridge", "words+raw", "lambda-orthogonal")
+def test_local_drift_rotates_by_the_cluster_whose_mean_is_nearest() -> None:
+    target = F.normalize(draw(60, 7), dim=-1)
+    source = F.normalize(target @ draw(7, 5, seed=1) + 0.2 * draw(60, 5, seed=2), dim=-1)
+    numbers = cluster(source, 4, seed=1)
+    assert numbers.unique().tolist() == [0, 1, 2, 3]
+    seen = F.normalize(draw(20, 7, seed=5), dim=-1)
+    found = fit_local(source, target, numbers, 0.1)(seen)
+    for feature, mapped in zip(seen, found, strict=True):
+        distances = [float((feature - target[numbers == k].mean(0)).norm()) for k in range(4)]
+        rows = numbers == distances.index(min(distances))
+        near = target[rows].T @ source[rows] / int(rows.sum())
+        u, _, v = torch.linalg.svd(near + 0.1 * turn(source, target), full_matrices=False)
+        assert torch.allclose(mapped, feature @ u @ v)
+    # One cluster, and clusters that are drawn to the rotation of all images, give that rotation.
+    whole = seen @ turn(source, target)
+    assert torch.allclose(fit_local(source, target, 0 * numbers, 0.1)(seen), whole)
+    assert torch.allclose(fit_local(source, target, numbers, 1e9)(seen), whole)
+
+
+def test_local_drift_takes_the_damping_that_is_best_on_held_out_images() -> None:
+    target = F.normalize(draw(90, 7), dim=-1)
+    source = F.normalize(target @ draw(7, 7, seed=1) + 0.1 * draw(90, 7, seed=2), dim=-1)
+    numbers = cluster(source[22:], 8, seed=3)
+    errors = {}
+    for damping in (1e-3, 1e-2, 0.1, 1.0):
+        mapped = fit_local(source[22:], target[22:], numbers, damping)(target[:22])
+        errors[damping] = float((mapped - source[:22]).square().sum())
+    best = min(errors, key=lambda damping: errors[damping])
+    assert LocalDrift().choose_damping(source, target, seed=3) == best
+
+
+MAPPED = ("images", "images+mlp", "ridge", "words+raw", "lambda-orthogonal", "local-drift")
 
 
 @pytest.mark.parametrize("label", MAPPED)

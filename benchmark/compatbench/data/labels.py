@@ -62,7 +62,7 @@ def fold_name(name: str) -> str:
 
 
 # Access: things that a transfer may need besides the module and the target.
-Access = Literal["words", "unlabelled", "labels", "old model", "source weights"]
+Access = Literal["words", "unlabelled", "labels", "old model", "source weights", "modules"]
 ACCESS: tuple[Access, ...] = get_args(Access)
 Need = Literal["descriptions", "unlabelled", "teacher", "stream", "words"]
 # A description of each need, for lists and pages.

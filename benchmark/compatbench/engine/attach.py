@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -28,10 +28,17 @@ from compatbench.engine.predict import (
     run_classifier,
 )
 from compatbench.engine.task_images import TaskImages
-from compatbench.errors import NotTransferable
+from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import Classifier, FewShotData, Method, Module
 from compatbench.method.predictions import Predictions
-from compatbench.method.transfer import OldAnswers, Transfer, TransferData, Unlabelled, WordPair
+from compatbench.method.transfer import (
+    ModulePair,
+    OldAnswers,
+    Transfer,
+    TransferData,
+    Unlabelled,
+    WordPair,
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class Carried:
     labels: Labels
     images: TaskImages
     teacher: Backbone | None = None  # that the method needs for a fit
+    # Modules of other tasks on both backbones; a run has them, and a single module does not.
+    others: Callable[[], tuple[ModulePair, ...]] | None = None
 
     @property
     def stream(self) -> int | None:
@@ -92,6 +101,7 @@ class Carried:
 
         Raises:
             NotTransferable: an image tower cannot give the method's input.
+            CompatbenchError: the transfer needs modules of other tasks, and there are none.
         """
         access = transfer.card.access
         parts: dict[str, Any] = {}
@@ -106,6 +116,14 @@ class Carried:
             parts["labels"] = self._labelled(transfer)
         if "source weights" in access:
             parts["source"] = self.source
+        if "modules" in access:
+            if self.others is None:
+                raise CompatbenchError(
+                    f"transfer '{transfer.card.name}' needs modules of other tasks on both models, "
+                    "which a single module does not have; use it in a run (run --transfers "
+                    f"{transfer.card.name})"
+                )
+            parts["modules"] = self.others()
         return TransferData(transfer, self.images.seed, **parts)
 
     def _unlabelled(self, transfer: Transfer) -> Unlabelled:

@@ -83,11 +83,13 @@ class Cell:
     transfer: str = COPIED  # by which the module reaches the backbones
     transfer_plugin: str | None = None  # the file a transfer outside the package was loaded from
     broken: str = ""  # the reason why it cannot be measured: images are here, but broken
+    # The fits of the suite's other tasks on every backbone, for a transfer that needs them.
+    others: tuple[Cell, ...] = ()
 
     @property
     def copied(self) -> Cell:
         """The cell of the same fit whose module is attached untouched."""
-        return replace(self, key=self.fit_key, transfer=COPIED, transfer_plugin=None)
+        return replace(self, key=self.fit_key, transfer=COPIED, transfer_plugin=None, others=())
 
     @property
     def label(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from itertools import product
@@ -10,12 +10,13 @@ from typing import Any
 
 from compatbench.backbone.load import read_backbone, weights_key
 from compatbench.backbone.words import words_hash
-from compatbench.data.cards import COPIED, TrainingCard, task_cards, whole_name
+from compatbench.data.cards import COPIED, TrainingCard, suite_tasks, task_cards, whole_name
 from compatbench.data.draws import Draw, draw_first, draw_shots, load_test_set
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.task import Task, load_task
 from compatbench.engine.cell import Cell, Where
 from compatbench.engine.matrix import Matrix, MethodChoice
+from compatbench.engine.method_settings import Settings, resolve_settings
 from compatbench.engine.missing import Missing
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError
@@ -32,14 +33,9 @@ def key_cells(matrix: Matrix, missing: Missing | None = None) -> list[Cell]:
     are in ``missing``.
     """
     missing = Missing() if missing is None else missing
+    key_fit = _fit_keys(matrix)
 
-    # Both are the same for many cells, and computed once.
-    @cache
-    def identify_method(choice: MethodChoice, task: str) -> tuple[str, dict[str, Any]]:
-        config = choice.settings[task].config
-        identity = identify(choice.identity, choice.method.card, task, config)
-        return identity, changed_settings(choice.method, config)
-
+    # The same for many cells, and computed once.
     @cache
     def list_places(backbones: tuple[str, ...], test_sets: tuple[str, ...]) -> tuple[Where, ...]:
         pairs = product(backbones, test_sets)
@@ -55,25 +51,83 @@ def key_cells(matrix: Matrix, missing: Missing | None = None) -> list[Cell]:
         teacher = find_teacher(choice.method.card, cell.config)
         if cell.source in missing.backbones or teacher in missing.backbones:
             continue
+        backbones = tuple(name for name in cell.backbones if name not in missing.backbones)
+        test_sets = tuple(name for name in cell.test_sets if name not in missing.test_sets)
         try:
-            identity, changed = identify_method(choice, cell.task)
-            draw = (cell.task, cell.shots, cell.seed)
-            fit_key = module_key(
-                identity, changed, cell.source, draw, cell.training, cell.held_out_of
+            fit_key = key_fit(choice, cell)
+            others = _list_others(matrix, replace(cell, backbones=backbones), key_fit)
+            key = transfer_key(
+                fit_key, choice.transfer, cell.task, cell.seed, cell.training, others
             )
-            key = transfer_key(fit_key, choice.transfer, cell.task, cell.seed, cell.training)
         except BrokenImages as error:
             cells.append(_mark_broken(cell, str(error)))
             continue
-        backbones = tuple(name for name in cell.backbones if name not in missing.backbones)
-        test_sets = tuple(name for name in cell.test_sets if name not in missing.test_sets)
-        keyed = replace(cell, key=key, fit_key=fit_key, backbones=backbones)
+        keyed = replace(cell, key=key, fit_key=fit_key, backbones=backbones, others=others)
         places = list_places(backbones, test_sets)
         cells.append(replace(keyed, test_sets=test_sets, places=places))
         for name in cell.test_sets:
             if name in missing.broken:
                 cells.append(replace(keyed, test_sets=(name,), broken=missing.test_sets[name]))
     return cells
+
+
+def _fit_keys(matrix: Matrix) -> Callable[[MethodChoice, Cell], str]:
+    """Return a function that returns the key of a cell's fit."""
+
+    # The same for many cells, and computed once.
+    @cache
+    def identify_method(choice: MethodChoice, task: str) -> tuple[str, dict[str, Any]]:
+        config = _settings_of(matrix, choice, task).config
+        identity = identify(choice.identity, choice.method.card, task, config)
+        return identity, changed_settings(choice.method, config)
+
+    def key_fit(choice: MethodChoice, cell: Cell) -> str:
+        identity, changed = identify_method(choice, cell.task)
+        draw = (cell.task, cell.shots, cell.seed)
+        return module_key(identity, changed, cell.source, draw, cell.training, cell.held_out_of)
+
+    return key_fit
+
+
+def _settings_of(matrix: Matrix, choice: MethodChoice, task: str) -> Settings:
+    """Return a method's settings on a task of the suite, which may be outside the request."""
+    if task in choice.settings:
+        return choice.settings[task]
+    return resolve_settings(choice.method, matrix.suite, choice.name, task)
+
+
+def _list_others(
+    matrix: Matrix, cell: Cell, key_fit: Callable[[MethodChoice, Cell], str]
+) -> tuple[Cell, ...]:
+    """Return the fits of the suite's other tasks on every backbone of a cell, if it needs them.
+
+    Raises:
+        BrokenImages: the images of one cannot be used, or are not here.
+    """
+    if cell.transfer == COPIED or "modules" not in find_transfer(cell.transfer).card.access:
+        return ()
+    choice = matrix.choice(cell)
+    others = []
+    for task in suite_tasks(matrix.suite):
+        if task == cell.task:
+            continue
+        settings = _settings_of(matrix, choice, task)
+        for backbone in cell.backbones:
+            other = replace(
+                cell.copied,
+                task=task,
+                config=settings.config,
+                training=settings.training,
+                backbones=(backbone,),
+                test_sets=(),
+            )
+            try:
+                key = key_fit(choice, other)
+            except CompatbenchError as error:
+                reason = f"transfer '{cell.transfer}' needs modules of '{task}': {error}"
+                raise BrokenImages(reason) from None
+            others.append(replace(other, key=key, fit_key=key))
+    return tuple(others)
 
 
 def _mark_broken(cell: Cell, reason: str) -> Cell:
@@ -118,11 +172,19 @@ def module_key(
     )
 
 
-def transfer_key(module: str, transfer: str, task: str, seed: int, training: TrainingCard) -> str:
+def transfer_key(
+    module: str,
+    transfer: str,
+    task: str,
+    seed: int,
+    training: TrainingCard,
+    others: Sequence[Cell] = (),
+) -> str:
     """Return the key of a cell whose module reaches other backbones by this transfer.
 
     It contains everything that the transfer receives. The old model and the seed are in the
-    module's key, and the target is in the key of the data.
+    module's key, and the target is in the key of the data. Fits of ``others`` on the source stand
+    for those on the target, which differ in the target alone.
     """
     if transfer == COPIED:
         return module
@@ -134,6 +196,9 @@ def transfer_key(module: str, transfer: str, task: str, seed: int, training: Tra
     if "labels" in access:
         shots = instance.config.shots
         needed["labels"] = _hash_draw(draw_first, task, shots, seed, training.val_shots)
+    if others:
+        source = others[0].source
+        needed["modules"] = [other.key for other in others if other.source == source]
     words = words_hash() if "words" in access else ""
     parts = [instance.card.name, instance.card.version, words, ENGINE_VERSION, module]
     if needed:

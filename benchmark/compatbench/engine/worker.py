@@ -43,7 +43,7 @@ from compatbench.method import FewShotData, Method, Module
 from compatbench.method.mistakes import check_module, explain
 from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods, find_transfer
-from compatbench.method.transfer import UndeclaredAccess
+from compatbench.method.transfer import ModulePair, UndeclaredAccess
 
 BACKBONES_IN_MEMORY = 4
 PYTHON_GC_THRESHOLD = 700  # Python's own
@@ -209,6 +209,20 @@ class Worker:
             return None
         return record, module
 
+    def _fit_others(self, cell: Cell, target: Backbone) -> tuple[ModulePair, ...]:
+        """Return the modules of other tasks on the source and the target, stored or fitted now."""
+        modules = {}
+        for other in cell.others:
+            if other.source in (cell.source, target.name):
+                _, module = self._read_or_fit(other)
+                modules[other.task, other.source] = module.to(target.device)
+        pairs = []
+        for task in dict.fromkeys(other.task for other in cell.others):
+            source_module = modules[task, cell.source]
+            target_module = modules[task, target.name]
+            pairs.append(ModulePair(source_module, target_module, len(load_task(task).labels)))
+        return tuple(pairs)
+
     def _start_transfer(self, cell: Cell, fit: CellRecord) -> CellRecord:
         """Return the record of a cell with a transfer: the stored one if it is of this module."""
         new = describe_cell(
@@ -289,7 +303,8 @@ class Worker:
         def attach() -> Attached:
             moved = module.to(backbone.device)
             teacher = self._teacher(cell, method)
-            carried = Carried(method, moved, source, backbone, labels, images, teacher)
+            others = partial(self._fit_others, cell, backbone)
+            carried = Carried(method, moved, source, backbone, labels, images, teacher, others)
             data = carried.data(transfer, self._words)
             if "words" in transfer.card.access:
                 save_words(self.store.folder / "modules", source, self._words.of(source))

@@ -30,7 +30,7 @@ from compatbench.method import (
 )
 
 __all__ = [
-    "ACCESS", "ANYWHERE", "COPIED", "JOINT_SPACE", "Access", "OldAnswers",
+    "ACCESS", "ANYWHERE", "COPIED", "JOINT_SPACE", "Access", "ModulePair", "OldAnswers",
     "Transfer", "TransferCard", "TransferData", "UndeclaredAccess", "Unlabelled", "WordPair",
     "attach_rotated",
 ]  # fmt: skip
@@ -53,7 +53,8 @@ class TransferCard:
             ``unlabelled``: the task's training images without labels, encoded by both;
             ``labels``: k labelled images of each class on the target; ``old model``: the
             module's logits on the source for every test image; ``source weights``: the source
-            backbone itself, beside the target.
+            backbone itself, beside the target; ``modules``: the method's modules of the suite's
+            other tasks, fitted on both backbones.
         summary: the idea in one line.
         takes: the places at which a module may act; by default any.
         settings: the names that may follow the transfer's, each with the fields of ``Config``
@@ -119,6 +120,14 @@ class Unlabelled:
     old_inputs: Rows | None = None
 
 
+class ModulePair(NamedTuple):
+    """Modules of another task, of the same method, shots and seed, fitted on each backbone."""
+
+    source: Module
+    target: Module
+    classes: int  # of that task
+
+
 class TransferData:
     """The data of a transfer besides the module and the target, as declared on its card.
 
@@ -130,15 +139,17 @@ class TransferData:
         unlabelled: the task's training images without labels.
         labels: k labelled images of each class on the target, with validation images as for a fit.
         source: the backbone that the module was fitted on.
+        modules: modules of other tasks on both backbones.
     """
 
     words: WordPair
     unlabelled: Unlabelled
     labels: FewShotData
     source: Backbone
+    modules: tuple[ModulePair, ...]
 
     def __init__(self, transfer: Transfer, seed: int = 0, **given: Any) -> None:
-        """Keep the declared ones of ``words``, ``unlabelled``, ``labels`` and ``source``."""
+        """Keep what is given: ``words``, ``unlabelled``, ``labels``, ``source``, ``modules``."""
         self.seed = seed
         self._name = transfer.card.name
         self._access = transfer.card.access

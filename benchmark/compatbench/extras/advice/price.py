@@ -222,6 +222,7 @@ def describe_access(transfer: str) -> str:
     """Return the needs in words: ``words, 8 labels per class``, or ``nothing``."""
     words = {
         "labels": f"{count(labels_of(transfer), 'label')} per class",
+        "modules": "modules of other tasks",
         "old model": "the old model",
         "unlabelled": "unlabelled images",
         UNKNOWN: NOTHING,
