@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import compatbench as cb
-from compatbench.engine.plan import make_plan
-from compatbench.engine.plan_data import read_plan, write_plan
+from compatbench.engine.plan import Plan, make_plan
+from compatbench.engine.plan_data import read_data, write_data
 from compatbench.engine.request import make_request
 from compatbench.errors import CompatbenchError
 
@@ -75,7 +75,7 @@ def test_a_run_imports_no_content_and_a_method_cannot_change_the_scores(
 def test_a_plan_is_the_same_after_it_was_sent_as_data(tmp_path: Path) -> None:
     request = make_request("smoke", "coop,gda,zeroshot", transfers="copied,words", out=tmp_path)
     plan = make_plan(request)
-    again = read_plan(write_plan(plan))
+    again = read_data(Plan, write_data(plan))
     assert again.cells == plan.cells
     assert again.listed == plan.listed
     assert again.methods == plan.methods
@@ -85,10 +85,10 @@ def test_a_plan_is_the_same_after_it_was_sent_as_data(tmp_path: Path) -> None:
 
 
 def test_a_plan_that_a_method_has_changed_is_refused(tmp_path: Path) -> None:
-    plan = write_plan(make_plan(make_request("smoke", "zeroshot", out=tmp_path)))
+    plan = write_data(make_plan(make_request("smoke", "zeroshot", out=tmp_path)))
     plan["cells"][0]["places"] = "everywhere"
     with pytest.raises(CompatbenchError, match=r"planned: 'cells\.0\.places'"):
-        read_plan(plan)
+        read_data(Plan, plan)
 
 
 def test_a_method_file_that_ends_its_process_ends_the_run_with_one_line(tmp_path: Path) -> None:

@@ -54,6 +54,23 @@ def note(name):
         file.write(f"{node} {device} {os.environ.get('OMP_NUM_THREADS')} {os.getpid()}")
 """
 
+# The head of a file that lets the driver send the run an object whose reading runs code.
+SENDS_CODE = """
+import pickle
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+class Code:
+    def __reduce__(self):
+        return Path.touch, (Path(__file__).parent / "was-run",)
+
+if parent_process() is not None:
+    send_bytes = Connection.send_bytes
+    Connection.send_bytes = lambda self, *_: send_bytes(self, pickle.dumps(("event", Code())))
+    Connection.send = Connection.send_bytes
+"""
+
 Run = Callable[..., list[Event]]
 
 
@@ -137,6 +154,15 @@ def test_results_are_those_of_the_local_run_byte_for_byte(cluster: Cluster, tmp_
     assert len(found["local"]) == 4
     assert found["ray"] == found["local"]
     assert not list(tmp_path.rglob("compatbench-tmp-*"))
+
+
+def test_what_a_method_makes_the_driver_send_is_not_run_here(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "plugin.py"
+    path.write_text(SENDS_CODE)
+    [cell] = make_cells(tmp_path, plain="pass")
+    with pytest.raises(CompatbenchError, match="a method has changed what its process sends"):
+        run([cell])
+    assert not (tmp_path / "was-run").exists()
 
 
 def test_death_is_retried_and_an_error_or_the_end_of_its_time_is_not(

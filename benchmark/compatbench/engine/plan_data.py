@@ -6,28 +6,29 @@ JSON cannot carry code, and what is read is checked against the types of the pla
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from compatbench.engine.plan import Plan
 from compatbench.errors import CompatbenchError
+
+T = TypeVar("T")
 
 
 @cache
-def _adapter() -> TypeAdapter[Plan]:
-    return TypeAdapter(Plan)
+def _adapter(kind: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(kind)
 
 
-def write_plan(plan: Plan) -> dict[str, Any]:
-    """Return a plan as JSON values."""
-    return _adapter().dump_python(plan, mode="json")
+def write_data(plan: object) -> Any:
+    """Return a plan, or another dataclass, as JSON values."""
+    return _adapter(type(plan)).dump_python(plan, mode="json")
 
 
-def read_plan(values: Any) -> Plan:
-    """Return the plan that these JSON values describe."""
+def read_data(kind: type[T], values: Any) -> T:
+    """Return the plan, or another dataclass, that these JSON values describe."""
     try:
-        return _adapter().validate_python(values)
+        return _adapter(kind).validate_python(values)
     except ValidationError as error:
         field = ".".join(map(str, error.errors()[0]["loc"]))
         raise CompatbenchError(f"a method has changed how runs are planned: '{field}'") from None

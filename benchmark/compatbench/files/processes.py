@@ -19,6 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+from compatbench.errors import CompatbenchError
+
 KILL_SECONDS = 10.0  # that a process may take to end when it is killed
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container (control groups, version 2)
@@ -54,31 +56,29 @@ def start_process(
     return process, ours
 
 
-def receive(connection: Connection, seconds: float = 0.0) -> list[Any]:
-    """Return the messages of a process, after waiting at most ``seconds`` for the first one."""
-    messages = []
-    try:
-        while connection.poll(0.0 if messages else seconds):
-            messages.append(connection.recv())
-    except (EOFError, OSError):
-        pass  # the process has ended
-    return messages
-
-
 def send_data(connection: Connection, message: tuple[str, Any]) -> None:
     """Send a message of JSON values to a process that reads it with ``receive_data``."""
     connection.send_bytes(json.dumps(message).encode())
 
 
 def receive_data(connection: Connection, seconds: float = 0.0) -> list[tuple[str, Any]]:
-    """Return messages as ``receive`` does, of a process that runs code from outside.
+    """Return the messages of a process, after waiting at most ``seconds`` for the first one.
 
-    They are JSON. A pickle could run code here.
+    The process may run code from outside, so they are JSON. A pickle could run code here.
+
+    Raises:
+        CompatbenchError: the process has sent anything else.
     """
     messages = []
     with suppress(EOFError, OSError):  # the process has ended
         while connection.poll(0.0 if messages else seconds):
-            kind, value = json.loads(connection.recv_bytes())
+            content = connection.recv_bytes()
+            try:
+                kind, value = json.loads(content)
+            except ValueError:
+                raise CompatbenchError(
+                    "a method has changed what its process sends; nothing of it was used"
+                ) from None
             messages.append((kind, value))
     return messages
 

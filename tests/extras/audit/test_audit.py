@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from command_line import forget_files
+from engine.running import write_methods
 
 import compatbench as cb
 from compatbench.errors import CompatbenchError
@@ -17,6 +20,26 @@ from compatbench.results.reports import RowReports, reports_text
 from .conftest import Change, Project, add_right
 
 pytestmark = pytest.mark.slow
+
+# A file whose import hides every difference from the process that does it.
+PATCH = """
+import compatbench.extras.audit.audit as audit
+import compatbench.extras.audit.rerun as rerun
+audit.score_again = lambda suite, store: (0, [])
+rerun.compare_rows = lambda rows, again, problem: []
+"""
+PROGRAM = """
+import sys
+import compatbench as cb
+
+if __name__ == "__main__":
+    audit = cb.audit_results(".", cells=1, rerun=["taskres"], methods="./patch.py")
+    for finding in audit.findings:
+        print(finding.field, finding.problem)
+    content = ("compatbench.methods.", "compatbench.transfers.", "compatbench.formats.")
+    imported = [name for name in sys.modules if name.startswith((*content, "compatbench_plugin_"))]
+    sys.exit(", ".join(imported) or 0)
+"""
 
 
 def rekey(text: str) -> str:
@@ -151,6 +174,31 @@ def test_a_cell_that_gives_another_number_when_run_again_is_a_finding(project: P
     code, output = project.audit(cells=9)
     assert code == 1
     assert "taskres.csv:3: 'correct': the cell was run again and gave another value" in output
+
+
+def test_an_audit_imports_no_content_and_a_method_cannot_hide_a_difference(
+    project: Project,
+) -> None:
+    project.edit("taskres.csv", add_right(None))
+    write_methods(project.folder / "patch.py", PATCH, patch="pass")
+    (project.folder / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "program.py"]
+    ended = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "correct is not what the stored predictions give" in ended.stdout
+    assert "correct the cell was run again and gave another value" in ended.stdout
+
+
+def test_a_cell_that_cannot_run_again_is_a_finding_and_counts_as_not_run(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = project.folder / "cache"
+    cache.write_text("no folder")
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(cache))
+    audit = cb.audit_results(project.folder, cells=2)
+    [finding] = audit.findings
+    assert finding.problem.startswith("cells cannot be run again: ")
+    assert (audit.cells, audit.not_run) == ([], {"tiny": 7})
 
 
 def test_only_the_cells_of_the_named_methods_are_run_again(project: Project) -> None:

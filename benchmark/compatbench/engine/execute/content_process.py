@@ -25,7 +25,7 @@ def serve(connection: Connection) -> None:
         send_data(connection, (kind, value))
 
     from compatbench.engine.plan import make_plan
-    from compatbench.engine.plan_data import write_plan
+    from compatbench.engine.plan_data import write_data
     from compatbench.engine.stored_rows import find_outdated_rows
     from compatbench.engine.worker import tell_problems
 
@@ -35,9 +35,11 @@ def serve(connection: Connection) -> None:
             kind, argument = connection.recv()
             if kind == "request":
                 plan = make_plan(argument())
-                tell("plan", write_plan(plan))
+                tell("plan", write_data(plan))
             elif kind == "rows":
                 tell("outdated", sorted(find_outdated_rows(plan, argument)))
+            elif kind == "function":
+                tell("result", argument())
             else:
                 plan = None
                 job, device = argument

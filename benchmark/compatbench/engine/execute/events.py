@@ -8,6 +8,8 @@ from typing import Literal
 
 from compatbench.engine.cell import Cell
 
+EventKind = Literal["waiting", "started", "encoding", "measured", "retried", "finished"]
+
 
 @dataclass(frozen=True)
 class Event:
@@ -21,7 +23,7 @@ class Event:
         error: why a finished or retried cell has no predictions; empty if it has.
     """
 
-    kind: Literal["waiting", "started", "encoding", "measured", "retried", "finished"]
+    kind: EventKind
     cell: Cell
     encoded: tuple[int, int] = (0, 0)
     error: str = ""

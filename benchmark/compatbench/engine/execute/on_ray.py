@@ -1,9 +1,9 @@
 """Run the loop of a worker in actors of a Ray cluster, which places them on its nodes.
 
 Ray ends the process that it runs in when it loses its cluster, and replaces handlers of signals. So
-that process is a child of the run, called the driver. Store and cache are folders that every node
-must see on one file system under one path. A cell's key contains versions of the code, so every
-node must run the driver's.
+that process is a child of the run, called the driver. It imports methods, so it sends the run plain
+data. Store and cache are folders that every node must see on one file system under one path. A
+cell's key contains versions of the code, so every node must run the driver's.
 """
 
 from __future__ import annotations
@@ -22,11 +22,18 @@ from typing import Any
 
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.dispatcher import POLL_SECONDS, Dispatcher, Job
-from compatbench.engine.execute.events import OnEvent
+from compatbench.engine.execute.events import Event, EventKind, OnEvent
 from compatbench.engine.worker import Order, make_worker, run_cell, tell_problems
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.files.processes import end_with_parent, kill, receive, silence, start_process
+from compatbench.files.processes import (
+    end_with_parent,
+    kill,
+    receive_data,
+    send_data,
+    silence,
+    start_process,
+)
 from compatbench.files.scratch import scratch_folder
 from compatbench.messages import first_line
 from compatbench.method.identity import method_identity
@@ -95,9 +102,9 @@ def run_on_ray(job: Job, on_event: OnEvent, on_workers: Callable[[int], object])
             is_alive = True
             while is_alive:
                 is_alive = process.is_alive()  # before its last messages are read
-                for kind, value in receive(connection, POLL_SECONDS):
+                for kind, value in receive_data(connection, POLL_SECONDS):
                     if kind == "event":
-                        on_event(value)
+                        on_event(_read_event(job, *value))
                     elif kind == "workers":
                         on_workers(value)
                     elif kind == "warning":
@@ -108,6 +115,14 @@ def run_on_ray(job: Job, on_event: OnEvent, on_workers: Callable[[int], object])
                 raise lost_cluster("Ray has ended its process")
         finally:
             kill(process)  # and all processes of Ray that it has started
+
+
+def _read_event(
+    job: Job, kind: EventKind, number: int, encoded: tuple[int, int], error: str
+) -> Event:
+    """Return an event that the driver has told, of the cell with this number."""
+    images_done, images = encoded
+    return Event(kind, job.cells[number], (images_done, images), error)
 
 
 def lost_cluster(why: str) -> CompatbenchError:
@@ -129,7 +144,12 @@ def drive(
     silence(1, 2)  # Ray writes pages when it loses a cluster
 
     def tell(kind: str, value: Any) -> None:
-        connection.send((kind, value))
+        send_data(connection, (kind, value))
+
+    numbers = {cell: number for number, cell in enumerate(job.cells)}
+
+    def tell_event(event: Event) -> None:
+        tell("event", (event.kind, numbers[event.cell], event.encoded, event.error))
 
     with tell_problems(tell):
         view = DriverView(shared, methods, identify(methods), Path.cwd())
@@ -137,7 +157,7 @@ def drive(
             _connect(job.compute, sockets)
             crew = Actors(job, view)
             tell("workers", job.compute.jobs or crew.room)
-            dispatcher = Dispatcher(job, crew, lambda event: tell("event", event))
+            dispatcher = Dispatcher(job, crew, tell_event)
             dispatcher.run(job.compute.jobs or MAX_ACTORS)
         except CompatbenchError:
             raise

@@ -57,9 +57,10 @@ class Planner:
         Raises:
             CompatbenchError: as ``make_request`` and ``make_plan``.
         """
-        from compatbench.engine.plan_data import read_plan
+        from compatbench.engine.plan import Plan
+        from compatbench.engine.plan_data import read_data
 
-        plan = read_plan(self._ask("request", make_request))
+        plan = read_data(Plan, self._ask("request", make_request))
         for label, needs in plan.needs.items():
             declare_needs(label, needs)
         return plan
@@ -68,6 +69,14 @@ class Planner:
         """Return the stored rows that no longer hold, by the plan that was made."""
         rows = self._ask("rows", dict(stored))
         return frozenset((method, key, data) for method, key, data in rows)
+
+    def ask(self, function: Callable[[], Any]) -> Any:
+        """Return the JSON values that a function returns in the process.
+
+        Raises:
+            CompatbenchError: as the function.
+        """
+        return self._ask("function", function)
 
     def hand_over(self) -> tuple[BaseProcess, Connection]:
         """Return the process and its connection, to go on as a worker."""

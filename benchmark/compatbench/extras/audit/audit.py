@@ -13,12 +13,16 @@ from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, backbone_cards, suite_cards
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
+from compatbench.engine.execute.dispatcher import Job
+from compatbench.engine.execute.events import Event
+from compatbench.engine.execute.planning import Planner
+from compatbench.engine.execute.run_plan import run_here
 from compatbench.engine.store import RunStore
-from compatbench.engine.worker import make_worker
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.completeness import check_completeness
 from compatbench.extras.audit.files import check_files
 from compatbench.extras.audit.findings import Finding
+from compatbench.extras.audit.planned_suite import add_files
 from compatbench.extras.audit.rerun import Rerun
 from compatbench.extras.audit.stored_suite import StoredSuite, read_stored_suite
 from compatbench.extras.audit.suite_checks import (
@@ -29,7 +33,6 @@ from compatbench.extras.audit.suite_checks import (
 )
 from compatbench.files.kinds import kind_of
 from compatbench.files.scratch import scratch_folder
-from compatbench.method.registry import builtin_methods
 from compatbench.results.result_files import NO_SUITES, RESULTS, ResultFiles
 
 CELLS = 10  # that are run again unless another number is given
@@ -92,6 +95,9 @@ def audit_results(
 ) -> Audit:
     """Find out whether results are what this installation makes.
 
+    Methods are imported by another process, which computes keys and runs cells. This process
+    imports none, so that no method can change how rows are scored and compared.
+
     Every file is read. Keys and data of every row are computed again, and settings and pages are
     compared with those that the code gives. A method, seed or cell that a suite asks for must be
     there. Predictions that are in the folder's ``runs/`` are scored again. Then some cells are run
@@ -123,44 +129,82 @@ def audit_results(
         CompatbenchError: no results, an unknown or broken suite, a method of ``rerun`` without
             results, or a cache that cannot be written.
     """
-    registry = builtin_methods()
     out = Path(out)
-    if methods is not None:
-        registry.select(methods)
     cards, unknown = _find_suites(out / RESULTS, suites)
     audit = Audit([card.name for card in cards], seed, unknown)
     files = ResultFiles(out)
     stored: list[StoredSuite] = []
-    for card in cards:
-        progress(f"{card.name}: files, settings, keys, predictions")
-        suite = read_stored_suite(files, card, registry)
-        stored.append(suite)
-        audit.findings += suite.findings
-        # What follows from a broken file is not reported: its cause is.
-        if not suite.broken:
-            allowed = suite.reported or card.name in unverified
-            _check_suite(audit, suite, RunStore(out / "runs"), allowed)
-            audit.findings += check_origins(suite, files)
-    progress("every file of results/ and of the pages")
-    findings, notes = check_files(files, cards, stored, suites_alone=bool(suites))
-    audit.findings += findings
-    audit.notes += notes
-    drawn = _draw_cells(stored, rerun, cells, seed)
-    for suite in stored:
-        chosen = [cell for other, cell in drawn if other is suite]
-        audit.not_run[suite.card.name] = len(suite.cells) - len(chosen)
-    with scratch_folder() as folder:
-        cache = folder if cold else default_cache_folder()
-        worker = make_worker(folder / "runs", cache, Compute(device=device))
-        again = {id(suite): Rerun(suite, worker) for suite in stored}
-        for suite, cell in drawn:
-            name = f"{suite.card.name}: {cell}"
-            progress(f"runs again {name}")
-            audit.cells.append(name)
-            audit.findings += again[id(suite)].check(cell)
-        for each in again.values():
-            audit.notes += each.notes()
+    with Planner() as planner:
+        if methods is not None:
+            add_files(planner, methods)
+        for card in cards:
+            progress(f"{card.name}: files, settings, keys, predictions")
+            suite = read_stored_suite(files, card, planner)
+            stored.append(suite)
+            audit.findings += suite.findings
+            # What follows from a broken file is not reported: its cause is.
+            if not suite.broken:
+                allowed = suite.reported or card.name in unverified
+                _check_suite(audit, suite, RunStore(out / "runs"), allowed)
+                audit.findings += check_origins(suite, files)
+        progress("every file of results/ and of the pages")
+        findings, notes = check_files(files, cards, stored, suites_alone=bool(suites))
+        audit.findings += findings
+        audit.notes += notes
+        drawn = _draw_cells(stored, rerun, cells, seed)
+        with scratch_folder() as folder:
+            cache = folder if cold else default_cache_folder()
+            store = RunStore(folder / "runs")
+            try:
+                _run_cells(drawn, store, cache, device, planner, progress)
+            except CompatbenchError as error:
+                problem = f"cells cannot be run again: {error}"
+                audit.findings.append(Finding(str(out / RESULTS), problem))
+            _compare_cells(audit, stored, drawn, store)
     return audit
+
+
+def _run_cells(
+    drawn: Sequence[tuple[StoredSuite, Cell]],
+    store: RunStore,
+    cache: Path,
+    device: str,
+    planner: Planner,
+    progress: Callable[[str], object],
+) -> None:
+    """Run cells into an empty store, in the process of the planner.
+
+    Raises:
+        CompatbenchError: a cell cannot run here; none is run after it.
+    """
+    suites = {cell: suite.card.name for suite, cell in drawn}
+
+    def follow(event: Event) -> None:
+        if event.kind == "started":
+            progress(f"runs again {suites[event.cell]}: {event.cell}")
+
+    one_worker = Compute(device=device, jobs=1)
+    run_here(Job(list(suites), store.folder, cache, one_worker), follow, planner)
+
+
+def _compare_cells(
+    audit: Audit,
+    stored: Sequence[StoredSuite],
+    drawn: Sequence[tuple[StoredSuite, Cell]],
+    store: RunStore,
+) -> None:
+    """Add to an audit what differs in the cells that were run again."""
+    for suite in stored:
+        again = Rerun(suite, store)
+        number = 0
+        for other, cell in drawn:
+            record = store.read(cell.key)
+            if other is suite and record is not None:
+                audit.cells.append(f"{suite.card.name}: {cell}")
+                audit.findings += again.check(cell, record)
+                number += 1
+        audit.not_run[suite.card.name] = len(suite.cells) - number
+        audit.notes += again.notes()
 
 
 def _check_suite(audit: Audit, suite: StoredSuite, store: RunStore, unverified: bool) -> None:

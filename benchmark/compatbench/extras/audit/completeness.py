@@ -7,7 +7,6 @@ from itertools import combinations
 
 import pandas as pd
 
-from compatbench.data.cards import select_names
 from compatbench.extras.audit.findings import Finding
 from compatbench.extras.audit.stored_suite import ROWS, StoredSuite
 from compatbench.results.measures import list_measures
@@ -22,8 +21,8 @@ def check_completeness(suite: StoredSuite) -> Iterator[Finding]:
     A cell without rows, of a method and a seed that have some, is found with the keys. Reported
     rows may be of some methods and seeds only.
     """
-    methods = [] if suite.reported else _find_missing_methods(suite)
-    if methods:
+    methods = [name for name in suite.plan.compared if name not in suite.methods]
+    if methods and not suite.reported:
         problem = f"the suite asks for methods that have no results: {', '.join(methods)}"
         yield Finding(str(suite.folder), problem)
     seeds = [] if suite.reported else _find_missing_seeds(suite)
@@ -33,22 +32,6 @@ def check_completeness(suite: StoredSuite) -> Iterator[Finding]:
     for method, transfer, first, second in find_equal_seeds(suite.rows):
         problem = f"seeds {first} and {second} have the same counts in every row ('{transfer}')"
         yield Finding(str(suite.folder / f"{method}{ROWS}"), problem)
-
-
-def _find_missing_methods(suite: StoredSuite) -> list[str]:
-    """Return the methods without results among those that ``--methods all`` selects.
-
-    Methods of other packages are not asked for: not every machine has them.
-    """
-    registry = suite.registry
-    configs = suite.card.configs
-    selected = select_names(suite.card.compare, [*registry.names(), *configs], "method")
-    missing = []
-    for name in selected:
-        _, foreign_file = registry.identify(suite.card.base_method(name))
-        if name not in suite.methods and foreign_file is None:
-            missing.append(name)
-    return missing
 
 
 def _find_missing_seeds(suite: StoredSuite) -> list[int]:

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from compatbench.engine.cell import Cell
-from compatbench.engine.worker import Worker
-from compatbench.errors import CompatbenchError
+from compatbench.engine.cell import Cell, CellRecord
+from compatbench.engine.store import RunStore
 from compatbench.extras.audit.findings import Finding, list_findings
 from compatbench.extras.audit.stored_suite import ROWS, StoredSuite
 from compatbench.extras.audit.suite_checks import compare_rows, find_moved, pair_rows
@@ -33,24 +32,20 @@ ANOTHER_VALUE = "the cell was run again and gave another value"
 
 
 class Rerun:
-    """The cells of a suite that are run again, and what became of those of other machines."""
+    """The cells of a suite that were run again, and what became of those of other machines."""
 
-    def __init__(self, suite: StoredSuite, worker: Worker) -> None:
+    def __init__(self, suite: StoredSuite, store: RunStore) -> None:
         self.suite = suite
-        self.worker = worker
+        self.store = store  # where they were run
         self._compared = 0  # rows of other machines
         self._different = 0  # of these, rows with another value
         # The differences in correct answers, in percent of the images, where there is one.
         self._gaps: list[float] = []
 
-    def check(self, cell: Cell) -> list[Finding]:
-        """Run a cell from nothing. Return the rows that differ more than their machine explains."""
+    def check(self, cell: Cell, record: CellRecord) -> list[Finding]:
+        """Score a cell. Return the rows that differ more than their machine explains."""
         file = f"{self.suite.folder / cell.name}{ROWS}"
-        try:
-            record = self.worker.run(cell)
-            again = to_frame(rows_of(cell, record, self.worker.store), Row)
-        except CompatbenchError as error:
-            return [Finding(file, f"{cell}: {error}")]
+        again = to_frame(rows_of(cell, record, self.store), Row)
         rows = self.suite.rows.loc[self.suite.rows["method"] == cell.name]
         if self.suite.is_of_this_machine(cell.name):
             return compare_rows(rows, again, ANOTHER_VALUE)

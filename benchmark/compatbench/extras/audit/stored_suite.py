@@ -9,18 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from compatbench.backbone.backbone import PRECISIONS
-from compatbench.data.cards import COPIED, SuiteCard, names_elsewhere
+from compatbench.data.cards import SuiteCard, names_elsewhere
 from compatbench.engine.cell import PACKAGES, Cell, provenance, shorten_key
-from compatbench.engine.described_method import describe_method
-from compatbench.engine.missing import Missing, find_missing
-from compatbench.engine.plan import find_teachers, plan_cells
-from compatbench.engine.request import make_request
+from compatbench.engine.execute.planning import Planner
+from compatbench.engine.missing import Missing
 from compatbench.errors import CompatbenchError
 from compatbench.extras.audit.findings import Finding
+from compatbench.extras.audit.planned_suite import MeasuredMethod, PlannedSuite, plan_suite
 from compatbench.files.kinds import kind_of
-from compatbench.method import Method
-from compatbench.method.registry import MethodRegistry, find_transfer, known_transfer
 from compatbench.results.collect import to_stored
 from compatbench.results.reports import REPORTED, RowReports, reports_text
 from compatbench.results.result_files import (
@@ -46,16 +42,24 @@ class StoredSuite:
 
     folder: Path
     card: SuiteCard
-    registry: MethodRegistry
+    plan: PlannedSuite
     methods: dict[str, StoredMethod]  # what the files hold
     expected: dict[str, StoredMethod]  # the card and settings of the methods known here
     rows: pd.DataFrame  # of all methods, each with its ``method``, ``file`` and ``line``
-    cells: list[Cell]  # of the methods known here
-    missing: Missing  # what is not on this machine; its rows cannot be compared
     files: Files  # all that the folder holds besides pages
     findings: list[Finding]  # of the reading of the files
     broken: bool  # a file cannot be read, so nothing that follows from it is checked
     reported: bool = False  # True if people reported the rows, as of real models
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells of the methods known here; none if something cannot be read."""
+        return () if self.broken else self.plan.cells
+
+    @property
+    def missing(self) -> Missing:
+        """What is not on this machine. Its rows cannot be compared."""
+        return self.plan.missing
 
     @property
     def planned(self) -> pd.DataFrame:
@@ -86,61 +90,51 @@ class StoredSuite:
         return True
 
 
-def read_stored_suite(
-    results: ResultFiles, card: SuiteCard, registry: MethodRegistry
-) -> StoredSuite:
-    """Read a suite's folder, and plan the cells of its methods."""
+def read_stored_suite(results: ResultFiles, card: SuiteCard, planner: Planner) -> StoredSuite:
+    """Read a suite's folder, and let the planner plan the cells of its methods."""
     folder = results.folder(card.name)
     files = Files()
     findings: list[Finding] = []
     methods = _read_methods(results, card.name, files, findings)
     reports = _read_reports(results, card, files, findings)
-    for path in card.plugins:
-        registry.add_file(path)
     no_rows = to_frame([], Row).assign(file="", line=0)
     if findings:
         return StoredSuite(
             folder=folder,
             card=card,
-            registry=registry,
+            plan=PlannedSuite(),
             methods=methods,
             expected={},
             rows=no_rows,
-            cells=[],
-            missing=Missing(),
             files=files,
             findings=findings,
             broken=True,
         )
     tables = []
-    known = []
     for name, stored in methods.items():
         file = f"{folder / name}{ROWS}"
         lines = range(2, len(stored.rows) + 2)  # the first is the header
         tables.append(stored.rows.assign(method=name, file=file, line=lines))
-        if name in registry.names() or name in card.configs:
-            known.append(name)
-        else:
-            problem = "there is no such method here; give its file with --methods"
-            findings.append(Finding(file, problem, 2, "method"))
     rows = pd.concat(tables or [no_rows], ignore_index=True)
-    expected = {name: _describe(card, methods[name], registry, name) for name in known}
-    missing = find_missing(card, teachers=find_teachers(card, known))
     # A seed that no method has is reported once, not for each of its cells.
     run = {*rows["seed"].dropna()}
     seeds = [seed for seed in card.seeds if seed in run] or card.seeds
-    cells = _plan(card, {name: methods[name] for name in known}, registry, seeds, missing)
+    measured = {name: _describe_run(stored) for name, stored in methods.items()}
+    plan = plan_suite(planner, card, measured, seeds)
+    for name in methods:
+        if name not in plan.methods:
+            problem = "there is no such method here; give its file with --methods"
+            findings.append(Finding(f"{folder / name}{ROWS}", problem, 2, "method"))
+    expected = {name: to_stored(method) for name, method in plan.methods.items()}
     tunings = _read_tunings(folder, card, expected, files)
     findings += tunings.findings
     return StoredSuite(
         folder=folder,
         card=card,
-        registry=registry,
+        plan=plan,
         methods=methods,
         expected=expected,
         rows=rows,
-        cells=[] if tunings.broken else cells,
-        missing=missing,
         files=files,
         findings=findings,
         broken=tunings.broken,
@@ -223,51 +217,10 @@ def _read_costs(
     return costs
 
 
-def _describe(
-    card: SuiteCard, results: StoredMethod, registry: MethodRegistry, name: str
-) -> StoredMethod:
-    """Return the card and settings of a method as they are resolved here."""
-    method = registry.get(card.base_method(name))
-    return to_stored(describe_method(_as_recorded(card, results), method, name))
-
-
-def _plan(
-    card: SuiteCard,
-    methods: Mapping[str, StoredMethod],
-    registry: MethodRegistry,
-    seeds: Sequence[int],
-    missing: Missing,
-) -> list[Cell]:
-    """Plan the cells of methods, at the precision and with the transfers of their files."""
-    # One plan serves all methods with the same precision and transfers.
-    suites: dict[tuple[str, tuple[str, ...]], SuiteCard] = {}
-    groups: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for name, results in methods.items():
-        suite = _as_recorded(card, results)
-        method = registry.get(card.base_method(name))
-        transfers = _list_transfers(suite, method, results)
-        group = suite.training.precision, transfers
-        suites.setdefault(group, suite)
-        groups.setdefault(group, []).append(name)
-    cells: list[Cell] = []
-    for group, names in groups.items():
-        _, transfers = group
-        request = make_request(suites[group], names, transfers=transfers, seeds=seeds)
-        cells += plan_cells(request, missing)
-    return sorted(cells, key=lambda cell: cell.name)
-
-
-def _list_transfers(
-    suite: SuiteCard, method: type[Method], results: StoredMethod
-) -> tuple[str, ...]:
-    """Return the transfers of the suite that take a method, and those of its rows."""
-    transfers = []
-    # A request that names a transfer must name one that takes the method.
-    for name in suite.transfers:
-        if name == COPIED or find_transfer(name).serves(method.card):
-            transfers.append(name)
-    transfers += sorted(filter(known_transfer, {*results.rows["transfer"]}))
-    return tuple(dict.fromkeys(transfers))
+def _describe_run(results: StoredMethod) -> MeasuredMethod:
+    """Return how a method was run, by its files."""
+    _, precision = results.differs.get("precision", ("fp32", None))
+    return MeasuredMethod(precision, tuple(sorted({*results.rows["transfer"]})))
 
 
 @dataclass
@@ -311,12 +264,3 @@ def _locate(path: Path, error: CompatbenchError) -> Finding:
         return Finding(str(path), str(error))
     file, line, problem = place.groups()
     return Finding(file, problem, int((line or "0:").removesuffix(":")))
-
-
-def _as_recorded(card: SuiteCard, results: StoredMethod) -> SuiteCard:
-    """Return the suite at the precision that a method's file says it was run with."""
-    _, precision = results.differs.get("precision", ("fp32", card.training.precision))
-    if precision not in PRECISIONS:
-        return card
-    training = card.training.model_copy(update={"precision": precision})
-    return card.model_copy(update={"training": training})

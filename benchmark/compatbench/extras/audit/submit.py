@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,10 +13,9 @@ from compatbench.backbone.load import read_backbone
 from compatbench.backbone.load.find_weights import find_weights
 from compatbench.backbone.load.weights import hash_weights
 from compatbench.data.cards import SuiteCard, names_elsewhere, suite_cards
+from compatbench.engine.execute.planning import Planner
 from compatbench.engine.missing import find_missing, suite_backbones
-from compatbench.engine.plan import make_plan
 from compatbench.engine.request import make_request
-from compatbench.engine.stored_rows import find_outdated_rows
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import write_atomic
 from compatbench.messages import first_problem
@@ -168,8 +168,9 @@ def _require_valid(card: SuiteCard, methods: Mapping[str, StoredMethod], out: Pa
             "can be compared with its weights and images"
         )
     rows = {name: method.rows for name, method in methods.items()}
-    plan = make_plan(make_request(card, list(methods), out=out))
-    outdated = find_outdated_rows(plan, rows)
+    with Planner() as planner:
+        planner.plan(partial(make_request, card, list(methods), out=out))
+        outdated = planner.find_outdated_rows(rows)
     if outdated:
         name = min(outdated)[0]
         raise CompatbenchError(
