@@ -3,6 +3,7 @@
 python .ci/changes.py                          # against origin/main
 python .ci/changes.py main                     # against another branch
 python .ci/changes.py origin/main --methods    # only the names of the methods to check
+python .ci/changes.py origin/main --adds       # only whether it adds methods and nothing else
 
 Nothing of the branch is run. The exit code is 1 if the branch adds a method and changes anything
 but the files of that method, if it reports rows of real models and changes anything but these and
@@ -86,12 +87,17 @@ def find_methods(changes: dict[str, str]) -> list[str]:
     return [match[1] for match in matches if match]
 
 
+def find_added(changes: dict[str, str]) -> set[str]:
+    """Return the methods whose file the branch adds."""
+    matches = [METHOD.fullmatch(path) for path, kind in changes.items() if kind == "A"]
+    return {match[1] for match in matches if match}
+
+
 def find_problems(changes: dict[str, str]) -> list[str]:
     """Return why the branch cannot be merged as it is."""
     links = [path for path in changes if Path(path).is_symlink()]
     problems = [f"{path} is a link; add the file itself" for path in links]
-    matches = [METHOD.fullmatch(path) for path, kind in changes.items() if kind == "A"]
-    added = {match[1] for match in matches if match}
+    added = find_added(changes)
     own = set()
     for name in added:
         own |= {f"methods/{name}.py", f"tests/methods/formulas/{name}.py"}
@@ -120,12 +126,17 @@ def show(path: str) -> str:
 
 
 def main() -> int:
-    """Print the table, or the names of methods; return the exit code."""
+    """Print the table, or what an option asks for instead; return the exit code."""
     parser = argparse.ArgumentParser(description="Print what a branch can affect.")
     parser.add_argument("base", nargs="?", default="origin/main")
     parser.add_argument("--methods", action="store_true", help="print only names of methods")
+    parser.add_argument("--adds", action="store_true", help="print an output of a workflow's job")
     options = parser.parse_args()
     changes = find_changes(options.base)
+    if options.adds:
+        adds_only_methods = find_added(changes) and not find_problems(changes)
+        print(f"adds_only_methods={'yes' if adds_only_methods else 'no'}")
+        return 0
     if options.methods:
         print(",".join(find_methods(changes)))
         return 0

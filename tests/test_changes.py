@@ -135,6 +135,22 @@ def test_pull_request_that_adds_a_method_may_only_have_its_files(clone: Path) ->
     assert "results/mini/mine.csv can affect how others are ranked; a pull request" in found.stderr
 
 
+def test_only_a_pull_request_that_adds_methods_alone_leaves_out_the_other_tests(
+    clone: Path,
+) -> None:
+    def adds_only_methods() -> str:
+        return run(clone, "--adds").stdout
+
+    assert adds_only_methods() == "adds_only_methods=no\n"
+    write(clone, {"methods/mine.py": "", "tests/methods/formulas/mine.py": ""})
+    assert adds_only_methods() == "adds_only_methods=yes\n"
+    write(clone, {"methods/coop.py": METHOD + "# edited\n"})
+    assert adds_only_methods() == "adds_only_methods=no\n"
+    (clone / "methods/mine.py").unlink()
+    (clone / "tests/methods/formulas/mine.py").unlink()
+    assert adds_only_methods() == "adds_only_methods=no\n"  # edits a method
+
+
 def test_pull_request_with_reported_rows_may_only_have_them_and_the_pages(clone: Path) -> None:
     rows = [f"results/paper-small/{name}" for name in ("reported.json", "coop.csv", "README.md")]
     pages = ["leaderboard.md", "docs/methods/coop.md", "results/report/index.html"]

@@ -65,13 +65,19 @@ def test_a_pull_request_is_checked_by_the_table_of_its_base_the_rules_and_the_sm
     assert ends == [["compatbench", "check", '"$METHODS"'], ["compatbench", "run", "--suite"]]
 
 
-def test_no_other_workflow_runs_for_a_pull_request_that_adds_a_method() -> None:
-    ignored = set()
+def test_an_edited_method_runs_all_jobs_and_one_that_is_only_added_none_but_its_own() -> None:
     for path in WORKFLOWS:
-        triggers = read(path)[ON]
-        if path.name != "pull-request.yml" and "pull_request" in triggers:
-            ignored.add(tuple(triggers["pull_request"]["paths-ignore"]))
-    assert ignored == {("methods/*", "tests/methods/formulas/*")}
+        workflow = read(path)
+        if path.name == "pull-request.yml" or "pull_request" not in workflow[ON]:
+            continue
+        assert not workflow[ON]["pull_request"]  # no path is left out
+        jobs = workflow["jobs"]
+        [find, _] = [step.get("run", "") for step in reversed(jobs.pop("changes")["steps"])]
+        assert find.startswith('git show "origin/$GITHUB_BASE_REF:.ci/changes.py" > ')
+        assert find.endswith('--adds >> "$GITHUB_OUTPUT"')
+        for job in jobs.values():
+            assert job["needs"] == "changes"
+            assert job["if"] == "needs.changes.outputs.adds_only_methods != 'yes'"
 
 
 def test_new_rows_are_rebased_on_what_was_merged_meanwhile(tmp_path: Path) -> None:
