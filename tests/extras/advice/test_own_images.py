@@ -36,6 +36,7 @@ from compatbench.extras.advice.own_images import (
     open_images,
     read_modules,
 )
+from compatbench.extras.advice.remembered import Memory
 from compatbench.results.evaluation import Evaluation
 
 UPGRADE = {"source": "mini-clip", "target": "mini-eva-clip"}
@@ -224,6 +225,48 @@ def test_labels_add_retraining_and_a_second_call_reuses_everything(
     second = cb.advise("photos", **how)
     assert second.frame.equals(first.frame)
     cb.advise("photos", module="output/seed1", **UPGRADE)
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_second_call_with_given_modules_loads_no_model(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_peft(work / "adapter")
+    how = {"module": ["output/seed1", "adapter"], **UPGRADE}
+    first = cb.advise("photos", **how)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr("compatbench.backbone.backbone.build_model", refuse)
+    monkeypatch.setattr("compatbench.extras.advice.targets.build_architecture", refuse)
+    load_again()
+    second = cb.advise("photos", **how)
+    assert str(second) == str(first)
+    assert second.options.equals(first.options)
+    assert second.targets.equals(first.targets)
+    # Other settings, and another module, are measured.
+    with pytest.raises(AssertionError, match="a model is loaded"):
+        cb.advise("photos", settings={"position": "front"}, **how)
+    config = work / "adapter" / "adapter_config.json"
+    config.write_text(config.read_text().replace('"lora_alpha": 2', '"lora_alpha": 4'))
+    with pytest.raises(AssertionError, match="a model is loaded"):
+        cb.advise("photos", **how)
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_second_call_repeats_what_was_noted_on_a_checkpoint(work: Path) -> None:
+    write_probe(work / "probe.npz")
+    said = []
+    for _ in range(2):
+        with pytest.warns(CompatbenchWarning) as caught:
+            cb.advise("photos", module=["output/seed1", "probe.npz"], **UPGRADE)
+        said.append([str(each.message) for each in caught])
+    assert said[0] == said[1]
+    for path in (work / "runs" / "answers").glob("*/*"):
+        path.write_bytes(b"damaged")
+    with pytest.warns(CompatbenchWarning):
+        cb.advise("photos", module="output/seed1", **UPGRADE)
 
 
 @pytest.mark.filterwarnings(QUIET)
@@ -515,7 +558,8 @@ def test_modules_of_one_method_have_different_names(work: Path) -> None:
     for name in ("3", "tip_adapter-b"):
         module.save(work / f"{name}.safetensors")
     given = [module, "3.safetensors", module, "tip_adapter-b.safetensors"]
-    read = read_modules(given, load_task("mini-food"), None, {})
+    memory = Memory(work / "runs" / "answers", None, "cpu")
+    read = read_modules(given, load_task("mini-food"), None, {}, memory)
     assert [*read] == ["tip_adapter", "tip_adapter-3", "tip_adapter-2", "tip_adapter-b"]
     advice = cb.advise(module=module, target="mini-eva-clip")
     call = "cb.advise('mini-food', module=module, target='mini-eva-clip', labels=4)"

@@ -17,7 +17,8 @@ from compatbench.extras.advice.advise_images import (
     OwnRequest,
     advise_images,
     choose_targets,
-    evaluate_transfers,
+    join_names,
+    list_transfers,
 )
 from compatbench.extras.advice.asked import Asked
 from compatbench.extras.advice.measurements import measure_evaluations, read_measurements
@@ -27,6 +28,7 @@ from compatbench.extras.advice.targets import describe_target
 from compatbench.method import Module
 from compatbench.method.hub import local_file
 from compatbench.results.estimate import Array
+from compatbench.results.evaluation import evaluate
 from compatbench.results.expected import upgrade_pairs
 from compatbench.runs import results
 
@@ -221,9 +223,13 @@ def _advise_module(
             "it: give the suite of yours, --suite, or new models, --target"
         )
     measured = []
+    file = None if methods == "all" else join_names(methods)
     for target in known:
-        evaluations = list(evaluate_transfers(address, fitted.method, target, methods, device))
-        measured.append(measure_evaluations([(fitted.method, each) for each in evaluations]))
+        evaluations = []
+        for transfer in list_transfers(fitted.method, methods):
+            how = {"transfer": transfer, "methods": file, "device": device}
+            evaluations.append((fitted.method, evaluate(address, target, **how)))
+        measured.append(measure_evaluations(evaluations))
     compared = {target: describe_target(target) for target in known} if targets else {}
     if isinstance(address, Module):
         return Advice(tuple(measured), compared, Asked((), task=fitted.task))

@@ -34,13 +34,14 @@ from compatbench.extras.advice.own_images import (
     open_images,
     read_modules,
 )
+from compatbench.extras.advice.remembered import Memory
 from compatbench.extras.advice.saved_advice import save_advice, save_modules, save_trained
-from compatbench.extras.advice.targets import backbones_here, describe_target
+from compatbench.extras.advice.targets import backbones_here
 from compatbench.messages import can_show_bar, count
 from compatbench.method import Module
 from compatbench.method.hub import local_file
 from compatbench.method.registry import builtin_methods
-from compatbench.results.evaluation import Evaluation, evaluate
+from compatbench.results.evaluation import Evaluation
 from compatbench.tables.console import SafeConsole
 
 
@@ -68,11 +69,11 @@ class OwnRequest:
         for module in modules:
             words += ["--module", module]
         if self.methods != "all":
-            words += ["--methods", _join(self.methods)]
+            words += ["--methods", join_names(self.methods)]
         if self.source is not None:
             words += ["--source", self.source]
         if self.target is not None:
-            words += ["--target", _join(self.target)]
+            words += ["--target", join_names(self.target)]
         if self.skip_broken:
             words.append("--skip-broken")
         if self.out != Path():
@@ -80,7 +81,8 @@ class OwnRequest:
         return tuple(words)
 
 
-def _join(names: Names) -> str:
+def join_names(names: Names) -> str:
+    """Return names with commas between them."""
     return names if isinstance(names, str) else ",".join(names)
 
 
@@ -92,14 +94,12 @@ def advise_images(request: OwnRequest) -> Advice:
     targets = choose_targets(request.target, source)
     fetch_missing_files([source, *targets], request.yes)
     own = open_images(request.images, source, targets, request.out, request.skip_broken)
-    how = {
-        "classes": request.class_names,
-        "settings": request.settings,
-        "device": request.device,
-    }
-    modules = read_modules(request.modules, own.tested, request.source, how)
+    file = None if request.methods == "all" else join_names(request.methods)
+    memory = Memory(request.out / "runs" / "answers", file, request.device)
+    how = {"classes": request.class_names, "settings": request.settings}
+    modules = read_modules(request.modules, own.tested, request.source, how, memory)
     own = images_for(own, modules)
-    evaluations = _evaluate_modules(request, modules, targets, own.tested)
+    evaluations = _evaluate_modules(request, modules, targets, own.tested, memory)
     notes = []
     trained = CrossFit()
     if modules:
@@ -137,7 +137,7 @@ def advise_images(request: OwnRequest) -> Advice:
     if not Path(request.images).expanduser().exists():  # a task; images have a card in ``out``
         words += own.cards + own.data_root
     asked = Asked(words, files, request.labels, own.cards, own.data_root, tuple(notes))
-    facts = {target: describe_target(target) for target in targets}
+    facts = {target: memory.describe(target) for target in targets}
     advice = Advice(tuple(measured), facts, asked)
     save_advice(advice, own.task.name, request.out)
     return advice
@@ -164,7 +164,7 @@ def _choose_methods(methods: Names) -> list[str]:
     """Return the methods to train."""
     if methods == "all":
         return list(CHEAP_METHODS)
-    return builtin_methods().select(_join(methods))
+    return builtin_methods().select(join_names(methods))
 
 
 def _fit(
@@ -220,7 +220,11 @@ def _show_steps(enabled: bool, total: int) -> Iterator[Callable[[str], None]]:
 
 
 def _evaluate_modules(
-    request: OwnRequest, modules: Mapping[str, Module], targets: Sequence[str], tested: Task
+    request: OwnRequest,
+    modules: Mapping[str, Module],
+    targets: Sequence[str],
+    tested: Task,
+    memory: Memory,
 ) -> list[tuple[str, Evaluation]]:
     """Return the evaluations of modules on all targets, each with the name of its module."""
     evaluations = []
@@ -228,31 +232,19 @@ def _evaluate_modules(
         for target in targets:
             for name, module in modules.items():
                 step(f"{name} on {target}")
-                method = str(module.about["method"])
-                every = evaluate_transfers(
-                    module, method, target, request.methods, request.device, tested
-                )
-                evaluations += [(name, each) for each in every]
+                for transfer in list_transfers(str(module.about["method"]), request.methods):
+                    evaluation = memory.evaluate(module, target, tested, transfer)
+                    evaluations.append((name, evaluation))
             if target == targets[0]:  # the old model is the same for every target
                 check_modules(evaluations)
     return evaluations
 
 
-def evaluate_transfers(
-    module: Module | Path,
-    method: str,
-    target: str,
-    methods: Names,
-    device: str,
-    task: Task | None = None,
-) -> Iterator[Evaluation]:
-    """Yield a module's evaluations on a target, untouched and through words where it can be."""
-    file = None if methods == "all" else _join(methods)
-    if file is not None:
-        builtin_methods().select(file)
-    for transfer in (COPIED, "words"):
-        if serves(transfer, method):
-            yield evaluate(module, target, task, transfer=transfer, methods=file, device=device)
+def list_transfers(method: str, methods: Names) -> list[str]:
+    """Return the transfers by which modules of a method are measured; ``methods`` may define it."""
+    if methods != "all":
+        builtin_methods().select(join_names(methods))
+    return [transfer for transfer in (COPIED, "words") if serves(transfer, method)]
 
 
 def _collect_trained(

@@ -25,6 +25,7 @@ from compatbench.data.new_task_choices import HALF
 from compatbench.data.task import Task, load_task
 from compatbench.engine.single_module import Fitted, read_fitted
 from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.extras.advice.remembered import Memory
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import sha256_bytes, sha256_json
 from compatbench.files.project_folders import add_own_place
@@ -32,11 +33,10 @@ from compatbench.files.sizes import format_bytes
 from compatbench.files.yaml_text import dump_yaml, load_yaml
 from compatbench.messages import count, count_are, is_or_are
 from compatbench.method import Module
-from compatbench.method.convert import import_module
 from compatbench.method.hub import local_file
 from compatbench.results.choice import judge_effect
 from compatbench.results.estimate import Array
-from compatbench.results.evaluation import Evaluation, settle_module
+from compatbench.results.evaluation import Evaluation
 
 SWAPPED = "{}-swapped"  # the task whose training images are the other one's test images
 CHECKS = (
@@ -275,11 +275,12 @@ def read_modules(
     task: Task,
     source: str | None,
     how: Mapping[str, Any],
+    memory: Memory,
 ) -> dict[str, Module]:
     """Return modules by name. Checkpoints of other code are imported, with their format detected.
 
     Settings that a checkpoint does not contain are chosen on the images, unless ``how``, which has
-    arguments of ``import_module``, contains them.
+    the arguments ``classes`` and ``settings`` of ``import_module``, contains them.
 
     Raises:
         CompatbenchError: a checkpoint without a source, or modules of several sources.
@@ -287,7 +288,7 @@ def read_modules(
     read: dict[str, Module] = {}
     sources = set()
     for module in modules:
-        loaded = _read_module(module, task, source, how)
+        loaded = _read_module(module, task, source, how, memory)
         _, fitted = read_fitted(loaded)
         sources.add(fitted.source)
         name = fitted.method
@@ -316,7 +317,11 @@ def _name_by_file(method: str, path: Path) -> str:
 
 
 def _read_module(
-    module: Module | str | Path, task: Task, source: str | None, how: Mapping[str, Any]
+    module: Module | str | Path,
+    task: Task,
+    source: str | None,
+    how: Mapping[str, Any],
+    memory: Memory,
 ) -> Module:
     address = local_file(module)
     try:
@@ -329,9 +334,7 @@ def _read_module(
             f"{module} is no module of compatbench; if it is a checkpoint of other code, name the "
             "model that it was trained on: --source NAME"
         )
-    source = backbone_cards.resolve(source)
-    imported = import_module("auto", address, task.name, source, **how)
-    return settle_module(imported, task, str(how["device"]))
+    return memory.import_checkpoint(address, task, backbone_cards.resolve(source), how)
 
 
 def check_modules(measured: Sequence[tuple[str, Evaluation]]) -> None:
