@@ -41,6 +41,7 @@ _CORE = {
     "results": "compatbench.runs",
     "run": "compatbench.runs",
     "suites": "compatbench.data.card_listings",
+    "task": "compatbench.data.task_in_memory",
     "tasks": "compatbench.data.card_listings",
     "transfers": "compatbench.method.listings",
     "tune": "compatbench.runs",

@@ -8,6 +8,7 @@ from compatbench.data.card_listings import suites as suites
 from compatbench.data.card_listings import tasks as tasks
 from compatbench.data.fetch_datasets import fetch_data as fetch_data
 from compatbench.data.new_task import new_task as new_task
+from compatbench.data.task_in_memory import task as task
 from compatbench.engine.compute import Compute as Compute
 from compatbench.engine.plan import plan as plan
 from compatbench.engine.port import port as port

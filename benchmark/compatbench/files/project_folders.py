@@ -55,6 +55,15 @@ def add_own_place(place: Path) -> None:
         os.environ[CARDS_VARIABLE] = str(place)
 
 
+def forget_own_place(place: Path) -> None:
+    """Make the cards of a folder unknown again, in this process and its workers."""
+    kept = []
+    for known in os.environ.get(CARDS_VARIABLE, "").split(os.pathsep):
+        if known and Path(os.path.expanduser(known)).absolute() != place:
+            kept.append(known)
+    os.environ[CARDS_VARIABLE] = os.pathsep.join(kept)
+
+
 def content_folder(kind: str) -> Path:
     """Return the folder ``methods``, ``transfers`` or ``formats``."""
     return installed_folder(kind)

@@ -15,6 +15,7 @@ from typing import Literal
 from compatbench.data.cache_files import FEATURES, default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.shots import Numbers
+from compatbench.data.task_in_memory import choose_suite
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event, OnEvent
@@ -82,7 +83,8 @@ def run(
             a list, also classes that a notebook or a script defines; their source is kept in
             ``results/classes/``.
         tasks: tasks of the suite: names, globs, ``all``, comma lists, exclusions, or the path of a
-            card. A task stands for its variants, too, which can also be named alone.
+            card. A task stands for its variants, too, which can also be named alone. A task of
+            ``cb.task`` alone is run in the suite that was made for it, if no suite is given.
         seeds: seeds, such as ``1,2``; by default the suite's, or those that its card names for a
             first run (``run_seeds``).
         shots: shots, such as ``4,8`` or ``all``; by default the suite's.
@@ -110,6 +112,7 @@ def run(
         CompatbenchError: broken input, missing images or weights, or a folder that cannot be
             written. What was measured before is kept.
     """
+    suite = choose_suite(suite, tasks)
     check_names(suite, tasks=tasks, transfers=transfers)
     # Other processes cannot import a class of a notebook.
     selection = write_classes(methods, Path(out) / CLASSES)

@@ -7,7 +7,7 @@ path is accepted wherever its name is.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
@@ -34,6 +34,13 @@ __all__ = ["COPIED", "BackboneCard", "BackboneName", "ConfigName", "Name", "Suit
 __all__ += ["TrainingCard", "development_tasks", "names_elsewhere", "select_names", "unknown_name"]
 __all__ += ["whole_name"]
 
+# How an object in memory gets a name, by kind.
+_FROM_MEMORY = {
+    "task": "; make a task of images in memory: cb.task(images, labels, names)",
+    "backbone": (
+        "; make a backbone of a model in memory: cb.as_backbone(model, preprocess, tokenizer)"
+    ),
+}
 LEAST_OF_A_HALF = 2  # classes: with one class, every answer would be right
 AnyCard = TypeVar("AnyCard", bound=CardModel)
 
@@ -104,10 +111,15 @@ class Catalog(Generic[AnyCard]):
         """Return the name itself. Of the path of a card, make the card known, and return its name.
 
         Raises:
-            CompatbenchError: the file holds no card of this kind.
+            CompatbenchError: the file holds no card of this kind, or an object is given in place
+                of a name.
         """
+        if not isinstance(name, str):
+            problem = f"a {self.kind} is given by its name, not by a {type(name).__name__}"
+            fix = _FROM_MEMORY.get(self.kind, "")
+            raise CompatbenchError(f"{problem}{fix}")
         if not is_card_path(name):
-            return name
+            return str(name)  # of a task that was in memory, the name alone
         path = Path(os.path.expanduser(name)).absolute()
         card = read_card(path, self._model)
         found = look_at(path)
@@ -118,8 +130,12 @@ class Catalog(Generic[AnyCard]):
 
     def resolve_all(self, selection: str | Sequence[str]) -> list[str]:
         """Return the parts of a selection, with names in place of paths."""
-        parts = selection.split(",") if isinstance(selection, str) else selection
-        return [self.resolve(part.strip()) for part in parts]
+        if isinstance(selection, str):
+            selection = selection.split(",")
+        elif not isinstance(selection, Iterable):
+            selection = [selection]  # the error says what to give
+        parts = [part.strip() if isinstance(part, str) else part for part in selection]
+        return [self.resolve(part) for part in parts]
 
     def read(self, name: str | AnyCard) -> AnyCard:
         """Read a card by its name, or by the path of its YAML file. Return a card as it is."""
