@@ -98,7 +98,7 @@ def test_images_of_every_kind_give_the_same_task_without_loss(given: tuple[Any, 
     expected = cb.task(IMAGES, LABELS, NAMES)
     made = cb.task(*given)
     assert made == expected
-    assert repr(made) == f"<Task '{made}': 3 classes, images: train 9, test 9; shots: 1>"
+    assert repr(made) == f"<Task '{made}': 3 classes, images: train 6, test 12; shots: 1>"
     task = load_task(made)
     assert task.labels.names == tuple(NAMES)
     found = set()
@@ -128,10 +128,10 @@ def test_the_same_images_are_stored_once_in_any_order(own_cache: Path) -> None:
     assert cb.task(IMAGES, LABELS, NAMES) == first
     assert card.read_text() == text
     # A cell of a notebook that is run again with other images replaces the task.
-    assert len(load_task("pets").split("train")) == 9
+    assert len(load_task("pets").split("test")) == 12
     cb.task(IMAGES[6:], LABELS[6:], NAMES, name="pets")
-    assert len(load_task("pets").split("train")) == 6
-    assert len(load_task(first).split("train")) == 9
+    assert len(load_task("pets").split("test")) == 6
+    assert len(load_task(first).split("test")) == 12
 
 
 def test_cards_and_images_can_be_in_a_folder_of_ones_own(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_task_is_accepted_where_its_name_is() -> None:
     task = cb.task(IMAGES, LABELS, NAMES)
     module = cb.fit("tip_adapter", task, "mini-clip", shots=2)
     found = cb.evaluate(module, "mini-eva-clip", task)
-    assert found.images == 9
+    assert found.images == 12
     assert module.about["task"] == task
     plan = cb.plan(methods=["zeroshot"], tasks=[task], seeds=1)
     assert plan.suite.name == task.suite

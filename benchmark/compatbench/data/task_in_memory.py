@@ -84,7 +84,7 @@ def task(
     target: str | Sequence[str] = "mini-eva-clip",
     shots: int | None = None,
     seed: int = 1,
-    test_share: float = 0.5,
+    test_share: float | None = None,
     template: Sequence[str] | None = None,
     out: str | Path | None = None,
     progress: bool = True,
