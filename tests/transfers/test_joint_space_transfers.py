@@ -23,6 +23,7 @@ from compatbench.extras.check.models import (
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled, WordPair
+from compatbench.transfers.anchors import Anchors, invert_covariance, learn_mixtures
 from compatbench.transfers.images import Images, fit_net
 from compatbench.transfers.lambda_orthogonal import LambdaOrthogonal, deviation, fit_affine
 from compatbench.transfers.local_drift import LocalDrift, cluster, fit_local
@@ -147,6 +148,56 @@ def test_net_starts_at_the_rotation_and_improves_on_it() -> None:
         return float((net(target) - source).square().sum())
 
     assert distance(30) < 0.9 * distance(0)
+
+
+def test_learned_anchors_lower_their_loss_and_are_mixtures_of_words() -> None:
+    words = draw(50, 6) * torch.tensor([3.0, 1, 1, 1, 1, 0.2]).double()
+    inverse = invert_covariance(words, 0.1)
+    centred = words - words.mean(0)
+    covariance = centred.T @ centred / 50
+    expected = covariance + 0.1 * covariance.trace() / 6 * torch.eye(6).double()
+    assert torch.allclose(inverse, torch.linalg.inv(expected))
+    whitened = centred @ torch.linalg.cholesky(inverse)  # as far apart as by the root of Σ⁻¹
+
+    def loss(steps: int) -> float:
+        generator = torch.Generator().manual_seed(1)
+        mixtures = learn_mixtures(words, inverse, Anchors.Config(steps=steps), generator)
+        assert mixtures.shape == (12, 50)
+        assert torch.allclose(mixtures.sum(1), torch.ones(12).double())
+        anchors = mixtures @ whitened
+        coverage = torch.cdist(whitened, anchors).min(1).values.mean()
+        return float(0.95 * coverage - 0.05 * torch.pdist(anchors).mean())
+
+    assert loss(30) < 0.8 * loss(0)
+
+
+@pytest.mark.parametrize("damping", [0.0, 0.5])
+def test_learned_anchors_describe_features_by_whitened_similarities(damping: float) -> None:
+    transfer = Anchors(Anchors.Config(learned=True, damping=damping))
+    a = draw(50, 6)
+    b = draw(50, 7, seed=1)
+
+    def find_matrix(target: Tensor) -> Tensor:
+        _, map_features = transfer.find_map(TransferData(transfer, words=WordPair(a, target)))
+        return map_features(torch.eye(target.shape[1]).double())
+
+    mixtures = learn_mixtures(
+        a, invert_covariance(a, damping), transfer.config, torch.Generator().manual_seed(0)
+    )
+    sides = []
+    for words in (a, b):
+        anchors = mixtures @ (words - words.mean(0)) @ invert_covariance(words, damping)
+        sides.append(anchors - anchors.mean(0))
+    left, right = sides
+    weight = damping * float(left.square().sum()) / 6
+    expected = damped(left, right, weight, torch.zeros(6, 7).double()).T
+    assert torch.allclose(find_matrix(b), expected)
+    # Undamped anchors of two models that differ by an affine map describe features alike.
+    if damping == 0:
+        change = draw(6, 6, seed=3)
+        found = find_matrix(a @ change + 2)
+        assert torch.allclose(change @ found, torch.eye(6).double())
+        assert torch.allclose(find_matrix(a), torch.eye(6).double())
 
 
 def test_lambda_orthogonal_lies_between_the_rotation_and_the_least_squares() -> None:
