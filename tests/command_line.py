@@ -6,12 +6,16 @@ import contextlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from compatbench.cli.app import app
 from compatbench.data.dataset_folders import set_data_roots
+
+COMMAND: Any = get_command(app)
 
 
 def invoke(*arguments: object, **environment: str) -> Result:
@@ -53,6 +57,16 @@ def output_in(folder: Path, *arguments: object, **environment: str) -> str:
     result = invoke_in(folder, *arguments, **environment)
     assert result.exit_code == 0, result.output
     return result.stdout
+
+
+def expect_known(words: list[str]) -> None:
+    """Check that a command of these words exists and has their options, without running it."""
+    place = COMMAND
+    context = place.context_class(place)
+    while hasattr(place, "resolve_command"):
+        _, place, words = place.resolve_command(context, words)
+        context = place.context_class(place, parent=context)
+    place.make_parser(context).parse_args(words)
 
 
 def forget_files() -> None:

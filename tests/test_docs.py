@@ -14,15 +14,13 @@ from typing import Any
 
 import pytest
 import torch
-from command_line import forget_files, output_of
+from command_line import COMMAND, expect_known, forget_files, output_of
 from data.trees import load_again
 from formats.files_of_authors import save_coop
 from notebooks import expect_outputs, read_notebook, run_notebook
-from typer.main import get_command
 
 import compatbench.method
 from compatbench.backbone import load_backbone
-from compatbench.cli.app import app
 from compatbench.data.cards import backbone_cards
 from compatbench.engine import compute
 from compatbench.engine.request import parse_shard
@@ -36,7 +34,6 @@ from compatbench.method.transfer import TransferData
 from compatbench.results.measures import measure_registry
 from compatbench.results.measures.measure_registry import Answers
 
-COMMAND: Any = get_command(app)
 REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
 BLOCK = re.compile(r"(?ms)^```(\w+)(?: ([\w-]+))?\n(.*?)^```")
@@ -84,16 +81,6 @@ def test_commands_on_pages_have_known_options(command: str, tmp_path: Path) -> N
 def without_numbers(line: str) -> str:
     """Return a line without numbers and widths: they differ between processors."""
     return " ".join(re.sub(r"[<+-]?\d[\d.,]*", "#", line).split())
-
-
-def expect_known(words: list[str]) -> None:
-    """Check that a command of these words exists and has their options, without running it."""
-    place = COMMAND
-    context = place.context_class(place)
-    while hasattr(place, "resolve_command"):
-        _, place, words = place.resolve_command(context, words)
-        context = place.context_class(place, parent=context)
-    place.make_parser(context).parse_args(words)
 
 
 def test_page_of_commands_lists_every_command() -> None:

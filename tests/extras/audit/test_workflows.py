@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from command_line import expect_known
 from unrecorded_methods import list_others
 
-GITHUB = Path(__file__).parents[3] / ".github"
+ROOT = Path(__file__).parents[3]
+GITHUB = ROOT / ".github"
 WORKFLOWS = sorted((GITHUB / "workflows").glob("*.y*ml"))
-METHODS = [path.stem for path in (GITHUB.parent / "results" / "mini").glob("*.json")]
+METHODS = [path.stem for path in (ROOT / "results" / "mini").glob("*.json")]
 ON = True  # as YAML 1.1 reads the key 'on'
 
 
@@ -50,6 +53,27 @@ def test_a_stranger_gets_no_secret_no_right_to_write_and_no_script(path: Path) -
         assert "${{" not in step.get("run", "")  # which holds what a stranger can write
         if "uses" in step:
             assert re.fullmatch(r"actions/[a-z-]+@[0-9a-f]{40}", step["uses"])
+
+
+def test_every_command_and_file_that_a_script_names_exists() -> None:
+    """No run of the workflows is needed to find an option or a path that was renamed."""
+    scripts = [(ROOT / ".ci" / name).read_text() for name in ("run", "wheel")]
+    for path in (*WORKFLOWS, ROOT / "action.yml"):
+        document = read(path)
+        for job in document.get("jobs", {"runs": document.get("runs")}).values():
+            scripts += [step.get("run", "") for step in job["steps"]]
+    text = "\n".join(scripts)
+    commands = re.findall(r"(?m)(?:^|&& |do )compatbench ([a-z](?:\"[^\"]*\"|[^\"&|;\n])+)", text)
+    assert len(commands) > 15
+    for command in commands:
+        expect_known(shlex.split(command))
+    paths = re.findall(r"(?<![\w/$])(?:\.ci|benchmark|docs|results|tests)/[\w*./-]+", text)
+    assert len(paths) > 15
+    for path in paths:
+        assert list(ROOT.glob(path)), path
+    setup = (ROOT / "setup.cfg").read_text()
+    for extra in re.findall(r"\.\[(\w+)\]", text):
+        assert f"\n{extra} =\n" in setup
 
 
 def test_a_pull_request_is_checked_by_the_table_of_its_base_the_rules_and_the_smoke_suite() -> None:
@@ -139,7 +163,7 @@ def test_a_version_is_tagged_where_its_wheel_was_tried() -> None:
     for job in (release["wheel"], ci["package"]):
         assert ".ci/wheel" in [step.get("run") for step in job["steps"]]
     assert release["tag"]["needs"] == ["wheel", "rows"]
-    script = (GITHUB.parent / ".ci" / "wheel").read_text()
+    script = (ROOT / ".ci" / "wheel").read_text()
     assert '"$size" -gt 30000000' in script
     assert "compatbench run --suite smoke" in script
 
@@ -147,7 +171,7 @@ def test_a_version_is_tagged_where_its_wheel_was_tried() -> None:
 def choose_methods(script: str, folder: Path, **variables: str) -> list[str]:
     """Run a script of a workflow. Return the methods that it hands to the next step."""
     variables |= {"GITHUB_ENV": str(folder / "env"), "PATH": os.environ["PATH"]}
-    subprocess.run(["bash", "-e", "-c", script], cwd=GITHUB.parent, env=variables, check=True)
+    subprocess.run(["bash", "-e", "-c", script], cwd=ROOT, env=variables, check=True)
     _, _, names = (folder / "env").read_text().strip().partition("=")
     (folder / "env").unlink()
     return names.split(",")
@@ -175,14 +199,14 @@ def test_rows_of_every_method_are_made_again_before_a_release(tmp_path: Path) ->
 
 
 def test_every_python_that_is_promised_is_tested() -> None:
-    setup = (GITHUB.parent / "setup.cfg").read_text()
+    setup = (ROOT / "setup.cfg").read_text()
     promised = re.findall(r"Programming Language :: Python :: (3\.\d+)", setup)
     matrix = read(GITHUB / "workflows" / "ci.yml")["jobs"]["test"]["strategy"]["matrix"]
     assert matrix["python"] == promised
 
 
 def test_the_docs_are_built_with_the_packages_of_the_extra() -> None:
-    setup = (GITHUB.parent / "setup.cfg").read_text()
+    setup = (ROOT / "setup.cfg").read_text()
     [extra] = re.findall(r"(?m)^docs =\n((?:    .*\n)+)", setup)
     [install] = [
         step["run"]
