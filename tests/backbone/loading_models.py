@@ -121,7 +121,7 @@ PADS = {"clip": "[SEP]", "siglip": "[MASK]"}
 
 def write_tokenizer(folder: Path, kind: str) -> None:
     """Write the files of a tokenizer with the special tokens of a kind of model."""
-    import transformers
+    transformers = pytest.importorskip("transformers")
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     special = ["[PAD]", "[CLS]", "[MASK]", "[SEP]"]
