@@ -14,20 +14,12 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from compatbench.method import (
-    Backbone,
-    Classifier,
-    FewShotData,
-    Labels,
-    Method,
-    MethodCard,
-    Module,
-)
+from compatbench.method import Backbone, FewShotData, MethodCard, Module
 
-from ._shared.texts import Templates, zero_shot
+from ._shared.streams import Cache, StreamMethod
 
 
-class TDA(Method):
+class TDA(StreamMethod):
     """z = s · f̂ W_0ᵀ + α Σ exp(−β (1 − ⟨f̂, g⟩)) y − α' Σ exp(−β' (1 − ⟨f̂, g'⟩)) y'.
 
     Karmanov et al., *Efficient Test-Time Adaptation of Vision-Language Models*, sections 3.2
@@ -52,8 +44,7 @@ class TDA(Method):
         zero_shot_at={"alpha": 0.0, "negative_alpha": 0.0},
     )
 
-    class Config(Method.Config):
-        templates: Templates = "first"
+    class Config(StreamMethod.Config):
         alpha: NonNegativeFloat = 2.0
         beta: NonNegativeFloat = 5.0
         capacity: PositiveInt = 3
@@ -70,69 +61,25 @@ class TDA(Method):
         numbers = {name: torch.tensor(getattr(self.config, name)) for name in names}
         return Module(stored=numbers).to(backbone.device)
 
-    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+    def adapt(self, module: Module, features: Tensor, start: Tensor, text: Tensor) -> Tensor:
         config = self.config
-        text = zero_shot(backbone, labels, config.templates)
         weights = {name: float(number) for name, number in module.stored.items()}
         lowest_doubt, highest_doubt = config.doubtful
         lowest_p, highest_p = config.excluded
-
-        def classify(stream: Tensor) -> Tensor:
-            features = F.normalize(stream, dim=-1)
-            logits = backbone.logit_scale * features @ text.T
-            adapted = logits.clone()
-            probabilities = logits.softmax(-1)
-            entropies = torch.special.entr(probabilities).sum(-1)
-            doubts = entropies / math.log2(max(len(text), 2))
-            positive = Cache(text, config.capacity)
-            negative = Cache(text, config.negative_capacity)
-            for i, guess in enumerate(logits.argmax(-1).tolist()):
-                key = features[i]
-                entropy = float(entropies[i])
-                positive.offer(guess, entropy, key, F.one_hot(torch.tensor(guess), len(text)))
-                if lowest_doubt < doubts[i] < highest_doubt:
-                    p = probabilities[i]
-                    negative.offer(guess, entropy, key, (p > lowest_p) & (p < highest_p))
-                adapted[i] += weights["alpha"] * positive.answer(key, weights["beta"])
-                against = negative.answer(key, weights["negative_beta"])
-                adapted[i] -= weights["negative_alpha"] * against
-            return adapted
-
-        return classify
-
-
-class Cache:
-    """A cache of the images with the lowest entropies for each guessed class.
-
-    Args:
-        text: text features ``[C, e]``, for the number of classes and the size of keys.
-        capacity: the number of images for each guessed class.
-    """
-
-    def __init__(self, text: Tensor, capacity: int) -> None:
-        classes, size = text.shape
-        self.keys = text.new_zeros(classes, capacity, size)
-        self.values = text.new_zeros(classes, capacity, classes)  # zero in empty places
-        self.entropies = [[math.inf] * capacity for _ in range(classes)]
-
-    def offer(self, guess: int, entropy: float, key: Tensor, value: Tensor) -> None:
-        """Keep an image if a place is empty or if its entropy is lower than the highest.
-
-        Args:
-            guess: the class that zero-shot gives the image.
-            entropy: H.
-            key: the image's feature, ``[e]``.
-            value: y, ``[C]``.
-        """
-        # An empty place has an infinite entropy.
-        entropies = self.entropies[guess]
-        place = entropies.index(max(entropies))
-        if entropy < entropies[place]:
-            entropies[place] = entropy
-            self.keys[guess, place] = key
-            self.values[guess, place] = value.to(self.values)
-
-    def answer(self, feature: Tensor, beta: float) -> Tensor:
-        """Return Σ exp(−β (1 − ⟨f̂, g⟩)) y over all kept images, ``[C]``, of a feature ``[e]``."""
-        affinity = torch.exp(-beta * (1 - self.keys.flatten(0, 1) @ feature))
-        return affinity @ self.values.flatten(0, 1)
+        adapted = start.clone()
+        probabilities = start.softmax(-1)
+        entropies = torch.special.entr(probabilities).sum(-1)
+        doubts = entropies / math.log2(max(len(text), 2))
+        positive = Cache(text, config.capacity)
+        negative = Cache(text, config.negative_capacity)
+        for i, guess in enumerate(start.argmax(-1).tolist()):
+            key = features[i]
+            entropy = float(entropies[i])
+            positive.offer(guess, entropy, key, F.one_hot(torch.tensor(guess), len(text)))
+            if lowest_doubt < doubts[i] < highest_doubt:
+                p = probabilities[i]
+                negative.offer(guess, entropy, key, (p > lowest_p) & (p < highest_p))
+            adapted[i] += weights["alpha"] * positive.answer(key, weights["beta"])
+            against = negative.answer(key, weights["negative_beta"])
+            adapted[i] -= weights["negative_alpha"] * against
+        return adapted

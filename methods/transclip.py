@@ -11,20 +11,12 @@ import torch.nn.functional as F
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from compatbench.method import (
-    Backbone,
-    Classifier,
-    FewShotData,
-    Labels,
-    Method,
-    MethodCard,
-    Module,
-)
+from compatbench.method import Backbone, FewShotData, MethodCard, Module
 
-from ._shared.texts import Templates, zero_shot
+from ._shared.streams import StreamMethod, estimate_spread, find_neighbours
 
 
-class TransCLIP(Method):
+class TransCLIP(StreamMethod):
     """z_i = softmax(s · x_i W_0ᵀ + g · ℓ_i + n · ((A + Aᵀ) z)_i), for all images x together.
 
     Zanella et al., *Boosting Vision-Language Models with Transduction*, section 3, in its
@@ -49,8 +41,7 @@ class TransCLIP(Method):
         zero_shot_at={"gaussians": 0.0, "neighbours": 0.0},
     )
 
-    class Config(Method.Config):
-        templates: Templates = "first"
+    class Config(StreamMethod.Config):
         gaussians: NonNegativeFloat = 1 / 50
         nearest: PositiveInt = 3  # k
         surest: PositiveInt = 8
@@ -65,56 +56,26 @@ class TransCLIP(Method):
         stored = {"gaussians": gaussians, "neighbours": neighbours}
         return Module(stored=stored).to(backbone.device)
 
-    def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
+    def adapt(self, module: Module, features: Tensor, start: Tensor, text: Tensor) -> Tensor:
         config = self.config
-        text = zero_shot(backbone, labels, config.templates)
+        x = features
         g = float(module["gaussians"])
         n = float(module["neighbours"])
-
-        def classify(images: Tensor) -> Tensor:
-            x = F.normalize(images, dim=-1)
-            start = backbone.logit_scale * x @ text.T
-            logits = start
-            z = start.softmax(-1)
-            near = find_neighbours(x, config.nearest)
-            surest, rows = z.topk(min(config.surest, len(x)), dim=0)
-            mean = F.normalize(torch.einsum("kc,kce->ce", surest, x[rows]), dim=-1)
-            spread = torch.full_like(x[0], 1 / x.shape[1])
-            for number in range(config.rounds):
-                if number > 0:
-                    mean = F.normalize(z.T @ x, dim=-1)
-                    spread = estimate_spread(x, z, mean)
-                fixed = start + g * likelihoods(x, mean, spread)
-                for _ in range(config.repeats):
-                    logits = fixed + n * (near @ z)
-                    z = logits.softmax(-1)
-            return logits
-
-        return classify
-
-
-def find_neighbours(x: Tensor, count: int) -> Tensor:
-    """Return A + Aᵀ ``[Q, Q]``, sparse, of normalised rows ``[Q, e]``.
-
-    Args:
-        count: the number k of nearest others of each image.
-    """
-    size = len(x)
-    all_values = []
-    all_columns = []
-    # In blocks of rows, because all cosines at once may not fit into memory.
-    for rows in torch.arange(size, device=x.device).split(1024):
-        cosines = x[rows] @ x.T
-        cosines[torch.arange(len(rows)), rows] = -torch.inf  # an image is not its own neighbour
-        block_values, block_columns = cosines.topk(min(count, size - 1))
-        all_values.append(block_values)
-        all_columns.append(block_columns)
-    values = torch.cat(all_values)
-    columns = torch.cat(all_columns)
-    rows = torch.arange(size, device=x.device)[:, None].expand_as(columns)
-    places = torch.stack([rows.flatten(), columns.flatten()])
-    nearest = torch.sparse_coo_tensor(places, values.flatten(), (size, size), check_invariants=True)
-    return (nearest + nearest.T).coalesce()
+        logits = start
+        z = start.softmax(-1)
+        near = find_neighbours(x, config.nearest)
+        surest, rows = z.topk(min(config.surest, len(x)), dim=0)
+        mean = F.normalize(torch.einsum("kc,kce->ce", surest, x[rows]), dim=-1)
+        spread = torch.full_like(x[0], 1 / x.shape[1])
+        for number in range(config.rounds):
+            if number > 0:
+                mean = F.normalize(z.T @ x, dim=-1)
+                spread = estimate_spread(x, z, mean)
+            fixed = start + g * likelihoods(x, mean, spread)
+            for _ in range(config.repeats):
+                logits = fixed + n * (near @ z)
+                z = logits.softmax(-1)
+        return logits
 
 
 def likelihoods(x: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
@@ -122,9 +83,3 @@ def likelihoods(x: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
     # The square is multiplied out, because all differences would be [Q, C, e].
     squares = (x.square() @ (1 / spread))[:, None] + mean.square() @ (1 / spread)
     return x @ (mean / spread).T - squares / 2
-
-
-def estimate_spread(x: Tensor, z: Tensor, mean: Tensor) -> Tensor:
-    """Return σ ``[e]``: the mean over images of Σ_c z_ic (x_i − μ_c)², dimension by dimension."""
-    squares = x.square() - 2 * x * (z @ mean) + z @ mean.square()
-    return squares.mean(0).clamp(min=1e-9)  # a single image has no spread

@@ -19,7 +19,9 @@ from whole_fits import Problem, at_scale, fit, pose, recording
 
 from compatbench.method import POOLED
 from compatbench.methods import rehark
+from compatbench.methods.adapt import ADAPT
 from compatbench.methods.ss_text import SSText
+from compatbench.methods.stata import StatA
 from compatbench.methods.timo import TIMO
 from compatbench.methods.transclip import TransCLIP
 
@@ -137,6 +139,40 @@ def test_transclip(checkout: Checkout, crowd: Problem) -> None:
         given = problem.unit_features(problem.queries), targets, text
         found, _ = solver.TransCLIP_solver(*[None] * 4, *given, verbose=False)
     checkout.compare(replace(ours, logits=ours.logits.softmax(-1)), {}, found, parameters={})
+
+
+@pytest.mark.authors("MaxZanella/StatA")
+def test_stata(checkout: Checkout, crowd: Problem) -> None:
+    """The authors' function returns probabilities."""
+    problem = at_scale(crowd)
+    ours = fit(StatA(), problem)
+    text = problem.backbone.zero_shot(problem.labels).T[None]
+    with checkout.open() as load:
+        solver: Any = load("solvers.StatA")
+        queries = problem.unit_features(problem.queries)
+        _, found = solver.StatA_solver(queries, torch.zeros(60), text, alpha=1.0)
+    checkout.compare(replace(ours, logits=ours.logits.softmax(-1)), {}, found, parameters={})
+
+
+@pytest.mark.authors("AIM-SKKU/ADAPT")
+def test_adapt(checkout: Checkout, crowd: Problem) -> None:
+    """The bank has room for every image, since the authors' code compares no other with it."""
+    problem = at_scale(crowd)
+    ours = fit(ADAPT(ADAPT.Config(capacity=60)), problem)
+    text = problem.backbone.zero_shot(problem.labels).T
+    found: list[Tensor] = []
+    with checkout.open(absent=["wandb", "clip", "data"]) as load:
+        module: Any = load("ADAPT_online")
+
+        def keep_logits(logits: Tensor, *_: Any, **__: Any) -> list[Tensor]:
+            found.append(logits.clone())
+            return [torch.zeros(1)]
+
+        module.accuracy = keep_logits
+        module.args = SimpleNamespace(scale=20.0, bank_size=60, alpha=0.9)
+        stream = [(image[None], torch.zeros(1)) for image in problem.queries]
+        module.evaluation(stream, text, problem.backbone.encode_images, module.args)
+    checkout.compare(ours, {}, torch.cat(found), parameters={})
 
 
 @pytest.mark.authors("kdiAAA/TDA")
