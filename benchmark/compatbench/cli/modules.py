@@ -262,7 +262,7 @@ def import_module(
     path = out or Path(f"{facts['format']}-{task}.safetensors")
     write_module(imported, path)
     shown = dict(facts)
-    for name in ("sha256", "undecided"):  # the notes say what is undecided
+    for name in ("sha256", "undecided", "recorded"):  # the notes say what is undecided
         shown.pop(name, None)
     print_facts(shown)
     say(escape(f"  compatbench evaluate {path} --target NEW_MODEL"))

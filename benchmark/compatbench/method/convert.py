@@ -151,6 +151,8 @@ def import_module(
         "classes and source": certainty,
         "notes": reading.notes,
         "undecided": undecided,
+        # The settings that the file contains, or that were given or are chosen on images.
+        "recorded": sorted(method.config.model_fields_set | undecided.keys()),
     }
     about: dict[str, Any] = {
         "method": chosen.method,

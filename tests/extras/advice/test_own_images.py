@@ -25,11 +25,12 @@ from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.needed_files import NeededFile
 from compatbench.data.draws import draw_shots
 from compatbench.data.labels import Labels
-from compatbench.data.task import load_task
+from compatbench.data.task import Task, load_task
+from compatbench.engine.plan import Plan
 from compatbench.engine.single_module import Fitted
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.extras.advice import advise_images, own_images
-from compatbench.extras.advice.cross_fit import CHEAP_METHODS, CrossFit
+from compatbench.extras.advice.cross_fit import CHEAP_METHODS, CrossFit, cross_fit
 from compatbench.extras.advice.own_images import (
     are_images,
     fetch_missing_files,
@@ -486,6 +487,55 @@ def test_retraining_counts_where_no_module_can_be_attached(
     advice = cb.advise("photos", module=modules, labels=4, **UPGRADE)
     assert set(advice.frame["verdict"]) == {"retrain"}
     assert str(advice).startswith("mini-eva-clip: retrain coop (retrained+4)")
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_retraining_takes_the_settings_that_the_file_of_a_module_contains(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, Any]] = []
+
+    def cross_fit(
+        halves: list[str], tested: Task, *_: object, settings: dict[str, Any], **__: object
+    ) -> CrossFit:
+        given.append(settings)
+        right = {("coop", "copied", "mini-eva-clip"): np.ones((3, len(tested.split("test"))))}
+        return CrossFit(right)
+
+    monkeypatch.setattr(advise_images, "cross_fit", cross_fit)
+    advice = cb.advise("photos", module="output/seed1", labels=4, **UPGRADE)
+    own = {"class_specific": False, "context_length": 4, "position": "end"}
+    assert given == [{"coop": own}]
+    shown = " ".join(str(advice).split())
+    assert (
+        "coop was retrained with the settings in its file (class_specific False, context_length 4, "
+        "position end); the others were those of suite 'photos-upgrade'." in shown
+    )
+    recipe = {"recipe": {"epochs": 2}, "context_length": 3}
+    module = cb.fit("coop", task="mini-food", source="mini-clip", shots=1, config=recipe)
+    advice = cb.advise("mini-food", module=module, labels=4, **UPGRADE)
+    assert given[1]["coop"]["recipe"]["epochs"] == 2
+    assert "coop was retrained with the settings in its file." in " ".join(str(advice).split())
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_settings_of_a_module_replace_those_of_the_suite(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = open_images("photos", "mini-clip", ["mini-eva-clip"], work)
+    planned: list[Plan] = []
+
+    def record(plan: Plan, *_: object) -> list[object]:
+        planned.append(plan)
+        return []
+
+    monkeypatch.setattr("compatbench.extras.advice.cross_fit.run_plan", record)
+    how = {"settings": {"coop": {"context_length": 3}}, "out": work, "progress": False}
+    with pytest.raises(CompatbenchError, match="no module of coop could be trained"):
+        cross_fit(own.halves, own.tested, ["coop"], [("mini-eva-clip",)], 2, **how)
+    configs = [cell.config for cell in planned[0].cells]
+    assert {config["context_length"] for config in configs} == {3}
+    assert {config["max_steps"] for config in configs} == {235}  # the suite's
 
 
 def without_labels(command: list[str]) -> list[str]:

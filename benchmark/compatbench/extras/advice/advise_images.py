@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.progress import Progress
@@ -23,6 +24,8 @@ from compatbench.extras.advice.cross_fit import (
     CrossFit,
     cross_fit,
     default_shots,
+    own_settings,
+    read_suite,
     serves,
 )
 from compatbench.extras.advice.measurements import Answered, answers_of, measure_answers
@@ -114,8 +117,14 @@ def advise_images(request: OwnRequest) -> Advice:
     retrained = CrossFit()
     if request.labels is not None:
         alone = [(target,) for target in targets]
-        retrained = _fit(request, own, sorted(names), alone, request.labels, (COPIED,))
+        settings = {}
+        for method, name in names.items():
+            if name in modules:
+                settings[method] = own_settings(modules[name])
+        retrained = _fit(request, own, sorted(names), alone, request.labels, (COPIED,), settings)
         notes.append(_describe_fits(False, ["Retrained modules"], request.labels, own))
+        suite = read_suite(own.task.name, targets[0]).name
+        notes += _describe_settings(names, modules, settings, suite)
     measured = []
     for target in targets:
         of_target = [pair for pair in evaluations if pair[1].backbone == target]
@@ -174,6 +183,7 @@ def _fit(
     upgrades: Sequence[tuple[str, ...]],
     shots: int,
     transfers: Sequence[str],
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> CrossFit:
     return cross_fit(
         own.halves,
@@ -185,6 +195,7 @@ def _fit(
         device=request.device,
         progress=request.progress,
         transfers=transfers,
+        settings=settings,
     )
 
 
@@ -202,6 +213,30 @@ def _describe_fits(by_default: bool, methods: Sequence[str], shots: int, own: Ow
     if len(own.halves) > 1:
         return f"{who} on {images} of one half and tested on the other, {len(SEEDS)} seeds each."
     return f"{who} on {images} of the training split, {len(SEEDS)} seeds."
+
+
+def _describe_settings(
+    names: Mapping[str, str],
+    modules: Mapping[str, Module],
+    settings: Mapping[str, Mapping[str, Any]],
+    suite: str,
+) -> list[str]:
+    """Return with which settings each module was retrained, a sentence for each."""
+    described = []
+    for method, name in names.items():
+        of_suite = f"those of suite '{suite}'"
+        own = settings.get(method, {})
+        if own and modules[name].about.get("imported") is None:
+            described.append(f"{name} was retrained with the settings in its file.")
+        elif own:
+            listed = ", ".join(f"{key} {value}" for key, value in own.items())
+            described.append(
+                f"{name} was retrained with the settings in its file ({listed}); the others were "
+                f"{of_suite}."
+            )
+        else:
+            described.append(f"The settings to retrain {name} were {of_suite}.")
+    return described
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from compatbench.engine.execute.run_plan import run_plan
 from compatbench.engine.plan import Plan, make_plan
 from compatbench.engine.request import make_request
 from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.method import Module
 from compatbench.method.predictions import Predictions
 from compatbench.method.registry import builtin_methods, find_transfer
 from compatbench.results.estimate import Array
@@ -27,6 +29,7 @@ from compatbench.runs.progress import show_progress
 # modules are among the best that are copied to the first target, or lose little on the second.
 CHEAP_METHODS = ("proker", "ape", "tip_adapter")
 SEEDS = (1, 2, 3)
+OWN = "+own"  # ends the name of a method with a module's own settings
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,16 @@ class CrossFit:
 
 def default_shots(task: str, source: str) -> int:
     """Return the images per class that a method is trained on, unless labels are given."""
-    return max(_read_suite(task, source).shots)
+    return max(read_suite(task, source).shots)
+
+
+def own_settings(module: Module) -> dict[str, Any]:
+    """Return the settings with which a module was made, as far as its file contains them."""
+    config: dict[str, Any] = module.about["config"]
+    imported = module.about.get("imported")
+    if imported is None:
+        return dict(config)
+    return {name: config[name] for name in imported.get("recorded", ())}
 
 
 def cross_fit(
@@ -71,6 +83,7 @@ def cross_fit(
     device: str = "auto",
     progress: bool = True,
     transfers: Sequence[str] = (COPIED,),
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> CrossFit:
     """Train modules of methods on the source of each upgrade, and test them on all its models.
 
@@ -83,8 +96,12 @@ def cross_fit(
         methods: names of methods.
         upgrades: a source with a target; or one model alone, on which modules are then retrained.
         shots: images per class.
+        settings: of a method, those that replace the suite's.
     """
-    suite = _read_suite(halves[0], upgrades[0][0])
+    suite = read_suite(halves[0], upgrades[0][0])
+    configs = {}
+    for name, changes in (settings or {}).items():
+        configs[f"{name}{OWN}"] = {"method": name, **changes}
     changes = {
         "name": f"{halves[0]}-advice",
         "upgrades": tuple(upgrades),
@@ -95,6 +112,7 @@ def cross_fit(
         "run_seeds": (),
         "retrained": False,
         "publish": False,
+        "methods": suite.methods | configs,
     }
     card = suite.model_copy(update=changes)
     found = CrossFit()
@@ -102,6 +120,7 @@ def cross_fit(
         served = [name for name in methods if serves(transfer, name)]
         if not served:
             continue
+        served = [f"{name}{OWN}" if f"{name}{OWN}" in configs else name for name in served]
         request = make_request(
             card, served, shots=[shots], seeds=SEEDS, transfers=[transfer], out=out
         )
@@ -122,7 +141,7 @@ def serves(transfer: str, method: str) -> bool:
     return transfer == COPIED or find_transfer(transfer).serves(card)
 
 
-def _read_suite(task: str, source: str) -> SuiteCard:
+def read_suite(task: str, source: str) -> SuiteCard:
     """Return the suite whose settings are taken: of the task that was made, or the usual one."""
     made = f"{task}-upgrade"
     if made in suite_cards.names():
@@ -151,10 +170,10 @@ def _read_answers(plan: Plan, tested: Task, found: CrossFit) -> None:
             outcomes = {outcome.where: outcome for outcome in record.records}
         path = plan.store.module_path(cell.fit_key)
         if path.is_file():
-            found.modules.setdefault((cell.name, cell.source), path)
+            found.modules.setdefault((cell.method, cell.source), path)
         for where in cell.places:
             backbone, test_set, _ = where
-            option = (cell.name, cell.transfer, backbone)
+            option = (cell.method, cell.transfer, backbone)
             outcome = outcomes.get(where)
             if getattr(outcome, "status", "") == NOT_TRANSFERABLE:
                 found.refused[option] = getattr(outcome, "reason", "")

@@ -143,7 +143,7 @@ class Memory:
             dict(how["settings"] or {}),
             *_identify_models(source),
             task.fingerprint(task.split("test")),
-            ENGINE_VERSION,
+            [ENGINE_VERSION, version("compatbench")],
         ]
         return sha256_json(parts)
 
