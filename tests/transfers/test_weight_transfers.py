@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
@@ -19,6 +20,12 @@ from compatbench.extras.check.models import wrap
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods, builtin_transfers
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled
+from compatbench.transfers.lorasuite import (
+    compare_blocks,
+    match_blocks,
+    match_channels,
+    read_attention,
+)
 
 LORA: Any = builtin_methods().get("clip_lora")
 CLIP = wrap(tiny_clip().double(), "clip")
@@ -87,11 +94,16 @@ def carry(name: str, module: Module, new: Backbone, old: Backbone = CLIP) -> Mod
         return transfer.carry(method, module, new, LABELS, TransferData(transfer, **given))
 
 
-@pytest.mark.parametrize("name", ["theseus", "bico"])
-def test_module_carried_to_a_shuffled_copy_computes_the_same(shuffled: Backbone, name: str) -> None:
-    """Activations and gradients are the same in another order, and they span the space."""
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [("theseus", ["image"]), ("bico", ["image"]), ("lorasuite", ["image", "text"])],
+)
+def test_module_carried_to_a_shuffled_copy_computes_the_same(
+    shuffled: Backbone, name: str, kinds: list[str]
+) -> None:
+    """Activations, gradients and weights are the same in another order, and span the space."""
     method = LORA()
-    module = low_rank(CLIP, "image")
+    module = low_rank(CLIP, *kinds)
 
     @torch.no_grad()
     def logits(module: Module, backbone: Backbone) -> Tensor:
@@ -166,3 +178,111 @@ def test_orthogonal_shift_removes_the_difference_between_the_models(shuffled: Ba
             expected = old - old.dot(shift) / shift.dot(shift) * shift
             assert torch.allclose(new, expected, atol=1e-9)
             assert abs(float(new.dot(shift))) < 1e-6 < abs(float(old.dot(shift)))
+
+
+def test_lorasuite_leaves_a_module_on_its_own_model_as_it_is() -> None:
+    module = low_rank(CLIP, "image", "text")
+    carried = carry("lorasuite", module, CLIP)
+    for name, tensor in module.tensors.items():
+        assert torch.allclose(carried[name], tensor)
+
+
+def test_lorasuite_updates_the_matched_blocks_and_heads_of_a_deeper_tower() -> None:
+    deeper = wrap(tiny_clip(seed=3, image_layers=4).double(), "deeper")
+    module = low_rank(CLIP, "image")
+    carried = carry("lorasuite", module, deeper)
+    # The known parameters are pixels, positions and the class token.
+    known = []
+    for backbone in (CLIP, deeper):
+        visual: Any = backbone.model.visual
+        pixels = visual.conv1.weight.reshape(32, -1).T
+        known.append(torch.cat([pixels, visual.positional_embedding, visual.class_embedding[None]]))
+    channels = torch.linalg.lstsq(*known).solution
+    images = 0.3 * draw(40, 3, 24, 24, seed=8)
+    old_rows = [CLIP.image.embed(images, block) for block in range(2)]
+    new_rows = [deeper.image.embed(images, block) for block in range(4)]
+    pairs = best_pairs(old_rows, new_rows, deeper)
+    matched = [new for _, new in pairs]
+    for block in {0, 1, 2, 3} - set(matched):
+        assert not carried["image_b"][block].any()
+    for old, new in pairs:
+        assert torch.allclose(carried["image_a"][new], module["image_a"][old] @ channels)
+        expected = turn_b(CLIP, old, deeper, new, channels, module["image_b"][old])
+        assert torch.allclose(carried["image_b"][new], expected)
+
+
+def best_pairs(
+    old_rows: list[Tensor], new_rows: list[Tensor], deeper: Backbone
+) -> list[tuple[int, int]]:
+    """Return the best of all matchings in order, by CKA of what enters the attention."""
+
+    def center(rows: Tensor, backbone: Backbone, block: int) -> Tensor:
+        model: Any = backbone.model
+        entered = model.visual.transformer.resblocks[block].ln_1(rows).flatten(0, 1)
+        return (entered - entered.mean(0)).detach()
+
+    def similarity(i: int, j: int) -> float:
+        x = center(old_rows[i], CLIP, i)
+        y = center(new_rows[j], deeper, j)
+        kernels = (x @ x.T, y @ y.T)
+        product = (kernels[0] * kernels[1]).sum()
+        return float(product / kernels[0].norm() / kernels[1].norm())
+
+    choices = itertools.combinations(range(4), 2)
+    first, second = max(choices, key=lambda two: similarity(0, two[0]) + similarity(1, two[1]))
+    return [(0, first), (1, second)]
+
+
+def turn_b(old: Backbone, i: int, new: Backbone, j: int, channels: Tensor, b: Tensor) -> Tensor:
+    """Return B with the channels of its two heads rotated, and its heads in the best order."""
+    sides = []
+    for backbone, block, change in ((old, i, channels), (new, j, torch.eye(32).double())):
+        model: Any = backbone.model
+        attention = model.visual.transformer.resblocks[block].attn
+        q, k, v = (attention.in_proj_weight.detach() @ change).reshape(3, 2, 16, 32)
+        out = (change.T @ attention.out_proj.weight.detach()).reshape(32, 2, 16).transpose(0, 1)
+        sides.append((q, k, v, out))
+
+    def cosine(x: Tensor, y: Tensor) -> float:
+        return float((x * y).sum() / x.norm() / y.norm())
+
+    (q, k, v, out), (new_q, new_k, new_v, new_out) = sides
+
+    def similarity(x: int, y: int) -> float:
+        same = cosine(q[x].T @ k[x], new_q[y].T @ new_k[y])
+        return same + cosine(out[x] @ v[x], new_out[y] @ new_v[y])
+
+    straight = similarity(0, 0) + similarity(1, 1) > similarity(0, 1) + similarity(1, 0)
+    result = torch.zeros_like(b)
+    for x in range(2):
+        y = x if straight else 1 - x
+        for part in range(3):
+            if part == 2:
+                product = v[x] @ new_v[y].T + out[x].T @ new_out[y]
+            else:
+                product = q[x] @ new_q[y].T + k[x] @ new_k[y].T
+            u, _, w = torch.linalg.svd(product)
+            rows = slice(16 * x, 16 * x + 16)
+            result[part, 16 * y : 16 * y + 16] = (u @ w).T @ b[part, rows]
+    return result
+
+
+def test_lorasuite_matches_blocks_in_order_by_the_largest_sum() -> None:
+    similarities = draw(3, 6, seed=4).abs()
+
+    def total(chosen: tuple[int, ...]) -> float:
+        return sum(float(similarities[i, j]) for i, j in enumerate(chosen))
+
+    best = max(itertools.combinations(range(6), 3), key=total)
+    assert match_blocks(similarities) == list(enumerate(best))
+    assert match_blocks(similarities.T) == [(j, i) for i, j in enumerate(best)]
+    assert match_blocks(draw(4, 4)) == [(0, 0), (1, 1), (2, 2), (3, 3)]
+
+
+def test_lorasuite_refuses_towers_that_share_no_parameters() -> None:
+    with pytest.raises(NotTransferable, match="the image towers differ in patches"):
+        match_channels(CLIP, EVA, "image")
+    with pytest.raises(NotTransferable, match="the towers differ in tokens"):
+        compare_blocks([draw(6, 4)], [draw(5, 4)])
+    with pytest.raises(NotTransferable, match="the module has 3 blocks, and its image tower 2"):
+        read_attention(CLIP, "image", torch.zeros(3, 3, 2, 32))

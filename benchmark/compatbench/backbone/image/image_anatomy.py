@@ -50,6 +50,7 @@ class TimmBlock:
 
     def __init__(self, block: Any, rope: Callable[[], Tensor] | None) -> None:
         self._block = block
+        self.heads: int = block.attn.num_heads
         # Returns the sines and cosines of the patches, ``[..., patches, 2 * head width]``.
         self._rope = rope
         self._post_norm = type(block).__name__ == "EvaBlockPostNorm"

@@ -67,6 +67,7 @@ class ImageTower:
     Attributes:
         width: width d of the tokens.
         depth: number of blocks.
+        heads: number of heads of a block's attention.
         tokens: number of tokens of an image.
 
     Raises:
@@ -84,6 +85,7 @@ class ImageTower:
         self._anatomy = examine_image_tower(visual, name)
         self.width = self._anatomy.width
         self.depth = len(self._anatomy.blocks)
+        self.heads: int = self._anatomy.blocks[0].heads
         self.tokens = self._anatomy.tokens
 
     @cached_property

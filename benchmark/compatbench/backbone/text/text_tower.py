@@ -48,6 +48,12 @@ class TextTower:
         self.width: int = anatomy.positions.shape[1]  # of the token embeddings, D
         self.depth = len(anatomy.blocks)
 
+    @property
+    def heads(self) -> int:
+        """Return the number of heads of an open_clip block's attention."""
+        attention: Any = self._anatomy.blocks[0].attn
+        return attention.num_heads
+
     @cached_property
     def weights(self) -> dict[str, Tensor]:
         """Return the frozen weights of blocks, last norm and projection, by open_clip's names."""
