@@ -31,7 +31,7 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Batch, Recipe, TrainedMethod
 
-from ._shared.texts import Templates, choose_templates
+from ._shared.texts import Templates, choose_templates, select_texts
 from ._shared.towers import Tower, shift_tower, zero_shift
 
 
@@ -149,9 +149,7 @@ class Tuned:
         """
         prompts = self.prompts
         if rows is not None:
-            lengths = tuple(prompts.lengths[row] for row in rows.tolist())
-            suffix = prompts.suffix[rows.to(prompts.suffix.device, non_blocking=True)]
-            prompts = replace(prompts, suffix=suffix, lengths=lengths)
+            prompts = select_texts(prompts, rows)
         return self.backbone.encode_prompts(prompts, self.weights.get("text"))
 
     def encode_images(self, inputs: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Recipe, TrainedMethod
 
+from ._shared.layers import divide_gradient
 from ._shared.towers import late_blocks
 
 # The first adapted block of twelve, counted from 0.
@@ -119,11 +120,3 @@ class MMA(TrainedMethod):
             return compare(features)
 
         return classify
-
-
-def divide_gradient(tensor: Tensor, factor: float) -> Tensor:
-    """Return the same tensor; its gradient will be divided by a factor."""
-    same = tensor.view_as(tensor)
-    if same.requires_grad:
-        same.register_hook(lambda gradient: gradient / factor)
-    return same

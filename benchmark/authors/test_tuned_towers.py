@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from checkout import Checkout
+from checkout import Checkout, pace, under
 from checkpoints import assert_alike, fill, import_file
 from feature_loaders import epochs
 from torch import Tensor, nn
@@ -126,6 +127,61 @@ def test_flyp(checkout: Checkout) -> None:
         logits = model.logit_scale.exp() * images @ F.normalize(torch.stack(means), dim=-1).T
     theirs = differences(model.named_parameters(), problem)
     checkout.compare(ours, {name: theirs[name] for name in ours.module.trained}, logits)
+
+
+@pytest.mark.authors("Koorye/SkipTuning")
+@pytest.mark.parametrize("every_class", [False, True])
+def test_skip_tuning(
+    checkout: Checkout, monkeypatch: pytest.MonkeyPatch, every_class: bool
+) -> None:
+    """Without weight decay. Classes are skipped in batches of one image: the authors' are joint."""
+    problem = pose()
+    drawn: list[Any] = []
+    size = 5 if every_class else 1
+    changes = {"TRAINER.SKIP.START_LAYER": 1, "OPTIM.LR": 1e-3, "OPTIM.WEIGHT_DECAY": 0.0}
+    changes |= under("SKIP", TOP_RATIO=1.0 if every_class else 0.3) | pace(3, size)
+    published = checkout.published("skip_tuning", changes)
+    published.tree.OPTIM.NEW_LR = 1.0  # of staged rates, which are not used
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with recording(torch, "rand", drawn):
+        ours = fit(published.method(), problem)
+    with checkout.trainer(published, problem, ours) as trainer:
+        module: Any = sys.modules["trainers.skip_tuning"]
+        ranks = [torch.cat([torch.zeros(2), numbers]) for numbers in drawn]
+        monkeypatch.setattr(torch, "rand_like", lambda _: ranks.pop())
+        trainer.model_summary = lambda: None  # of a ViT-B
+        trainer.after_epoch = lambda: None  # which writes a checkpoint
+        model = trainer.model
+
+        class Features:
+            """The authors' loader of features, with the batches of our fit."""
+
+            def __init__(self, *_: Any) -> None:
+                self.epochs = iter(ours.batches)
+
+            def __len__(self) -> int:
+                return len(ours.batches[0])
+
+            def set_features(self, *_: Any) -> None:
+                self.batches = next(self.epochs)
+
+            def get_features(self) -> Iterator[tuple[Tensor, Tensor]]:
+                for batch in self.batches:
+                    with torch.no_grad():
+                        features, _ = model.forward_image_features(batch.images)
+                    yield features, batch.targets
+
+        monkeypatch.setattr(module, "FeatureLoader", Features)
+        trainer.extract_image_features = lambda _: (None, None, None)
+        trainer.train()
+        logits = model.eval()(problem.queries)
+        own = dict(model.image_encoder.named_parameters(prefix="visual"))
+        own |= dict(model.text_encoder.named_parameters())
+    changed = {name: tensor for name, tensor in own.items() if name in problem.weights}
+    theirs = differences(changed.items(), problem)
+    theirs = {name: theirs[name] for name in ours.module.trained}
+    name = "skip_tuning, every class" if every_class else "skip_tuning"
+    checkout.compare(ours, theirs, logits, name=name)
 
 
 @pytest.mark.authors("MaxZanella/CLIP-LoRA")

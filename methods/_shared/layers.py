@@ -1,4 +1,4 @@
-"""Small networks: their initialisation, and the adapter of CLIP-Adapter."""
+"""Small networks: their initialisation and gradients, and the adapter of CLIP-Adapter."""
 
 from __future__ import annotations
 
@@ -35,3 +35,11 @@ def adapt(features: Tensor, down: Tensor, up: Tensor, ratio: float) -> Tensor:
     """Return ratio · ReLU(up ReLU(down f)) + (1 − ratio) · f, ``[n, e]``."""
     hidden = F.relu(features @ down.T)
     return ratio * F.relu(hidden @ up.T) + (1 - ratio) * features
+
+
+def divide_gradient(tensor: Tensor, factor: float) -> Tensor:
+    """Return the same tensor; its gradient will be divided by a factor."""
+    same = tensor.view_as(tensor)
+    if same.requires_grad:
+        same.register_hook(lambda gradient: gradient / factor)
+    return same

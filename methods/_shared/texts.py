@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from compatbench.backbone.text.prompts import Prompts
 from compatbench.method import Backbone, Labels
 
 # A task's first template, all but its first, or all. On the cards of CoOp's datasets the first
@@ -22,6 +24,13 @@ def choose_templates(labels: Labels, templates: Templates) -> tuple[str, ...]:
     if templates == "rest" and len(labels.templates) > 1:
         return labels.templates[1:]
     return labels.templates
+
+
+def select_texts(prompts: Prompts, rows: Tensor) -> Prompts:
+    """Return the prompts with the numbers ``rows``, which are on the CPU."""
+    lengths = tuple(prompts.lengths[row] for row in rows.tolist())
+    suffix = prompts.suffix[rows.to(prompts.suffix.device, non_blocking=True)]
+    return replace(prompts, suffix=suffix, lengths=lengths)
 
 
 def mean_texts(backbone: Backbone, labels: Labels, templates: Templates) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -167,18 +168,30 @@ def require_weight(backbone: Backbone, name: str) -> Tensor:
 
 
 Tower = Literal["text", "image"]
+# The weights of an image tower before its first block. Those of a text tower are not among its own.
+BEFORE_BLOCKS = ("class_embedding", "positional_embedding", "conv1.", "ln_pre.")
 
 
-def zero_shift(backbone: Backbone, tower: Tower) -> dict[str, Tensor]:
-    """Return a difference of zero for each weight of a tower, named ``<tower>.<name>``."""
+def zero_shift(backbone: Backbone, tower: Tower, block: int = -1) -> dict[str, Tensor]:
+    """Return a difference of zero for each weight of a tower, named ``<tower>.<name>``.
+
+    Args:
+        backbone: the backbone that has the tower.
+        tower: the tower.
+        block: the first block of these weights, counted from 0; -1 also takes those before it.
+    """
     return {
         f"{tower}.{name}": torch.zeros(weight.shape, device=backbone.device)
-        for name, weight in _frozen(backbone, tower).items()
+        for name, weight in _frozen(backbone, tower, block).items()
     }
 
 
-def shift_tower(module: Module, backbone: Backbone, tower: Tower) -> dict[str, Tensor]:
-    """Return all weights θ_0 + Δ of a tower. Δ are the module's tensors ``<tower>.<name>``.
+def shift_tower(
+    module: Module, backbone: Backbone, tower: Tower, block: int = -1
+) -> dict[str, Tensor]:
+    """Return the weights θ_0 + Δ of a tower. Δ are the module's tensors ``<tower>.<name>``.
+
+    The weights are those of ``zero_shift`` with the same arguments.
 
     Raises:
         NotTransferable: the names or sizes of the tower's weights are not those of the differences.
@@ -188,7 +201,7 @@ def shift_tower(module: Module, backbone: Backbone, tower: Tower) -> dict[str, T
     for name, tensor in module.trained.items():
         if name.startswith(prefix):
             differences[name.removeprefix(prefix)] = tensor
-    frozen = _frozen(backbone, tower)
+    frozen = _frozen(backbone, tower, block)
     shifted = shift_weights(frozen, differences, tower)
     for name in frozen:
         if name not in differences:
@@ -198,5 +211,16 @@ def shift_tower(module: Module, backbone: Backbone, tower: Tower) -> dict[str, T
     return shifted
 
 
-def _frozen(backbone: Backbone, tower: Tower) -> Mapping[str, Tensor]:
-    return backbone.text.weights if tower == "text" else backbone.image.weights
+def _frozen(backbone: Backbone, tower: Tower, block: int) -> dict[str, Tensor]:
+    """Return the weights of a tower from a block on."""
+    weights = backbone.text.weights if tower == "text" else backbone.image.weights
+    late = {}
+    for name, weight in weights.items():
+        number = re.match(r"transformer\.resblocks\.(\d+)\.", name)
+        if number is None:
+            is_late = block < 0 or not name.startswith(BEFORE_BLOCKS)
+        else:
+            is_late = int(number[1]) >= block
+        if is_late:
+            late[name] = weight
+    return late
