@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from compatbench.data.cards import task_cards
+from compatbench.data.cards import backbone_cards, task_cards
 from compatbench.data.images.dataset_files import DataMissing, inside
 from compatbench.errors import CompatbenchError
 
@@ -24,12 +24,16 @@ def variable_of(task: str) -> str:
     return f"{VARIABLE}_{ending}"
 
 
-def cards_option(task: str) -> tuple[str, ...]:
-    """Return the words with which a command finds the card of a task; none if it does anyway."""
-    folder = task_cards.own_folder(task)
-    if folder is None or folder.resolve() == Path.cwd():
-        return ()
-    return ("--cards", str(folder))
+def cards_option(task: str | None, *backbones: str) -> tuple[str, ...]:
+    """Return the words with which a command finds these cards; none if it finds them anyway."""
+    folders = [backbone_cards.own_folder(backbone) for backbone in backbones]
+    if task is not None:
+        folders.insert(0, task_cards.own_folder(task))
+    words: list[str] = []
+    for folder in dict.fromkeys(folders):
+        if folder is not None and folder.resolve() != Path.cwd():
+            words += ["--cards", str(folder)]
+    return tuple(words)
 
 
 def images_option(task: str) -> tuple[str, ...]:

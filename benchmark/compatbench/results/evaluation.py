@@ -213,20 +213,20 @@ class Evaluation:
     def _next_command(self) -> str:
         """Return the command that goes on from here."""
         task = self.fitted.task
+        source = self.fitted.source
+        cards = cards_option(task, source, self.backbone)
         if self._case.does_nothing:
-            source = self.fitted.source
             method = suggest_method(self.fitted.method)
             if not self.file:
                 given = f"source='{source}', target='{self.backbone}', methods='{method}'"
                 return f"cb.advise('{task}', {given})  # or use zero-shot"
             words = ["advise", task, "--source", source, "--target", self.backbone]
-            words += ["--methods", method, *cards_option(task), *images_option(task)]
+            words += ["--methods", method, *cards, *images_option(task)]
             return f"{shlex.join(['compatbench', *words])}  # or use zero-shot"
         if not self.file:
             return python_call(task, self.backbone)
         goes_on = self.verdict == "gains" and self.transfer in TRANSFERS
         how = self._given_words()
-        cards = cards_option(task)
         if self.is_checkpoint and (goes_on or self.format != AUTO):  # 'advise' takes no format
             format = self.format
             if format == AUTO:

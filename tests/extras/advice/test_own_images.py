@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import os
 import re
 import shlex
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from command_line import invoke, output_of
+from command_line import expect_known, invoke, output_of
 from data.trees import load_again
 from formats.files_of_authors import save_coop, save_head
 from notebooks import write_photos
@@ -23,6 +27,7 @@ from safetensors.torch import save_file
 import compatbench as cb
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.needed_files import NeededFile
+from compatbench.data.dataset_folders import cards_option
 from compatbench.data.draws import draw_shots
 from compatbench.data.labels import Labels
 from compatbench.data.task import Task, load_task
@@ -38,7 +43,10 @@ from compatbench.extras.advice.own_images import (
     read_modules,
 )
 from compatbench.extras.advice.remembered import Memory
+from compatbench.extras.advice.verdicts import VERDICTS
+from compatbench.results.choice import Choice, Decision
 from compatbench.results.evaluation import Evaluation
+from compatbench.results.verdict_lines import Case
 
 UPGRADE = {"source": "mini-clip", "target": "mini-eva-clip"}
 OLD_AND_NEW = ("--source", "mini-clip", "--target", "mini-eva-clip")
@@ -573,6 +581,52 @@ def test_printed_commands_repeat_what_was_given(work: Path) -> None:
     [command] = next_commands(output_of(*words, "--format", "linear", COMPATBENCH_CARDS=""))
     assert command[:3] == ["module", "import", "linear"]
     assert output_of(*command, COMPATBENCH_CARDS="")
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_every_command_that_goes_on_finds_cards_images_and_methods(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work / "elsewhere").mkdir()
+    (work / "photos").rename(work / "elsewhere" / "photos")
+    cb.new_task("elsewhere/photos", out="cards")
+    module = cb.fit("tip_adapter", task="photos", source="mini-clip", shots=1, views=1)
+    module.save(work / "tip.safetensors")
+    (work / "models").mkdir()
+    (work / "models" / "mine.yaml").write_text("name: mine\ntitle: Mine\nconfig: ViT-B-16\nlicence: MIT\n")
+    monkeypatch.setenv("COMPATBENCH_CARDS", f"{work}/cards{os.pathsep}{work}/models")
+    load_again()
+    cards = ("--cards", f"{work}/cards")
+    assert cards_option("photos", "mine") == (*cards, "--cards", f"{work}/models")
+    method = Path(sys.modules["compatbench.methods.tip_adapter"].__file__ or "")
+    how = {"module": "tip.safetensors", "methods": str(method), "target": "mini-eva-clip"}
+    asked = cb.advise("photos", **how).asked
+    assert asked is not None
+    files = {("tip_adapter", ""): "tip.safetensors", ("tip_adapter", "mini-eva-clip"): "new.st"}
+    seen = set()
+    for labels, verdict, is_null in itertools.product((None, 4), VERDICTS, (False, True)):
+        case = Case(
+            decision=Decision(verdict, "", "", Choice("", (), None, False), None, None, None),
+            difference=lambda option, minus: None,
+            upgrade=("mini-clip", "mini-eva-clip"),
+            module="tip_adapter",
+            transfer="copied",
+            old="",
+            units=(30, "test image"),
+            is_null=is_null,
+        )
+        following = replace(asked, labels=labels, files=files).next_command(case)
+        [command] = next_commands(f"  next: {following}")
+        expect_known(command)
+        if command[0] == "list":
+            continue
+        assert set(cards) <= {*command}
+        assert "--methods" in command
+        assert command[0] == "module" or f"photos={work}/elsewhere/photos" in command
+        if command[0] == "module" and "module" not in seen:
+            assert invoke(*command, COMPATBENCH_CARDS="").exit_code == 0
+        seen.add(command[0])
+    assert seen == {"advise", "evaluate", "module"}
 
 
 @pytest.mark.parametrize(

@@ -234,10 +234,17 @@ def _advise_module(
     if isinstance(address, Module):
         return Advice(tuple(measured), compared, Asked((), task=fitted.task))
     words = ["advise", fitted.task, "--module", str(address), "--target", ",".join(known)]
-    if isinstance(methods, str) and methods != "all":
-        words += ["--methods", methods]
-    cards = cards_option(fitted.task)
+    own_method = ("--methods", file) if file is not None else ()
+    cards = cards_option(fitted.task, fitted.source, *known)
     data_root = images_option(fitted.task)
+    places = (*cards, *data_root)
     files = {(fitted.method, ""): str(address)}
-    asked = Asked((*words, *cards, *data_root), files, cards=cards, data_root=data_root)
+    asked = Asked(
+        (*words, *own_method, *places),
+        files,
+        places=places,
+        cards=cards,
+        data_root=data_root,
+        methods=own_method,
+    )
     return Advice(tuple(measured), compared, asked)

@@ -12,6 +12,7 @@ import numpy as np
 from rich.progress import Progress
 
 from compatbench.data.cards import COPIED, backbone_cards
+from compatbench.data.dataset_folders import cards_option
 from compatbench.data.task import Task
 from compatbench.engine.request import Names
 from compatbench.engine.single_module import read_fitted
@@ -67,7 +68,7 @@ class OwnRequest:
     skip_broken: bool = False
 
     def words(self, modules: Sequence[str]) -> tuple[str, ...]:
-        """Return the words of the command, without ``--labels``; ``modules`` are files."""
+        """Return the words of the command without labels and places; ``modules`` are files."""
         words = ["advise", self.images]
         for module in modules:
             words += ["--module", module]
@@ -77,10 +78,19 @@ class OwnRequest:
             words += ["--source", self.source]
         if self.target is not None:
             words += ["--target", join_names(self.target)]
+        return tuple(words)
+
+    def places(self, own: OwnImages, backbones: Sequence[str]) -> tuple[str, ...]:
+        """Return the words that name images to skip, and folders of results, cards and images."""
+        words = []
         if self.skip_broken:
             words.append("--skip-broken")
         if self.out != Path():
             words += ["--out", str(self.out)]
+        if Path(self.images).expanduser().exists():  # their task has a card in ``out``
+            words += cards_option(None, *backbones)
+        else:
+            words += (*cards_option(own.task.name, *backbones), *own.data_root)
         return tuple(words)
 
 
@@ -143,9 +153,17 @@ def advise_images(request: OwnRequest) -> Advice:
     files |= save_trained(request.out, own.task.name, names, trained, retrained, source)
     # A checkpoint was imported, so that its classes and settings need not be given again.
     words = request.words([files[name, ""] for name in modules])
-    if not Path(request.images).expanduser().exists():  # a task; images have a card in ``out``
-        words += own.cards + own.data_root
-    asked = Asked(words, files, request.labels, own.cards, own.data_root, tuple(notes))
+    places = request.places(own, [source, *targets])
+    asked = Asked(
+        (*words, *places),
+        files,
+        request.labels,
+        places,
+        cards=(*own.cards, *cards_option(None, source, *targets)),
+        data_root=own.data_root,
+        methods=("--methods", file) if modules and file is not None else (),
+        notes=tuple(notes),
+    )
     facts = {target: memory.describe(target) for target in targets}
     advice = Advice(tuple(measured), facts, asked)
     save_advice(advice, own.task.name, request.out)

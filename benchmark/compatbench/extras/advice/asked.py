@@ -30,16 +30,20 @@ class Asked:
         words: the command without its command name, so that it can be repeated.
         files: the file of a module, by the option that it serves: its name and a new model.
         labels: with how many labels per class modules were retrained; None if they were not.
-        cards: words with which commands on a module find the card of its task.
+        places: those of the words that name folders: of images, cards and results.
+        cards: words with which commands on a module find the cards of its task and models.
         data_root: words with which ``evaluate`` finds its images.
+        methods: words with which commands on a module find its method.
         notes: lines that an owner should read, below the verdicts.
     """
 
     words: tuple[str, ...]
     files: Mapping[tuple[str, str], str] = field(default_factory=dict)
     labels: int | None = None
+    places: tuple[str, ...] = ()
     cards: tuple[str, ...] = ()
     data_root: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     task: str = ""  # of a module in memory, which no command can name
 
@@ -52,11 +56,7 @@ class Asked:
         file = self.files.get((case.module, ""), "")
         if case.does_nothing:
             words = ["advise", self.words[1], "--source", case.upgrade[0], "--target", target]
-            words += ["--methods", suggest_method(case.module)]
-            if "--out" in self.words:
-                words += ["--out", self.words[self.words.index("--out") + 1]]
-            if "--skip-broken" in self.words:
-                words.append("--skip-broken")
+            words += ["--methods", suggest_method(case.module), *self.places]
             return f"{self._join(words)}  # or use zero-shot"
         if verdict in ("keep", "port") and file and case.transfer in TRANSFERS:
             words = ["module", "port", file, "--target", target, "--transfer", case.transfer]
@@ -74,9 +74,9 @@ class Asked:
     def _join(self, words: Sequence[str]) -> str:
         options: tuple[str, ...] = ()
         if words[0] == "evaluate":
-            options = self.cards + self.data_root
+            options = self.methods + self.cards + self.data_root
         elif words[0] == "module":
-            options = self.cards
+            options = self.methods + self.cards
         return shlex.join(["compatbench", *words, *options])
 
 
