@@ -593,7 +593,8 @@ def test_every_command_that_goes_on_finds_cards_images_and_methods(
     module = cb.fit("tip_adapter", task="photos", source="mini-clip", shots=1, views=1)
     module.save(work / "tip.safetensors")
     (work / "models").mkdir()
-    (work / "models" / "mine.yaml").write_text("name: mine\ntitle: Mine\nconfig: ViT-B-16\nlicence: MIT\n")
+    mine = "name: mine\ntitle: Mine\nconfig: ViT-B-16\nlicence: MIT\n"
+    (work / "models" / "mine.yaml").write_text(mine)
     monkeypatch.setenv("COMPATBENCH_CARDS", f"{work}/cards{os.pathsep}{work}/models")
     load_again()
     cards = ("--cards", f"{work}/cards")
