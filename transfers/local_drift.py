@@ -17,9 +17,10 @@ class LocalDrift(MappedTransfer):
     """The module sees f_t M_k, with M_k the rotation of the cluster k that is nearest to f_t.
 
     Drift-Adapter (see ``images``) with a map for each cluster, after *Local Drift-Adapters* by
-    J. Politzki, a post and a repository without a paper (mixed-adapter). M_k = U Vᵀ with U S Vᵀ =
-    svd(F_tᵀF_s / n + λ M), over the n images of the cluster. M is the rotation of all images, as
-    in ``images``, to which small clusters are drawn. One cluster, or λ → ∞, gives ``images``.
+    J. Politzki, a post and the repository mixed-adapter, of which summaries could be read. M_k =
+    U Vᵀ with U S Vᵀ = svd(F_tᵀF_s / n + λ M), over the n images of the cluster. M is the rotation
+    of all images, as in ``images``, to which small clusters are drawn. One cluster, or λ → ∞, gives
+    ``images``.
 
     F are normalised features of unlabelled images, and k-means finds the clusters in F_s. An image
     belongs to the cluster whose mean of F_t is nearest. λ is the one of ``dampings`` that is best
@@ -30,7 +31,7 @@ class LocalDrift(MappedTransfer):
     card = TransferCard(
         name="local-drift",
         title="Local Drift-Adapter",
-        paper="arXiv:2509.23471",
+        paper="",
         access={"unlabelled"},
         summary="Image features are rotated cluster by cluster, found from unlabelled images.",
         takes=JOINT_SPACE,
@@ -66,7 +67,8 @@ def cluster(features: Tensor, clusters: int, seed: int) -> Tensor:
     # Imported here, because it takes a second and listing transfers does not need it.
     from sklearn.cluster import KMeans
 
-    k_means = KMeans(min(clusters, len(features)), n_init=3, random_state=seed)
+    number = min(clusters, len(features))
+    k_means = KMeans(number, n_init=3, random_state=seed)  # type: ignore[arg-type]
     return torch.as_tensor(k_means.fit_predict(features.cpu().numpy()), device=features.device)
 
 

@@ -28,7 +28,7 @@ class ModuleRidge(Transfer):
     number is a vector of its own. λ is the one of ``dampings`` that is best with one task left
     out. λ → ∞ moves the mean alone. Neither images nor labels of the module's own task are used.
 
-    This project's; a baseline for methods that learn to translate adapters.
+    This is a baseline of this project, without a paper.
     """
 
     card = TransferCard(
