@@ -12,9 +12,9 @@ from unittest import mock
 import pytest
 import torch
 import torch.nn.functional as F
-from checkout import Checkout, pace, under
+from checkout import Checkout, Parts, give, pace, take, under
 from checkpoints import assert_alike, fill, import_file
-from feature_loaders import epochs
+from feature_loaders import epochs, queries, val
 from torch import Tensor, nn
 from whole_fits import EPS, Problem, common_name, differences, fit, pose, recording
 
@@ -22,6 +22,7 @@ from compatbench.method import convert
 from compatbench.methods import clip_lora
 from compatbench.methods.clip_lora import PROJECTIONS
 from compatbench.methods.flyp import FLYP
+from compatbench.methods.ldc import LDC
 
 
 @pytest.mark.authors("FarinaMatteo/rethinking_fewshot_vlms")
@@ -278,3 +279,77 @@ def classify(model: Any, clip: Any, problem: Problem) -> Tensor:
     texts = F.normalize(model.encode_text(clip.tokenize(problem.labels.fill())), dim=-1)
     images = F.normalize(model.encode_image(problem.queries), dim=-1)
     return problem.backbone.logit_scale * images @ texts.T
+
+
+def ldc_parts(model: Any) -> Parts:
+    """Return the tensors of the authors' adapters by our names."""
+    of_image = model.visual.adapter
+    levels = [of_image[f"adapter_{i}"] for i in range(1, 5)]
+    parts: Parts = {
+        "adapters": [level[0].weight for level in levels],
+        "gains": [level[1].weight for level in levels],
+        "shifts": [level[1].bias for level in levels],
+    }
+    networks = {
+        "head": of_image["adapter_mlp"],
+        "logits": model.adapter["adapter_1"],
+        "feature": model.adapter["adapter_2"],
+        "confusion": model.adapter["adapter_3"],
+        "gate": model.adapter["g_weight"],
+    }
+    for name, network in networks.items():
+        first, norm, _, last = network[:4]
+        parts[f"{name}_in"] = [*first.weight]
+        parts[f"{name}_gain"] = [*norm.weight]
+        parts[f"{name}_shift"] = [*norm.bias]
+        parts[f"{name}_out"] = [*last.weight]
+        parts[f"{name}_mean"] = [*norm.running_mean]
+        parts[f"{name}_variance"] = [*norm.running_var]
+    return parts
+
+
+@pytest.mark.authors("LiShuo1001/LDC")
+def test_ldc(checkout: Checkout, tmp_path: Path) -> None:
+    """The authors' runner trains, chooses β by the validation images, and answers the queries."""
+    problem = pose(embed_dim=32, layers=12)
+    recipe = LDC.Config().recipe.model_copy(update={"lr": 1e-3, "epochs": 4, "batch_size": 8})
+    ours = fit(LDC(LDC.Config(recipe=recipe, templates="all")), problem)
+    assert ours.start is not None
+    mixed: list[Any] = []
+    loaders = iter([epochs(ours.batches), val(problem), queries(problem)])
+    dataset = SimpleNamespace(
+        classnames=list(problem.labels.names),
+        template=list(problem.labels.templates),
+        **dict.fromkeys(("train_x", "val", "test")),
+    )
+    settings = SimpleNamespace(
+        backbone="ViT-B/16",
+        cache_dir=str(tmp_path),
+        num_classes=len(problem.labels),
+        dataset_name="none",
+        dataset=dataset,
+        batch_size=8,
+        lr=1e-2,  # of which the optimiser gets a tenth
+        train_epoch=4,
+        loss_lambda=[1.0] * 5,
+        fuse_type=2,
+    )
+    with checkout.open(problem, absent=["alisuretool"]) as load:
+        script: Any = load("ldc_train")
+        script.DataLoader = lambda *_, **__: next(loaders)
+        script.DatasetWrapper = lambda *_, **__: None
+        (tmp_path / "none_ViT-B").mkdir()
+        script.Tools.new_dir = lambda path: path
+        mix = script.Eval.fuse_logits
+
+        def note_mix(head: Tensor, corrected: Tensor, beta: float) -> Tensor:
+            mixed.append((beta, mix(head, corrected, beta=beta)))
+            return mixed[-1][1]
+
+        script.Eval.fuse_logits = staticmethod(note_mix)
+        runner = script.Runner(settings)
+        give(ldc_parts(runner.clip_model), ours.start)
+        runner.train()
+    beta, logits = mixed[-1]
+    theirs = {**take(ldc_parts(runner.clip_model)), "mix": torch.tensor(beta)}
+    checkout.compare(ours, theirs, logits, parameters=ours.module.tensors)

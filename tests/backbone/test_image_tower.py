@@ -36,6 +36,16 @@ def test_image_tower_from_any_block_equals_the_models_forward(visual: Any) -> No
     assert_same(tower.encode(images), expected)
 
 
+def test_outputs_of_blocks_are_what_the_next_blocks_get(visual: Any) -> None:
+    tower = ImageTower(visual, "tiny")
+    images = pixels(visual)
+    outputs = tower.run_blocks(tower.embed(images, 1), 1)
+    assert len(outputs) == tower.depth - 1
+    for block in range(2, tower.depth):
+        assert_same(outputs[block - 2], tower.embed(images, block))
+    assert_same(tower.encode(outputs[-1], block=tower.depth), visual(images))
+
+
 def test_image_prompts_equal_the_models_blocks_over_all_tokens(visual: Any) -> None:
     tower = ImageTower(visual, "tiny")
     images = pixels(visual)

@@ -225,6 +225,23 @@ class ImageTower:
         return pooled, rows
 
     @fast_products()
+    def run_blocks(self, tokens: Tensor, block: int = 0) -> list[Tensor]:
+        """Return the outputs of ``block`` and of all later blocks, each ``[batch, tokens, d]``.
+
+        ``encode`` continues from the last of them, with ``block=depth``.
+
+        Args:
+            tokens: the tokens that enter ``block``, ``[batch, tokens, d]``, as ``embed`` returns
+                them.
+            block: counted from 0.
+        """
+        outputs = []
+        for run in self._anatomy.blocks[block:]:
+            tokens = run(tokens, {}, self.tokens)
+            outputs.append(tokens)
+        return outputs
+
+    @fast_products()
     def project(self, rows: Tensor) -> Tensor:
         """Return pooled rows ``[..., d]``, projected to the embedding space, ``[..., e]``."""
         dtype = next(self._visual.parameters()).dtype
