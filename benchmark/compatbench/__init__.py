@@ -21,6 +21,7 @@ __version__ = "0.3.0"
 _CORE = {
     "Compute": "compatbench.engine.compute",
     "CompatbenchError": "compatbench.errors",
+    "as_backbone": "compatbench.backbone.live_model",
     "backbones": "compatbench.data.card_listings",
     "evaluate": "compatbench.results.evaluation",
     "export_module": "compatbench.method.convert",
@@ -41,7 +42,7 @@ _CORE = {
     "results": "compatbench.runs",
     "run": "compatbench.runs",
     "suites": "compatbench.data.card_listings",
-    "task": "compatbench.data.task_in_memory",
+    "task": "compatbench.data.live_task",
     "tasks": "compatbench.data.card_listings",
     "transfers": "compatbench.method.listings",
     "tune": "compatbench.runs",

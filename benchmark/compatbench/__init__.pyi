@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from compatbench.backbone.live_model import as_backbone as as_backbone
 from compatbench.backbone.load.weights import fetch_backbones as fetch_backbones
 from compatbench.data.card_listings import backbones as backbones
 from compatbench.data.card_listings import suites as suites
 from compatbench.data.card_listings import tasks as tasks
 from compatbench.data.fetch_datasets import fetch_data as fetch_data
+from compatbench.data.live_task import task as task
 from compatbench.data.new_task import new_task as new_task
-from compatbench.data.task_in_memory import task as task
 from compatbench.engine.compute import Compute as Compute
 from compatbench.engine.plan import plan as plan
 from compatbench.engine.port import port as port

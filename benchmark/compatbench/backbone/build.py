@@ -22,6 +22,7 @@ from compatbench.backbone.load.backbone_names import (
     quiet,
 )
 from compatbench.backbone.load.checkpoint import fit_weights
+from compatbench.backbone.load.find_weights import beside_own_card
 from compatbench.backbone.load.mini_towers import register_mini_towers
 from compatbench.backbone.load.tokenizer_files import locate_tokenizer
 from compatbench.backbone.load.weights import locate_weights
@@ -124,7 +125,9 @@ def build_tokenizer(card: BackboneCard, context_length: int, download: bool = Tr
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
     if card.tokenizer is not None:
-        path = tasks_folder() / card.tokenizer
+        path = beside_own_card(card, card.tokenizer)
+        if path is None or not path.is_file():
+            path = tasks_folder() / card.tokenizer
         if not path.is_file():
             raise BackboneError(
                 f"backbone '{card.name}': tokenizer {path} is missing",

@@ -17,7 +17,7 @@ from compatbench.data.cards import SuiteCard, suite_tasks
 from compatbench.data.cards.shots import Numbers
 from compatbench.data.declared_transfers import Needs, declared_needs
 from compatbench.data.images.dataset_files import BrokenImages
-from compatbench.data.task_in_memory import choose_suite
+from compatbench.data.live_task import choose_suite
 from compatbench.engine.cell import Cell
 from compatbench.engine.described_method import DescribedMethod, describe_method
 from compatbench.engine.keys import key_cells

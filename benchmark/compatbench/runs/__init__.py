@@ -15,7 +15,7 @@ from typing import Literal
 from compatbench.data.cache_files import FEATURES, default_cache_folder
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.data.cards.shots import Numbers
-from compatbench.data.task_in_memory import choose_suite
+from compatbench.data.live_task import choose_suite
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event, OnEvent

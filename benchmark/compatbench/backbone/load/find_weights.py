@@ -91,13 +91,13 @@ def fetch_command(card: BackboneCard) -> str:
     return f"hf download {published.repository}{file}{commit}"
 
 
-def _beside_own_card(card: BackboneCard) -> Path | None:
-    """Return the path of the weights beside a custom card; None for a card that ships."""
+def beside_own_card(card: BackboneCard, file: str) -> Path | None:
+    """Return the path of a file beside a custom card; None for a card that ships."""
     folder = backbone_cards.own_folder(card.name)
-    if folder is None or card.weights is None:
+    if folder is None:
         return None
     try:
-        return Path(check_place(str(folder / card.weights), folder))
+        return Path(check_place(str(folder / file), folder))
     except ValueError as error:
         raise BackboneError(f"backbone '{card.name}'", str(error)) from None
 
@@ -143,7 +143,7 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
 def _find_shipped(card: BackboneCard, weights: str) -> Path:
     """Return the weights file beside a card; unpack it into the cache if a wheel has it packed."""
     path = tasks_folder() / weights
-    for place in (_beside_own_card(card), path):
+    for place in (beside_own_card(card, weights), path):
         if place is not None and place.is_file():
             return place
     packed = path.with_suffix(".xz")

@@ -156,7 +156,8 @@ class BackboneCard(CardModel):
     weights: RelativePath | None = None
     # The hash of the weights file; default: the hash of the file that is found.
     sha256: Sha256 | None = None
-    tokenizer: RelativePath | None = None  # byte-pair merges, in tasks/; default: the model's
+    # Byte-pair merges, in tasks/ or beside a user's own card; default: the model's.
+    tokenizer: RelativePath | None = None
     lineage: str = ""  # the model from which the weights were initialised
     text_from: Name | None = None  # card of the backbone whose text tower was the start
     data: str = ""

@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import SuiteCard, task_cards
-from compatbench.data.layouts.in_memory import (
+from compatbench.data.layouts.live_images import (
     ImageSet,
     as_rgb,
     choose_names,
