@@ -241,13 +241,54 @@ def test_photos_are_turned_as_their_exif_data_say(work: Path) -> None:
     assert task.source.image(turned).size == (20, 40)
     before = task.source.fingerprint([turned])
     # A card of before keeps its features, and their keys.
-    made.card.write_text(made.card.read_text().replace("upright: true", "upright: false"))
+    text = made.card.read_text().replace("upright: true", "upright: false")
+    made.card.write_text(text.replace("hashed: true", "hashed: false"))
     load_again()
     old = load_task("pets").source
     assert old.image(turned).size == (40, 20)
     assert old.fingerprint([turned]) != before
     facts = [[(turned.id, old.size(turned))], ENGINE_VERSION]
     assert old.fingerprint([turned]) == sha256_json(facts)
+
+
+def test_an_image_with_other_content_of_the_same_size_is_another_one(work: Path) -> None:
+    write_folders(work / "pets")
+    write_shard(work / "shards" / "0.tar", [0, 1] * 4)
+    for name, file in (("pets", work / "pets" / ROW), ("shards", work / "shards" / "0.tar")):
+        cb.new_task(name)
+        keys = []
+        content = file.read_bytes()
+        for changed in (content, content[:-1] + b"x", content):
+            file.write_bytes(changed)
+            load_again()
+            task = load_task(name)
+            every = [*task.split("train"), *task.split("test")]
+            keys.append(task.fingerprint(every))
+            assert keys[-1] == task.fingerprint(every)
+        assert keys[0] == keys[2] != keys[1]
+
+
+def test_hashes_of_unchanged_images_are_read_from_the_cache(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folders(work / "pets")
+    cb.new_task("pets")
+    task = load_task("pets")
+    before = task.fingerprint(task.split("train"))
+
+    def refuse(path: Path) -> str:
+        raise AssertionError(f"{path} is read again")
+
+    monkeypatch.setattr("compatbench.data.image_hashes.hash_file", refuse)
+    load_again()
+    task = load_task("pets")
+    assert task.fingerprint(task.split("train")) == before
+    image = work / "pets" / task.split("train")[0].id
+    image.write_bytes(image.read_bytes())
+    load_again()
+    task = load_task("pets")
+    with pytest.raises(AssertionError, match="is read again"):
+        task.fingerprint(task.split("train"))
 
 
 def test_broken_images_can_be_left_out_and_are_listed(work: Path) -> None:

@@ -52,6 +52,7 @@ TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "this is a {}.")
 LICENCE = "not stated: images of one's own"
 _FORMULA = re.compile(r"[=+@]|-(?![0-9]+$)")  # a negative number is none
 DECODED = 2000  # at most so many images, drawn at random, are decoded
+MOST_HASHED = 100_000  # of more images only the names and sizes are in keys, as reading takes long
 MOST_SHOWN = 3  # images of a note or an error
 
 
@@ -179,6 +180,7 @@ def new_task(
     values["templates"] = [*(template or listing.templates or TEMPLATES)]
     file = paths["list"].name
     values["source"] = {"kind": "table", "folder": below, "file": file, "upright": True}
+    values["source"]["hashed"] = len(listing.frame) <= MOST_HASHED
     counts = Counter(listing.frame["split"])
     values["counts"] = {}
     for split in SPLITS:

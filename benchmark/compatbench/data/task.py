@@ -16,6 +16,7 @@ from compatbench.data.cards import TaskCard, task_cards, whole_name
 from compatbench.data.cards.names import half_labels, split_half
 from compatbench.data.cards.sources import OnDisk
 from compatbench.data.dataset_folders import VARIABLE, dataset_folder, find_dataset, variable_of
+from compatbench.data.image_hashes import hash_images
 from compatbench.data.images.dataset_files import BrokenImages, DataMissing, WrongClasses, inside
 from compatbench.data.images.source import ImageSource, Sample
 from compatbench.data.labels import Labels
@@ -221,6 +222,8 @@ def _open(card: TaskCard, classes: Classes) -> ImageSource:
     if source.kind == "table":
         images = open_images(scan_list(inside(_home(card.name), source.file), folder), classes)
         images.upright = source.upright
+        if source.hashed:
+            images.hash_files = hash_images
         return images
     return open_layout(folder, source, classes)
 

@@ -257,6 +257,16 @@ def test_second_call_with_given_modules_loads_no_model(
     # Other settings, and another module, are measured.
     with pytest.raises(AssertionError, match="a model is loaded"):
         cb.advise("photos", settings={"position": "front"}, **how)
+    # So are other images.
+    image = next((work / "photos").glob("*/*.png"))
+    content = image.read_bytes()
+    image.write_bytes(content + b" ")
+    load_again()
+    with pytest.raises(AssertionError, match="a model is loaded"):
+        cb.advise("photos", **how)
+    image.write_bytes(content)
+    load_again()
+    assert str(cb.advise("photos", **how)) == str(first)
     config = work / "adapter" / "adapter_config.json"
     config.write_text(config.read_text().replace('"lora_alpha": 2', '"lora_alpha": 4'))
     with pytest.raises(AssertionError, match="a model is loaded"):

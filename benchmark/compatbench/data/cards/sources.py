@@ -89,6 +89,7 @@ class TableSource(OnDisk):
     kind: Literal["table"]
     file: ImagesPath  # CSV of path,label,split, beside the card; labels are the card's folders
     upright: bool = False  # True if images are turned as their EXIF data say
+    hashed: bool = False  # True if keys contain the content of the images, not just their sizes
 
 
 Source = (

@@ -45,6 +45,11 @@ class Stored(Sample):
     __slots__ = ()
     size: int  # the bytes that represent its content in fingerprints
 
+    @property
+    def container(self) -> Path:
+        """Return the file that it is in."""
+        raise NotImplementedError
+
     def read(self) -> bytes:
         """Return the image's own bytes, undecoded."""
         raise NotImplementedError
@@ -57,6 +62,10 @@ class Member(Stored):
     shard: Path
     start: int
     size: int
+
+    @property
+    def container(self) -> Path:
+        return self.shard
 
     def read(self) -> bytes:
         return read_bytes(self.shard, self.start, self.size)
@@ -75,6 +84,8 @@ class ImageSource:
 
     decoders: int | None = None  # threads for all images; None means one per core
     upright: bool = False  # True if images are turned as their EXIF data say
+    # From the dataset's folder and files to their hashes, if fingerprints contain them.
+    hash_files: Callable[[Path, Sequence[Path]], list[str]] | None = None
 
     def __init__(
         self, base: Path, samples: Mapping[str, Sequence[Any]], folder: Path | None = None
@@ -88,6 +99,7 @@ class ImageSource:
         for split in SPLITS:
             self.samples[split] = samples.get(split, ())
         self._sizes: dict[str, int] = {}
+        self._hashes: dict[str, str] = {}
 
     def check_files(self) -> None:
         """Look for every file; the error names the first one that is missing."""
@@ -122,7 +134,7 @@ class ImageSource:
 
         For files these are their names and sizes in bytes. They are not read, so that 50,000
         images take a second. An image that was replaced by one of exactly the same size is not
-        noticed.
+        noticed, unless the source has ``hash_files``: then the content of each file counts.
 
         Raises:
             CompatbenchError: a file is missing.
@@ -134,7 +146,22 @@ class ImageSource:
         facts = [identities, ENGINE_VERSION]
         if self.upright:
             facts.append("upright")
+        if self.hash_files is not None:
+            facts.append(self._hash(samples, self.hash_files))
         return sha256_json(facts)
+
+    def _hash(
+        self, samples: Sequence[Any], hash_files: Callable[[Path, Sequence[Path]], list[str]]
+    ) -> list[str]:
+        """Return the hash of the file of each image."""
+        new = [sample for sample in samples if sample.id not in self._hashes]
+        files = []
+        for sample in new:
+            is_stored = isinstance(sample, Stored)
+            files.append(sample.container if is_stored else self.base / sample.id)
+        for sample, digest in zip(new, hash_files(self._folder, files), strict=True):
+            self._hashes[sample.id] = digest
+        return [self._hashes[sample.id] for sample in samples]
 
     def image(self, sample: Any) -> Image.Image:
         """Return the image of a sample, RGB.
@@ -174,6 +201,7 @@ class ImageSource:
         source = copy.copy(self)
         source.samples = {}
         source._sizes = {}
+        source._hashes = {}
         return source
 
     def find_broken(

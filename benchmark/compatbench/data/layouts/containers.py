@@ -124,6 +124,10 @@ class RowImage(Stored):
     row: int
 
     @property
+    def container(self) -> Path:
+        return self.file
+
+    @property
     def size(self) -> int:
         """Return the bytes of the whole file: an image's own would have to be decoded."""
         return size_of(self.file)
