@@ -93,9 +93,10 @@ def test_a_guess_counts_steps_and_the_towers_they_run_through() -> None:
 
 
 def test_transfers_with_labels_are_guessed_as_fits_on_every_target() -> None:
-    labels = ("copied", "words", "retrained+4")
+    labels = ("copied", "words", "retrained+4", "module-ridge")
     costs = guess(matrix_of(SMOKE, "coop", transfers=labels))
     assert costs["coop words"] < costs["coop copied"] / 2 < costs["coop retrained+4"]
+    assert costs["coop words"] < costs["coop copied"] / 2 < costs["coop module-ridge"]
 
 
 def test_shards_are_the_same_however_far_other_jobs_are(tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def count_images(choice: MethodChoice, card: TaskCard, shots: int) -> int:
 def _count_fits(choice: MethodChoice, shots: int, backbones: tuple[str, ...]) -> tuple[int, int]:
     """Return how many fits a cell has, and their shots.
 
-    A transfer that takes labels may fit on every target.
+    A transfer that takes labels may fit on every target. So does one that takes modules of other
+    tasks: every task's modules on the targets are fitted once.
     """
     if not choice.method.card.learns:
         return 0, shots
@@ -101,6 +102,8 @@ def _count_fits(choice: MethodChoice, shots: int, backbones: tuple[str, ...]) ->
     transfer = find_transfer(choice.transfer)
     if "labels" in transfer.card.access:
         return len(backbones) - 1, transfer.config.shots
+    if "modules" in transfer.card.access:
+        return len(backbones) - 1, shots
     return 0, shots
 
 
