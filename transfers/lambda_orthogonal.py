@@ -39,7 +39,7 @@ class LambdaOrthogonal(MappedTransfer):
     class Config(MethodConfig):
         bounds: tuple[NonNegativeFloat, ...] = Field((0.0, 0.1, 0.2, 0.4, 0.8), min_length=1)
         weight: PositiveFloat = 10.0
-        steps: PositiveInt = 100
+        steps: PositiveInt = 50
 
     def find_map(self, data: TransferData) -> tuple[Tensor, Map]:
         source, target = paired(data.unlabelled.source, data.unlabelled.target)

@@ -229,7 +229,7 @@ def test_lambda_orthogonal_takes_the_bound_that_is_best_on_held_out_images() -> 
     bounds = transfer.config.bounds
     errors = []
     for bound in bounds:
-        matrix, bias = fit_affine(source[15:], target[15:], bound * 7**0.5, 10.0, 100)
+        matrix, bias = fit_affine(source[15:], target[15:], bound * 7**0.5, 10.0, 50)
         errors.append(float((target[:15] @ matrix + bias - source[:15]).square().sum()))
     assert transfer.choose_bound(source, target) == bounds[errors.index(min(errors))]
 
