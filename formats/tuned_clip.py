@@ -30,7 +30,8 @@ CLOSE = 1e-4
 class TunedCLIP(Format):
     """The state dict of a whole CLIP: open_clip's training (``epoch_5.pt``), FLYP's, and others'.
 
-    So is that of a CLIPModel of transformers (``model.safetensors``).
+    So is that of a CLIPModel of transformers (``model.safetensors``). Its source is the model
+    before fine-tuning, of open_clip or of transformers (``hf:FOLDER``).
 
     A module of FLYP: differences of both towers, of the token embeddings and the positions of
     texts, and of log s. Class weights are the features of the class names in the templates.
@@ -131,12 +132,16 @@ def _load(imported: Import) -> Backbone:
         CompatbenchError: the file is no whole CLIP, its weights do not fit, or one is not finite.
     """
     backbone = imported.backbone
+    if any("vision_model.head." in name for name in imported.file.tensors):
+        raise imported.error(
+            "is a whole SigLIP, and compatbench reads whole models of CLIP only: give an adapter "
+            "of PEFT, or a probe on its features"
+        )
     imported.file = _rename(imported.file)
     prefix = _find_prefix(imported.file)
-    if prefix is None or backbone.card.provider == "hf":
+    if prefix is None:
         raise imported.error(
-            "is no state dict of a whole CLIP by the names of CLIP, open_clip or transformers, or "
-            "the source is a model of transformers: give its release of open_clip"
+            "is no state dict of a whole CLIP by the names of CLIP, open_clip or transformers"
         )
     tensors = {}
     for name, tensor in imported.file.tensors.items():

@@ -9,6 +9,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
 from backbone.loading_models import CONFIGS, write_tokenizer
 from data.trees import load_again
@@ -19,22 +20,33 @@ from tiny_models import randomise
 
 import compatbench as cb
 from compatbench.backbone import load_backbone
+from compatbench.data.task import load_task
+from compatbench.method.registry import builtin_methods
 
 
-def write_siglip(folder: Path) -> None:
-    """Write a small model as transformers' ``save_pretrained`` does, with its processor."""
-    torch.manual_seed(1)
+def write_model(folder: Path, kind: str, seed: int = 1) -> Any:
+    """Write a small CLIP or SigLIP as transformers does, with its processor, and return it."""
+    torch.manual_seed(seed)
     sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
-    text = sizes | dict(vocab_size=16, max_position_embeddings=20, projection_size=32)
-    config = transformers.SiglipConfig(
-        text_config=text | dict(pad_token_id=2, eos_token_id=3),
-        vision_config=sizes | dict(image_size=64, patch_size=16),
-    )
-    transformers.SiglipModel(config).save_pretrained(folder)
-    write_tokenizer(folder, "siglip")
+    vision = sizes | dict(image_size=64, patch_size=16)
+    text = sizes | dict(vocab_size=16, max_position_embeddings=20)
+    model: Any
+    if kind == "clip":
+        ends = dict(pad_token_id=0, bos_token_id=1, eos_token_id=3)
+        config = transformers.CLIPConfig(
+            text_config=text | ends, vision_config=vision, projection_dim=16
+        )
+        model = transformers.CLIPModel(config)
+    else:
+        ends = dict(pad_token_id=2, eos_token_id=3, projection_size=32)
+        config = transformers.SiglipConfig(text_config=text | ends, vision_config=vision)
+        model = transformers.SiglipModel(config)
+    model.save_pretrained(folder)
+    write_tokenizer(folder, kind)
     processor = dict(size={"height": 64, "width": 64}, do_center_crop=False, resample=3)
     processor |= dict(image_mean=[0.5] * 3, image_std=[0.5] * 3, rescale_factor=1 / 255)
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return model.eval()
 
 
 @pytest.fixture
@@ -51,7 +63,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
     model = randomise(open_clip.model.CLIP(**config), 1)
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / "open_clip_model.safetensors", {"format": "pt"})
-    write_siglip(tmp_path / "siglip2")
+    write_model(tmp_path / "siglip2", "siglip")
     load_again()
     return f"local-dir:{folder}", f"hf:{tmp_path / 'siglip2'}"
 
@@ -66,6 +78,39 @@ def test_clip_checkpoint_is_judged_on_siglip_2(models: tuple[str, str]) -> None:
     assert options.loc[["old model", "zero-shot", "copied"], "accuracy"].between(0, 100).all()
     assert str(advice).startswith(f"{target}: ")
     assert advice.targets["tokens"].isna().all()  # only the model's own files have it
+
+
+@pytest.mark.filterwarnings("ignore:.*:compatbench.errors.CompatbenchWarning")
+def test_fine_tuned_model_of_transformers_is_judged_on_its_own_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COMPATBENCH_CARDS", "")
+    write_photos(Path("photos"))
+    write_model(tmp_path / "old", "clip")
+    tuned = write_model(tmp_path / "tuned", "clip", seed=2)
+    load_again()
+    source = f"hf:{tmp_path / 'old'}"
+    cb.new_task("photos")
+    module = cb.import_module("auto", "tuned/model.safetensors", "photos", source)
+    backbone = load_backbone(source)
+    labels = load_task("photos").labels
+    method = builtin_methods().get("flyp")()
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = method.attach(module, backbone, labels)(images)
+        total = torch.zeros(3, 16)
+        for template in labels.templates:
+            ids = backbone.tokenizer(list(labels.fill(template)))
+            total += F.normalize(tuned.get_text_features(input_ids=ids).pooler_output, dim=-1)
+        features = tuned.get_image_features(pixel_values=images).pooler_output
+        cosines = F.normalize(features, dim=-1) @ F.normalize(total, dim=-1).T
+    torch.testing.assert_close(found, tuned.logit_scale.exp() * cosines, rtol=1e-4, atol=1e-4)
+    advice = cb.advise("photos", module="tuned", source=source, target="mini-eva-clip")
+    assert "cannot be attached" in str(advice)  # its towers have other sizes
+    write_model(tmp_path / "siglip", "siglip")
+    with pytest.raises(cb.CompatbenchError, match="give an adapter of PEFT"):
+        cb.import_module("auto", "siglip", "photos", f"hf:{tmp_path / 'siglip'}")
 
 
 @pytest.mark.slow
