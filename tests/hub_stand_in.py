@@ -7,8 +7,11 @@ import hashlib
 import json
 import re
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
+
+import pytest
 
 TOKEN = "hf_a-token-of-the-test"
 
@@ -41,6 +44,10 @@ class Hub(LocalServer):
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
         self.requests: list[str] = []
+        self.gated: set[str] = set()  # repositories whose authors give access on request
+        self.breaks: list[int] = []  # bytes after which a download ends, used up one each
+        self.ranges: list[str] = []  # of each download: the part that is asked for, or ''
+        self.sent: dict[str, bytes] = {}  # content by path, in place of the right one
         self.status: int | None = None  # of every answer, in place of the right one
         super().__init__()
 
@@ -58,13 +65,18 @@ class Hub(LocalServer):
             return self.create(to, json.loads(body))
         found = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
         if found:
-            return self.file(to, self.repositories.get(found[1]), found[2])
+            return self.file(to, found[1], found[2])
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/?(.*)", path)
-        assert found is not None, path
+        if found is None:
+            return self.send(to, {"error": "none"}, 404)
         repository, action = found.groups()
         files = self.repositories.get(repository)
         if files is None:
             return self.send(to, {"error": "none"}, 404, {"X-Error-Code": "RepoNotFound"})
+        if action.startswith("tree"):
+            tree = [{"type": "file", "path": name, "oid": 40 * "0", "size": len(files[name])}
+                    for name in files]  # fmt: skip
+            return self.send(to, tree)
         if action.startswith("preupload"):
             modes = []
             for file in json.loads(body)["files"]:
@@ -77,8 +89,10 @@ class Hub(LocalServer):
                     files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             url = f"{self.url}/{repository}/commit/{self.sha}"
             return self.send(to, {"commitUrl": url, "commitOid": self.sha})
-        about = {"id": repository, "sha": self.sha, "private": self.private[repository]}
-        return self.send(to, about | {"siblings": [{"rfilename": name} for name in files]})
+        private = self.private.get(repository, False)
+        about = {"id": repository, "sha": self.sha, "private": private}
+        siblings = [{"rfilename": name, "size": len(content)} for name, content in files.items()]
+        return self.send(to, about | {"siblings": siblings})
 
     def create(self, to: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
         repository = f"{request['organization']}/{request['name']}"
@@ -88,12 +102,24 @@ class Hub(LocalServer):
         self.private.setdefault(repository, private)
         self.send(to, {"url": f"{self.url}/{repository}"}, status)
 
-    def file(self, to: BaseHTTPRequestHandler, files: dict[str, bytes] | None, name: str) -> None:
+    def file(self, to: BaseHTTPRequestHandler, repository: str, name: str) -> None:
+        if repository in self.gated:
+            return self.send(to, b"", 403, {"X-Error-Code": "GatedRepo"})
+        files = self.repositories.get(repository)
         if files is None or name not in files:
             code = "RepoNotFound" if files is None else "EntryNotFound"
             return self.send(to, b"", 404, {"X-Error-Code": code})
-        tag = f'"{hashlib.sha256(files[name]).hexdigest()}"'
-        return self.send(to, files[name], 200, {"ETag": tag})
+        headers = {"ETag": f'"{hashlib.sha256(files[name]).hexdigest()}"'}
+        content = self.sent.get(name, files[name])
+        if to.command == "HEAD":
+            return self.send(to, content, 200, headers)
+        part = to.headers.get("Range", "")
+        self.ranges.append(part)
+        start = int(part.removeprefix("bytes=").rstrip("-") or 0)
+        if part:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        end = self.breaks.pop(0) if self.breaks else None
+        return self.send(to, content[start:], 206 if part else 200, headers, end)
 
     def send(
         self,
@@ -101,7 +127,9 @@ class Hub(LocalServer):
         content: Any,
         status: int = 200,
         headers: dict[str, str] | None = None,
+        end: int | None = None,
     ) -> None:
+        """Answer a request; the connection ends after ``end`` bytes of the content."""
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         to.send_response(status)
         for name, value in {"X-Repo-Commit": self.sha, **(headers or {})}.items():
@@ -109,4 +137,19 @@ class Hub(LocalServer):
         to.send_header("Content-Length", str(len(data)))
         to.end_headers()
         if to.command != "HEAD":
-            to.wfile.write(data)
+            to.wfile.write(data[:end])
+
+
+def go_online(hub: Hub, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Let this process use the stand-in in place of the Hub, with an empty cache."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    files = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    for module in ("constants", "file_download"):  # versions before 1 have a copy of it
+        name = f"huggingface_hub.{module}.HUGGINGFACE_CO_URL_TEMPLATE"
+        monkeypatch.setattr(name, files, raising=False)
+    monkeypatch.setattr("compatbench.backbone.load.find_weights.getproxies", dict)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits before it retries
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")

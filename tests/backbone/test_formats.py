@@ -13,6 +13,7 @@ import torch
 from loading_models import (
     CONFIGS,
     State,
+    eva_names,
     make,
     publish,
     same_weights,
@@ -28,27 +29,6 @@ from compatbench.extras.doctor.backbone_report import inspect_backbone
 from compatbench.files.hashes import hash_file
 
 pytestmark = pytest.mark.usefixtures("no_weights_here")
-
-
-def eva_names(state: State) -> State:
-    """Rename tensors from open_clip's names to those of EVA-CLIP's authors."""
-    pairs = {
-        "visual.trunk.": "visual.",
-        "attn.q_proj.bias": "attn.q_bias",
-        "attn.v_proj.bias": "attn.v_bias",
-        "attn.norm.": "attn.inner_attn_ln.",
-        "mlp.norm.": "mlp.ffn_ln.",
-        "mlp.fc1_g.": "mlp.w1.",
-        "mlp.fc1_x.": "mlp.w2.",
-        "mlp.fc2.": "mlp.w3.",
-    }
-    renamed = {"visual.rope.freqs_cos": torch.randn(16, 32)}
-    renamed["visual.blocks.0.attn.rope.freqs_sin"] = torch.randn(16, 32)
-    for name, tensor in state.items():
-        for ours, theirs in pairs.items():
-            name = name.replace(ours, theirs)
-        renamed[name] = tensor
-    return renamed
 
 
 def scale_within(state: State) -> State:

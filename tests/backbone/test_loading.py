@@ -274,15 +274,15 @@ def test_missing_weights_are_downloaded_into_the_hub_cache(
 ) -> None:
     asked = []
 
-    def fetch(repo_id: str, filename: str, revision: str | None, cache_dir: str) -> str:
+    def fetch(repo_id: str, filename: str, revision: str | None, cache_dir: Path) -> str:
         asked.append(revision)
-        path = put_in_hub_cache(Path(cache_dir), repo_id, filename)
+        path = put_in_hub_cache(cache_dir, repo_id, filename)
         save(path)
         return str(path)
 
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.setattr(finding, "check_network", lambda: None)
-    monkeypatch.setattr(pretrained, "hf_hub_download", fetch)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
     assert same_weights(load_backbone("Small/plain").model, make("Small"))
     path = find_weights(read_backbone("Small/plain"))
     assert path.is_relative_to(tmp_path / "hf" / "hub")

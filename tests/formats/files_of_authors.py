@@ -207,15 +207,22 @@ def low_rank(encoder: str, parts: str = "qkv", layers: int = 0, **said: Any) -> 
     return {"weights": weights, "metadata": metadata | said}
 
 
-def save_peft(folder: Path, places: list[Place], **settings: Any) -> dict[Place, list[Tensor]]:
-    """Write an adapter as PEFT's two files, and return A and B of each place."""
+def save_peft(
+    folder: Path, places: list[Place], width: dict[str, int] | int = 32, **settings: Any
+) -> dict[Place, list[Tensor]]:
+    """Write an adapter as PEFT's two files, and return A and B of each place.
+
+    Args:
+        width: of the tokens, or that of each tower.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     draw = drawer(6, torch.float32)
     tensors = {}
     pairs = {}
     for tower, block, part, rank in places:
         name = f"base_model.model.{HF[tower]}.encoder.layers.{block}.self_attn.{part}_proj"
-        pairs[tower, block, part, rank] = [draw(rank, 32), draw(32, rank)]
+        size = width if isinstance(width, int) else width[tower]
+        pairs[tower, block, part, rank] = [draw(rank, size), draw(size, rank)]
         for letter, tensor in zip("AB", pairs[tower, block, part, rank], strict=True):
             tensors[f"{name}.lora_{letter}.weight"] = tensor
     save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from command_line import invoke
-from hub_stand_in import TOKEN, Hub
+from hub_stand_in import Hub, go_online
 
 import compatbench as cb
 from compatbench.data.task import task_labels
@@ -30,19 +30,7 @@ def running() -> Iterator[Hub]:
 def hub(running: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     running.__dict__.update(repositories={}, private={}, requests=[], status=None)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", running.url)
-    files = f"{running.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    for module in ("constants", "file_download"):  # versions before 1 have a copy of it
-        name = f"huggingface_hub.{module}.HUGGINGFACE_CO_URL_TEMPLATE"
-        monkeypatch.setattr(name, files, raising=False)
-    monkeypatch.setattr("compatbench.backbone.load.find_weights.getproxies", dict)
-    for name, value in {
-        "HF_TOKEN": TOKEN,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_CACHE": str(tmp_path / "hub"),
-        "NO_PROXY": "127.0.0.1",
-    }.items():
-        monkeypatch.setenv(name, value)
+    go_online(running, monkeypatch, tmp_path / "hub")
     return running
 
 

@@ -16,9 +16,10 @@ from compatbench.backbone.load.find_weights import (
     is_offline,
     published_weights,
 )
+from compatbench.backbone.load.hub_errors import explain_hub_error
 from compatbench.data.cards import task_cards
 from compatbench.errors import CompatbenchError
-from compatbench.messages import first_line, one_line
+from compatbench.messages import one_line
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -39,7 +40,7 @@ def local_file(module: Loaded | str | Path) -> Loaded | Path:
     if not str(module).startswith("hf:/"):
         return Path(module)
     repository = _read_address(str(module))
-    with _connection(f"cannot read hf://{repository}") as hub:
+    with _connection(repository, "read") as hub:
         file = hub.hf_hub_download(
             repository, MODULE_FILE, cache_dir=hub_cache(), local_files_only=is_offline()
         )
@@ -66,7 +67,7 @@ def upload_module(
         CommitOperationAdd("README.md", card.encode()),
         CommitOperationAdd(MODULE_FILE, content),
     ]
-    with _connection(f"cannot write to {address}") as hub:
+    with _connection(repository, "write to") as hub:
         hub.create_repo(repository, private=private, exist_ok=True)
         if private and not hub.repo_info(repository).private:
             raise CompatbenchError(f"{address} exists and is public; choose another name")
@@ -139,8 +140,8 @@ def _read_address(text: str) -> str:
 
 
 @contextmanager
-def _connection(problem: str) -> Iterator[HfApi]:
-    """Provide the Hub's client, and turn its errors into one line that begins with ``problem``."""
+def _connection(repository: str, action: str) -> Iterator[HfApi]:
+    """Provide the Hub's client, and turn its errors into one line: ``cannot ACTION ...``."""
     from huggingface_hub import HfApi
 
     try:
@@ -151,22 +152,7 @@ def _connection(problem: str) -> Iterator[HfApi]:
         raise
     # The client raises the errors of its HTTP library, which differs between versions.
     except Exception as error:
-        raise CompatbenchError(f"{problem}: {_reason(error)}") from None
-
-
-def _reason(error: Exception) -> str:
-    from huggingface_hub import errors
-
-    if is_offline():
-        return f"it is not in the cache of this machine, and {OFFLINE} is set"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return "there is no such repository, or your token may not see it"
-    if isinstance(error, errors.LocalEntryNotFoundError):  # some versions count it among the next
-        return "the Hub does not answer, and the cache of this machine does not have it; try again"
-    if isinstance(error, errors.EntryNotFoundError):
-        return f"the repository has no {MODULE_FILE}"
-    response = getattr(error, "response", None)
-    status = getattr(response, "status_code", None)
-    if status in (401, 403):
-        return f"the Hub refuses your token ({status}); log in with 'hf auth login' or set HF_TOKEN"
-    return first_line(error).strip(" .")
+        reason = f"it is not in the cache of this machine, and {OFFLINE} is set"
+        if not is_offline():
+            reason = explain_hub_error(error, repository, MODULE_FILE)
+        raise CompatbenchError(f"cannot {action} hf://{repository}: {reason}") from None

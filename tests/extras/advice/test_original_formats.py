@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,7 @@ import transformers
 from backbone.loading_models import CONFIGS, write_tokenizer
 from data.trees import load_again
 from formats.files_of_authors import save_coop
+from hub_stand_in import Hub
 from notebooks import write_photos
 from safetensors.torch import save_file
 from tiny_models import randomise
@@ -124,3 +131,57 @@ def test_methods_are_trained_on_clip_and_retrained_on_siglip_2(models: tuple[str
     assert options.loc["copied", "reason"]  # its keys have another width
     assert options.loc["retrained+1", "accuracy"] >= 0
     assert list(Path("photos-modules").glob("tip_adapter*"))
+
+
+def read_part(terminal: int) -> bytes:
+    """Return what a terminal shows next; nothing once its command has ended."""
+    with contextlib.suppress(OSError):
+        return os.read(terminal, 1000)
+    return b""
+
+
+def answer(words: list[str], reply: bytes, **environment: str) -> tuple[str, int]:
+    """Run a command on a terminal, answer its question, and return its output and exit code."""
+    ours, theirs = pty.openpty()  # the two ends of a terminal
+    command = [sys.executable, "-m", "compatbench", *words]
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), theirs)
+    environment = {**os.environ, "COLUMNS": "100", **environment}
+    shown = b""
+    with subprocess.Popen(command, env=environment, start_new_session=True, **streams) as process:
+        os.close(theirs)
+        part = read_part(ours)
+        while part:
+            shown += part
+            if shown.rstrip().endswith(b"[y/N]:"):
+                os.write(ours, reply)
+            part = read_part(ours)
+    os.close(ours)
+    return shown.decode().replace("\r", ""), process.returncode
+
+
+@pytest.mark.slow
+def test_terminal_asks_before_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    hub = Hub()
+    write_model(tmp_path / "siglip2", "siglip")
+    files = hub.repositories["us/siglip2"] = {}
+    for path in (tmp_path / "siglip2").iterdir():
+        files[path.name] = path.read_bytes()
+    names = write_photos(Path("photos"))
+    save_coop(Path("output"), load_backbone("mini-clip"), names)
+    online = {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"}
+    online |= {"COMPATBENCH_CARDS": "", "NO_PROXY": "127.0.0.1"}
+    words = ["advise", "photos", "--module", "output", "--source", "mini-clip"]
+    words += ["--target", "hf:us/siglip2"]
+    shown, code = answer(words, b"n\n", **online)
+    assert re.search(r"us/siglip2/model.safetensors +\d+\.\d KiB +unknown", shown)
+    assert "Download these files? [y/N]" in shown
+    assert "must be downloaded first; to agree, add --yes" in shown
+    assert code == 2
+    assert hub.ranges == []
+    shown, code = answer(words, b"y\n", **online)
+    assert "hf:us/siglip2: coop cannot be attached" in shown  # its text tower is narrower
+    assert code == 0
+    assert len(hub.ranges) == len(files)
+    hub.http.shutdown()
+    hub.http.server_close()

@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from compatbench.backbone.load.backbone_names import release_facts
+from compatbench.backbone.load.hub_errors import explain_hub_error
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import BackboneCard, backbone_cards
 from compatbench.data.cards.yaml_file import WEIGHTS_FOLDER, check_place
 from compatbench.errors import BackboneError, MissingWeights
 from compatbench.files.atomic import write_atomic
 from compatbench.files.project_folders import tasks_folder
-from compatbench.messages import first_line
 
 OFFLINE = "HF_HUB_OFFLINE"
 
@@ -136,7 +136,7 @@ def find_weights(card: BackboneCard, download: bool = False) -> Path:
         return _download(card, published)
     # The hub raises the errors of its HTTP library, which differs between versions.
     except Exception as error:
-        reason = first_line(error).strip(" .")
+        reason = explain_hub_error(error, published.repository, " or ".join(published.files))
         raise MissingWeights(f"{missing} and cannot be fetched: {reason}", fix) from None
 
 
@@ -244,27 +244,27 @@ def _in_hub_cache(cache: Path, card: BackboneCard, published: Published) -> list
 
 def _download(card: BackboneCard, published: Published) -> Path:
     """Download weights into the cache in which they are searched for."""
-    from huggingface_hub import snapshot_download
-    from open_clip.pretrained import download_pretrained_from_hf, download_pretrained_from_url
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from open_clip.pretrained import download_pretrained_from_url
 
     repository = published.repository
     commit = card.revision
     if not repository:
         return Path(download_pretrained_from_url(published.url))
     check_network()
-    if card.provider == "open_clip":
-        # open_clip prefers the safetensors file of that name, if there is one.
-        cache = str(hub_cache())
-        return Path(download_pretrained_from_hf(repository, published.files[-1], commit, cache))
-    for file in published.files:
-        patterns = [*BESIDE, file]
-        folder = snapshot_download(
-            repository, revision=commit, cache_dir=hub_cache(), allow_patterns=patterns
-        )
-        path = Path(folder) / file
-        if path.is_file():
-            return path
-    raise FileNotFoundError("the repository holds no weights")
+    cache = hub_cache()
+    if card.provider == "hf":
+        snapshot_download(repository, revision=commit, cache_dir=cache, allow_patterns=[*BESIDE])
+    *preferred, last = published.files
+    for file in preferred:
+        try:
+            return Path(hf_hub_download(repository, file, revision=commit, cache_dir=cache))
+        except LocalEntryNotFoundError:  # the Hub does not answer
+            raise
+        except EntryNotFoundError:
+            continue
+    return Path(hf_hub_download(repository, last, revision=commit, cache_dir=cache))
 
 
 def check_network() -> None:

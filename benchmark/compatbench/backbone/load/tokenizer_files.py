@@ -12,10 +12,10 @@ from typing import Any
 
 from compatbench.backbone.load.backbone_names import model_config
 from compatbench.backbone.load.find_weights import check_network, hub_cache, is_offline
+from compatbench.backbone.load.hub_errors import explain_hub_error
 from compatbench.data.cards import BackboneCard
 from compatbench.data.cards.yaml_file import WEIGHTS_FOLDER
 from compatbench.errors import MissingWeights
-from compatbench.messages import first_line
 
 # A repository holds one of the first ones, and settings beside it.
 VOCABULARIES = (
@@ -84,7 +84,7 @@ def locate_tokenizer(card: BackboneCard, download: bool = True) -> Path | None:
         snapshot_download(repository, cache_dir=hub_cache(), allow_patterns=[*PATTERNS])
     # The hub raises the errors of its HTTP library, which differs between versions.
     except Exception as error:
-        reason = first_line(error).strip(" .")
+        reason = explain_hub_error(error, repository, "vocabulary")
         raise MissingWeights(f"{problem} and cannot be fetched: {reason}", fix) from None
     path = find_tokenizer(repository)
     if path is None:

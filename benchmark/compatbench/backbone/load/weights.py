@@ -76,10 +76,13 @@ def locate_weights(card: BackboneCard, download: bool = True) -> Path:
             if url and Path(url).name == path.name:
                 published = published_hash(url)
     if not hash_weights(path).startswith(card.sha256 or published):
+        fix = f"delete {path.resolve()} and fetch it again"
+        if card.weights:
+            fix = "restore the file (git checkout, or reinstall)"
         raise BackboneError(
             f"backbone '{card.name}': {path} is damaged or was replaced: its SHA-256 is not the "
             "one that is published, or on the card",
-            "restore the file (git checkout, or reinstall)" if card.weights else "fetch it again",
+            fix,
         )
     return path
 
