@@ -1,4 +1,4 @@
-"""The transfer ``words``: words find the rotation of the target's joint space into the source's."""
+"""The transfer ``words``: words show how the target's embedding space is rotated."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Words(Transfer):
         title="Turned by words",
         paper="",
         access={"words"},
-        summary="The target's joint space is rotated into the source's, found from words alone.",
+        summary="The target's embedding space is rotated into the source's, as words show.",
         settings={"raw": {"centred": False}},
     )
 
@@ -38,7 +38,7 @@ class Words(Transfer):
         centred: bool = True
 
     def serves(self, method: MethodCard) -> bool:
-        """Return True if part of the module is written in the joint space's coordinates.
+        """Return True if part of the module is written in the coordinates of the embedding space.
 
         A method that reads words itself turns it on its own.
         """
