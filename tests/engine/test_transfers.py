@@ -18,8 +18,8 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.engine.attach import Carried
 from compatbench.engine.cell import Cell
-from compatbench.engine.plan import make_plan
-from compatbench.engine.plan_data import read_plan, write_plan
+from compatbench.engine.plan import Plan, make_plan
+from compatbench.engine.plan_data import read_data, write_data
 from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import TaskImages
 from compatbench.engine.worker import Worker, build_method
@@ -132,7 +132,8 @@ def test_key_contains_the_modules_of_the_other_tasks() -> None:
     assert cells(tasks=["mini-weather"])["mini-weather"] == cell
     # Another process receives the plan as JSON.
     plan = make_plan(request_of(suite, ["simpleshot"], transfers=["module-ridge"]))
-    assert read_plan(json.loads(json.dumps(write_plan(plan)))).cells == plan.cells
+    sent = json.loads(json.dumps(write_data(plan)))
+    assert read_data(Plan, sent).cells == plan.cells
     fewer = suite.model_copy(update={"tasks": ("mini-weather", "mini-food")})
     [other] = cells_of(fewer, ["simpleshot"], tasks=["mini-weather"], transfers=["module-ridge"])
     assert other.fit_key == cell.fit_key
