@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import adapted_modules
 import paper_claims
 import real_task
 import several_targets
@@ -14,5 +15,6 @@ def make_page() -> Page:
     sections = paper_claims.make_sections()
     sections |= several_targets.make_sections()
     sections |= real_task.make_sections()
+    sections |= adapted_modules.make_sections()
     sections |= word_gains.make_sections()
     return Page(sections)

@@ -1,0 +1,312 @@
+"""Measure test-time adaptation that starts from the class scores of a copied module.
+
+    compatbench run --methods kgcoop,maple,clip_adapter,tip_adapter,clip_lora,proker --seeds 1
+    python benchmark/research/adapted_modules.py       # writes adapted_modules.csv, from runs/
+
+The modules and the settings of the adaptations were chosen before any result was seen. This is a
+section of docs/findings.md.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from compatbench.messages import count
+from compatbench.results.estimate import estimate
+from compatbench.results.survival import count_after_correction
+from compatbench.tables.markdown import render_table
+from compatbench.tables.numbers import bounds, percent, signed
+from compatbench.tables.table import TableCell, number, plain_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from compatbench.backbone import Backbone
+    from compatbench.data.feature_cache import FeatureCache
+    from compatbench.data.task import Task
+
+RESULTS = Path(__file__).with_suffix(".csv")
+MODULES = {
+    "kgcoop": "text prompt (KgCoOp)",
+    "maple": "prompts in both towers (MaPLe)",
+    "clip_adapter": "adapter (CLIP-Adapter)",
+    "tip_adapter": "cache (Tip-Adapter)",
+    "clip_lora": "low-rank update (CLIP-LoRA)",
+    "proker": "closed form (ProKeR)",
+}
+ZERO_SHOT = "zeroshot"
+STARTS = {ZERO_SHOT: "zero-shot", **MODULES}
+ALONE = "none"
+ADAPTATIONS = {"tda": "TDA", "stata": "StatA", "adapt": "ADAPT"}
+MEASURES = {"accuracy": "accuracy", "ECE": "ece", "ECE at the same confidence": "ece_at_level"}
+SOURCE = "mini-clip"
+TARGETS = {
+    "mini-eva-clip": "keeps the old embedding space",
+    "mini-eva-clip-anew": "has a new embedding space",
+}
+BACKBONES = {SOURCE: "old model", **TARGETS}
+
+
+def measure(out: str | Path = ".") -> pd.DataFrame:
+    """Return a row for each test set, backbone, start and adaptation.
+
+    Args:
+        out: the folder whose ``runs/`` has the modules.
+    """
+    import compatbench as cb
+    from compatbench.backbone import load_backbone
+    from compatbench.data.cache_files import default_cache_folder
+    from compatbench.data.feature_cache import FeatureCache
+    from compatbench.data.task import load_task
+
+    cache = FeatureCache(default_cache_folder())
+    rows: list[dict[str, Any]] = []
+    for (name, seed), modules in cb.modules(list(MODULES), out).groupby(["task", "seed"]):
+        task = load_task(str(name))
+        files = dict(zip(modules["method"], modules["file"], strict=True))
+        for backbone_name in BACKBONES:
+            backbone = load_backbone(backbone_name)
+            place = {"task": name, "seed": seed, "backbone": backbone_name}
+            scores = adapt_all(files, backbone, task, int(str(seed)), cache)
+            rows += [{**place, **row} for row in scores]
+    return pd.DataFrame(rows)
+
+
+def adapt_all(
+    files: dict[str, str], backbone: Backbone, task: Task, seed: int, cache: FeatureCache
+) -> Iterator[dict[str, Any]]:
+    """Yield the scores of every start alone and with every adaptation, on one backbone.
+
+    Args:
+        files: the modules' files by method.
+        seed: of the order of the test images.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    from compatbench.engine.predict import draw_order, read_features
+    from compatbench.method.registry import builtin_methods
+
+    features = F.normalize(read_features(backbone, task, cache), dim=-1)
+    text = backbone.zero_shot(task.labels)
+    starts = {ZERO_SHOT: backbone.logit_scale * features @ text.T}
+    for method, file in files.items():
+        starts[method] = read_logits(Path(file), method, backbone, task, cache)
+    order = draw_order(len(features), seed)
+    places = order.argsort()
+    for start_name, start in starts.items():
+        level = mean_confidence(start)
+        yield {"start": start_name, "adaptation": ALONE, **score_logits(start, task, level)}
+        for name in ADAPTATIONS:
+            adaptation: Any = builtin_methods().get(name)()
+            module = adaptation.fit(backbone, None, None)  # it learns nothing
+            with torch.no_grad():
+                logits = adaptation.adapt(module, features[order], start[order], text)[places]
+            yield {"start": start_name, "adaptation": name, **score_logits(logits, task, level)}
+
+
+def read_logits(
+    file: Path, method_name: str, backbone: Backbone, task: Task, cache: FeatureCache
+) -> Tensor:
+    """Return the logits of a module that is copied to a backbone, ``[images, classes]``."""
+    import torch
+
+    from compatbench.backbone import FEATURES
+    from compatbench.backbone.parts.products import fast_products
+    from compatbench.engine.predict import draw_order, order_seed, read_features, run_classifier
+    from compatbench.method import load_module
+    from compatbench.method.registry import builtin_methods
+
+    module = load_module(file)
+    cls: Any = builtin_methods().get(method_name)
+    method = cls(cls.Config.model_validate(module.about["config"]))
+    wanted = method.image_input(backbone)
+    if wanted == FEATURES:
+        inputs: Any = read_features(backbone, task, cache)
+    else:
+        [inputs] = cache.tokens(backbone, task, task.split("test"), wanted)
+    with torch.no_grad(), fast_products():
+        classifier = method.attach(module, backbone, task.labels)
+        return run_classifier(classifier, inputs, draw_order(len(inputs), order_seed(task)))
+
+
+def score_logits(logits: Tensor, task: Task, level: float) -> dict[str, float]:
+    """Return the number of correct answers and of images, and calibration errors in percent.
+
+    ``ece_at_level`` is the ECE of the logits divided by one temperature, with which the mean
+    confidence is ``level``. No label is needed to find it.
+    """
+    from compatbench.engine.task_images import label_tensor
+    from compatbench.method.predictions import predict
+    from compatbench.results.measures import Answers
+    from compatbench.results.measures.standard import ece
+
+    labels = label_tensor(task.split("test"))
+    predictions = predict(logits)
+    answers = Answers(predictions, None, predictions, labels)
+    tempered = predict(logits / find_temperature(logits, level))
+    return {
+        "correct": int(answers.right(predictions).sum()),
+        "total": len(labels),
+        "ece": ece(answers),
+        "ece_at_level": ece(Answers(tempered, None, tempered, labels)),
+    }
+
+
+def mean_confidence(logits: Tensor) -> float:
+    """Return the mean of the largest softmax probabilities."""
+    return float(logits.softmax(-1).amax(-1).mean())
+
+
+def find_temperature(logits: Tensor, level: float) -> float:
+    """Return the temperature at which the mean confidence of logits is ``level``."""
+    low = -6.0  # logarithms of the bounds
+    high = 6.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        if mean_confidence(logits / math.exp(middle)) > level:
+            low = middle
+        else:
+            high = middle
+    return math.exp((low + high) / 2)
+
+
+def read_results() -> pd.DataFrame:
+    """Return accuracy and calibration errors in percent, seeds averaged.
+
+    The index is (backbone, start, adaptation); the columns are (measure, task).
+    """
+    rows = pd.read_csv(RESULTS)
+    rows["accuracy"] = 100 * rows["correct"] / rows["total"]
+    index = ["backbone", "start", "adaptation"]
+    return rows.pivot_table(["accuracy", "ece", "ece_at_level"], index, "task", aggfunc="mean")
+
+
+def list_changes(values: pd.DataFrame, starts: Iterable[str]) -> pd.DataFrame:
+    """Return what each adaptation changes, by (backbone, start, adaptation) and task.
+
+    Args:
+        values: a measure, by (backbone, start, adaptation) and task.
+    """
+    rows = {}
+    for backbone in BACKBONES:
+        for start in starts:
+            before = values.loc[(backbone, start, ALONE)]
+            for adaptation in ADAPTATIONS:
+                rows[backbone, start, adaptation] = (
+                    values.loc[(backbone, start, adaptation)] - before
+                )
+    return pd.DataFrame(rows).T
+
+
+def show(by_task: pd.Series) -> TableCell:
+    """Return the mean of differences by task as ``+1.0 (-0.1 to +2.0)``."""
+    interval = estimate(by_task.to_numpy())
+    assert interval is not None
+    return number(f"{signed(interval.value)} ({bounds(interval, signed)})")
+
+
+def show_means(results: pd.DataFrame) -> str:
+    """Return the table of what the adaptations change, as means over the modules."""
+    header = ["Mean of the six modules", "Adaptation", *BACKBONES.values()]
+    rows: list[list[TableCell | str]] = []
+    for title, name in MEASURES.items():
+        changes = list_changes(results[name], STARTS)
+        zero_shot = changes.xs(ZERO_SHOT, level=1)
+        means = changes.drop(ZERO_SHOT, level=1).groupby(level=[0, 2]).mean()
+        kinds = {title: means}
+        if name == "accuracy":
+            kinds[f"{title}, minus that of zero-shot"] = means - zero_shot
+        for kind, frame in kinds.items():
+            for adaptation, adaptation_title in ADAPTATIONS.items():
+                row: list[TableCell | str] = [kind, adaptation_title]
+                row += [show(frame.loc[(backbone, adaptation)]) for backbone in BACKBONES]
+                rows.append(row)
+    return render_table(plain_table(header, rows, left=(0, 1)))
+
+
+def show_starts(results: pd.DataFrame) -> str:
+    """Return the table of what the adaptations change, by what they start from."""
+    accuracy = list_changes(results["accuracy"], STARTS)
+    ece = list_changes(results["ece"], STARTS)
+    header = ["Start", "Adaptation"]
+    for title in BACKBONES.values():
+        header += [f"{title}: accuracy", "ECE"]
+    rows: list[list[TableCell | str]] = []
+    for start, start_title in STARTS.items():
+        for adaptation, title in ADAPTATIONS.items():
+            row: list[TableCell | str] = [start_title, title]
+            for backbone in BACKBONES:
+                place = (backbone, start, adaptation)
+                row += [show(accuracy.loc[place]), show(ece.loc[place])]
+            rows.append(row)
+    return render_table(plain_table(header, rows, left=(0, 1)))
+
+
+def show_lead(results: pd.DataFrame) -> str:
+    """Return the table of what modules gain over zero-shot with the same adaptation."""
+    values = results["accuracy"]
+    header = ["Accuracy minus zero-shot's"]
+    for title in TARGETS.values():
+        header += [f"{title}: no adaptation", *ADAPTATIONS.values()]
+    rows: list[list[TableCell | str]] = []
+    for start, start_title in MODULES.items():
+        row: list[TableCell | str] = [start_title]
+        for backbone in TARGETS:
+            for adaptation in (ALONE, *ADAPTATIONS):
+                of_module = values.loc[(backbone, start, adaptation)]
+                row.append(show(of_module - values.loc[(backbone, ZERO_SHOT, adaptation)]))
+        rows.append(row)
+    return render_table(plain_table(header, rows, left=(0,)))
+
+
+def count_significant(results: pd.DataFrame) -> str:
+    """Return how many changes of single modules are significant after Holm's correction."""
+    counts = []
+    for title, name in MEASURES.items():
+        changes = list_changes(results[name], MODULES)
+        higher, lower = count_after_correction(changes)
+        counts.append(f"{title}: {higher} rise, {lower} fall")
+    return (
+        f"Significant among the {len(changes)} changes by module, adaptation and model, after "
+        f"Holm's correction: {'; '.join(counts)}."
+    )
+
+
+def describe(results: pd.DataFrame) -> str:
+    """Return what was measured."""
+    rows = pd.read_csv(RESULTS)
+    tasks = rows["task"].nunique()
+    zero_shot = results.xs((ZERO_SHOT, ALONE), level=("start", "adaptation"))
+    levels = []
+    for backbone, title in BACKBONES.items():
+        accuracy = percent(zero_shot.loc[backbone, "accuracy"].mean())
+        ece = percent(zero_shot.loc[backbone, "ece"].mean())
+        levels.append(f"{accuracy} and {ece} % ({title})")
+    return (
+        f"Suite `mini`, 16 shots, {tasks} tasks, {count(rows['seed'].nunique(), 'seed')}. "
+        f"Zero-shot has an accuracy and an ECE of {', '.join(levels)}. Changes are in points, "
+        "with intervals over tasks."
+    )
+
+
+def make_sections() -> dict[str, str]:
+    """Return the section."""
+    results = read_results()
+    parts = [describe(results), show_means(results), count_significant(results)]
+    parts += [show_starts(results), show_lead(results)]
+    return {"adapted": "\n\n".join(parts)}
+
+
+def main() -> None:
+    """Write the results."""
+    measure().to_csv(RESULTS, index=False, lineterminator="\n", float_format="%.4f")
+
+
+if __name__ == "__main__":
+    main()
