@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -21,6 +22,13 @@ from compatbench.method.registry import builtin_methods
 
 def test_all_methods_load() -> None:
     assert builtin_methods().broken == {}
+
+
+def test_a_formula_in_this_folder_names_every_method() -> None:
+    here = Path(__file__)
+    others = [path for path in here.parent.rglob("*.py") if path != here]
+    text = "".join(path.read_text(encoding="utf-8") for path in others)
+    assert [name for name in builtin_methods().names() if f'"{name}"' not in text] == []
 
 
 # Tensors drawn before the first step: the method, the tensor, settings, and the number of inputs

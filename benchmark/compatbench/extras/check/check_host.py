@@ -8,6 +8,7 @@ rule that compares a fit with that of another process.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from multiprocessing import Pipe, get_context
@@ -110,6 +111,7 @@ def host_fits(connection: Connection) -> None:
     """Describe a fit of every method that is asked for, each in a process of its own."""
     builtin_methods()
     synthetic_models()
+    end_loading()
     while True:
         try:
             name, file = connection.recv()
@@ -137,6 +139,13 @@ def _describe_fit(connection: Connection, name: str, file: str | None) -> None:
 def load_models() -> None:
     """Build all models that methods are tried on, before processes are forked."""
     _ = synthetic_models().others
+    end_loading()
+
+
+def end_loading() -> None:
+    """Look for cycles of objects from now on, among objects that are not there yet."""
+    gc.freeze()
+    gc.enable()
 
 
 def load_method(
