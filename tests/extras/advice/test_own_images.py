@@ -427,6 +427,11 @@ def test_downloads_are_named_and_need_consent(monkeypatch: pytest.MonkeyPatch) -
         (["photos", "--module", "output/seed1", "--source", "mini-clip"], "--target NAME"),
         (["photos", "--module", "output/seed1", "--target", "mini-eva-clip"], "--source"),
         (["photos", "--target", "mini-eva-clip"], "Name the old model: --source NAME"),
+        (["photos", "--source", "mini-clip", "--target", "mini-clip"], "is the old model; name"),
+        (
+            ["photos", *OLD_AND_NEW, "--labels", "50"],
+            "largest class of 'photos' has 5 images in each half; give at most 5",
+        ),
         (["--module", "output/seed1"], "--module needs your images"),
         (["--source", "mini-clip"], "--source needs your images"),
         (["nothing", "--target", "mini-eva-clip"], "there is nothing at 'nothing'"),

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.data.dataset_folders import cards_option
-from compatbench.data.task import Task
+from compatbench.data.task import Task, load_task
 from compatbench.engine.request import Names
 from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchError
@@ -109,6 +109,8 @@ def advise_images(request: OwnRequest) -> Advice:
     own = open_images(request.images, source, targets, request.out, request.skip_broken)
     file = None if request.methods == "all" else join_names(request.methods)
     memory = Memory(request.out / "runs" / "answers", file, request.device)
+    if request.labels is not None:
+        _check_labels(request.labels, own)
     how = {"classes": request.class_names, "settings": request.settings}
     modules = read_modules(request.modules, own.tested, request.source, how, memory)
     own = images_for(own, modules)
@@ -184,7 +186,23 @@ def choose_targets(targets: Names, source: str) -> list[str]:
     """Return the names of new models; ``all`` are those on this machine."""
     if targets == "all":
         return backbones_here(source)
-    return list(dict.fromkeys(backbone_cards.resolve_all(targets)))
+    names = list(dict.fromkeys(backbone_cards.resolve_all(targets)))
+    if source in names:
+        raise CompatbenchError(
+            f"'{source}' is the old model; name other models as new ones: --target NAME"
+        )
+    return names
+
+
+def _check_labels(labels: int, own: OwnImages) -> None:
+    """Raise CompatbenchError if no class has so many training images."""
+    most = min(load_task(half).max_shots for half in own.halves)
+    if labels > most:
+        where = "each half" if len(own.halves) > 1 else "the training split"
+        raise CompatbenchError(
+            f"{labels} labels per class: the largest class of '{own.task.name}' has "
+            f"{count(most, 'image')} in {where}; give at most {most}, or add images"
+        )
 
 
 def _choose_methods(methods: Names) -> list[str]:
