@@ -117,6 +117,8 @@ def test_rows_of_real_models_from_doctor_to_leaderboard(
     run_here()
     before = Path("leaderboard.md").read_text()
     assert "## Real models" not in before
+    output_of("report")
+    assert "Real models" not in Path("results/report/index.html").read_text()
 
     shown = output_of(*SUBMIT, "--name", "Ada (github.com/ada)")
     assert "reported: 2 methods of suite 'paper-small'" in shown
@@ -129,6 +131,9 @@ def test_rows_of_real_models_from_doctor_to_leaderboard(
     ]
     assert len(rows) == len(METHODS)
     assert page.count("Reported by Ada (github.com/ada): `compatbench run --suite paper-small") == 1
+    output_of("report")
+    site = Path("results/report/index.html").read_text()
+    assert site.count("reported by Ada (github.com/ada)") == len(METHODS)
     stored = json.loads(Path("results/paper-small/reported.json").read_text())
     [report] = stored["reported"]
     assert report["weights"]["vit-b16-openai"] == hash_file(machine / "weights" / "ViT-B-16.pt")
@@ -149,6 +154,8 @@ def test_rows_of_real_models_from_doctor_to_leaderboard(
     assert page.count("; measured again by Bob (at most 0.0 points apart) |") == len(METHODS)
     assert page.count("Measured again by Bob: ") == 1
     output_of("report --check")
+    site = Path("results/report/index.html").read_text()
+    assert site.count("; measured again by Bob (at most 0.0 points apart)") == len(METHODS)
 
     # On a machine without the models and images, the audit takes the rows as reported.
     monkeypatch.delenv("COMPATBENCH_DATA")

@@ -17,11 +17,12 @@ from made_up_suites import HOSTILE, KINDS, hostile_page, info, small_page, survi
 
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.messages import one_line
+from compatbench.results.reports import RowReport, RowReports, find_origins
 from compatbench.results.result_files import ResultFiles
 from compatbench.tables.pages.method_pages import list_verdicts, render_method_pages
 from compatbench.tables.pages.report_site import SOURCES, render_site, report_pages
 from compatbench.tables.pages.site_data import list_capabilities, to_html
-from compatbench.tables.suite_page import published_pages
+from compatbench.tables.suite_page import SuitePage, published_pages
 from compatbench.tables.survival_tables import read_survival
 
 COMMITTED = Path(__file__).parents[2] / "results" / "report"
@@ -44,6 +45,38 @@ def test_a_method_of_nobody_s_file_has_its_settings_and_no_capabilities(
     shown, index = parse(files["data/tiny.js"]), parse(files["index.js"])
     assert {index["settings"][i] for i in shown["methods"]["tip"]} == {"lr: 0.002"}
     assert {*index["methods"]} == {"zeroshot", "coop"}  # of the project, which knows no other
+
+
+def reported(page: SuitePage) -> SuitePage:
+    """Return the page of a suite whose rows one person has reported, and another repeated."""
+    report = RowReport(
+        by="Ada",
+        command="compatbench run --suite tiny",
+        hardware=("1 GPU",),
+        versions={"torch": ("2.9",)},
+        weights={"old": "0" * 64},
+        rows=dict.fromkeys(page.results.methods, "1" * 64),
+    )
+    again = report.model_copy(update={"by": "Bob", "differences": dict.fromkeys(report.rows, 0.5)})
+    reports = RowReports(reported=(report,), measured_again=(again,))
+    origins = find_origins(reports, report.rows)
+    return replace(page, reports=reports, origins=origins)
+
+
+def test_rows_of_real_models_come_first_with_who_measured_them(files: dict[str, bytes]) -> None:
+    assert b"Real models" not in files["index.html"]
+    page = reported(small_page())
+    html = render_site([page, survival_page()])["index.html"].decode()
+    assert html.index('id="real"') < html.index('<h2 id="survival-title">')
+    [section] = re.findall('(?s)<section id="real".*?</section>\n', html)
+    who = "reported by Ada; measured again by Bob (at most 0.5 points apart)"
+    assert section.count(who) == len(page.results.methods)
+    assert "Measured again by Bob: <code>compatbench run --suite tiny</code>" in section
+    plain = render_site([small_page(), survival_page()])["index.html"].decode()
+    assert html.replace(section, "") == plain
+    # Without miniatures, it is above the rankings.
+    alone = render_site([page])["index.html"].decode()
+    assert alone.replace(section, "") == files["index.html"].decode()
 
 
 class Tags(HTMLParser):

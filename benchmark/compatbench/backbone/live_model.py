@@ -221,7 +221,8 @@ class _OpenClipModel(_LiveModel):
             (folder / MERGES).write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
         elif hasattr(of_transformers, "save_pretrained"):
             of_transformers.save_pretrained(folder)
-        return {"structure": repr(self.model), "preprocess": self._settings}
+        layers = sorted({type(part).__name__ for part in self.model.modules()})
+        return {"layers": layers, "preprocess": self._settings}
 
     def write_model(self, folder: Path) -> dict[str, Any]:
         self._write_config(folder)

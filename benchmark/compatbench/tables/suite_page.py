@@ -64,6 +64,11 @@ class SuitePage:
     whole: Expected | None = None  # what the suite asks for, if ``expected`` is only a part of it
 
     @property
+    def is_reported(self) -> bool:
+        """Return True if somebody has reported its rows, which are of real models."""
+        return self.reports is not None and bool(self.results.methods)
+
+    @property
     def most_shots(self) -> int:
         """Return the largest number of shots, at which methods are compared."""
         return max(self.expected.shots)

@@ -137,7 +137,7 @@ def render_leaderboard(
         figures: those that have been drawn, as ``find_figures`` gives them.
         methods: link to the pages of methods.
     """
-    real = [page for page in suites if page.reports is not None and page.results.methods]
+    real = [page for page in suites if page.is_reported]
     others = [page for page in suites if page not in real]
     shown = {"suites": suites, "figures": figures, "methods": methods}
     shown |= {"real": real, "miniatures": others}

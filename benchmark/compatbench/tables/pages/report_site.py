@@ -38,6 +38,7 @@ from compatbench.tables.pages.site_data import (
     Json,
     SiteColumns,
     choose_columns,
+    describe_real_models,
     describe_suite,
     describe_survival,
     to_html,
@@ -201,6 +202,7 @@ def _render_html(pages: Sequence[SuitePage], columns: SiteColumns) -> str:
         versions=_versions(pages),
         commands=[page.run_command() for page in pages],
         capabilities=CAPABILITIES,
+        real_models=describe_real_models(pages),
         survival=describe_survival(judge) if judge is not None else None,
     )
 

@@ -25,7 +25,7 @@ from compatbench.tables.figures.figure_list import (
 from compatbench.tables.markdown import define_links
 from compatbench.tables.numbers import NOTHING, signed
 from compatbench.tables.pages.method_pages import read_facts
-from compatbench.tables.pages.sections import list_sections
+from compatbench.tables.pages.sections import TABLES, list_sections
 from compatbench.tables.ranking_tables import (
     EVERY_COLUMN,
     SHORT,
@@ -108,6 +108,14 @@ def describe_survival(page: SuitePage) -> Json:
         "which": to_html(render_markdown("which_kind.md.jinja", page=page), mixed=False),
         "answers": answers,
     }
+
+
+def describe_real_models(pages: Sequence[SuitePage]) -> str:
+    """Return the rows that were reported, with who measured them, as HTML; '' if there are none."""
+    real = [page for page in pages if page.is_reported]
+    if not real:
+        return ""
+    return _part(render_markdown("real_models.md.jinja", real=real, tables=TABLES, root=""))
 
 
 def list_capabilities(method: str, track_transfer: str) -> list[str]:
