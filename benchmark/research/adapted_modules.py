@@ -187,7 +187,7 @@ def read_results() -> pd.DataFrame:
     return rows.pivot_table(["accuracy", "ece", "ece_at_level"], index, "task", aggfunc="mean")
 
 
-def list_changes(values: pd.DataFrame, starts: Iterable[str]) -> pd.DataFrame:
+def list_changes(values: Any, starts: Iterable[str]) -> pd.DataFrame:
     """Return what each adaptation changes, by (backbone, start, adaptation) and task.
 
     Args:
@@ -198,13 +198,12 @@ def list_changes(values: pd.DataFrame, starts: Iterable[str]) -> pd.DataFrame:
         for start in starts:
             before = values.loc[(backbone, start, ALONE)]
             for adaptation in ADAPTATIONS:
-                rows[backbone, start, adaptation] = (
-                    values.loc[(backbone, start, adaptation)] - before
-                )
+                after = values.loc[(backbone, start, adaptation)]
+                rows[backbone, start, adaptation] = after - before
     return pd.DataFrame(rows).T
 
 
-def show(by_task: pd.Series) -> TableCell:
+def show(by_task: Any) -> TableCell:
     """Return the mean of differences by task as ``+1.0 (-0.1 to +2.0)``."""
     interval = estimate(by_task.to_numpy())
     assert interval is not None
@@ -216,12 +215,12 @@ def show_means(results: pd.DataFrame) -> str:
     header = ["Mean of the six modules", "Adaptation", *BACKBONES.values()]
     rows: list[list[TableCell | str]] = []
     for title, name in MEASURES.items():
-        changes = list_changes(results[name], STARTS)
+        changes: Any = list_changes(results[name], STARTS)
         zero_shot = changes.xs(ZERO_SHOT, level=1)
         means = changes.drop(ZERO_SHOT, level=1).groupby(level=[0, 2]).mean()
         kinds = {title: means}
         if name == "accuracy":
-            kinds[f"{title}, minus that of zero-shot"] = means - zero_shot
+            kinds[f"{title}, minus zero-shot's change"] = means - zero_shot
         for kind, frame in kinds.items():
             for adaptation, adaptation_title in ADAPTATIONS.items():
                 row: list[TableCell | str] = [kind, adaptation_title]
@@ -232,8 +231,8 @@ def show_means(results: pd.DataFrame) -> str:
 
 def show_starts(results: pd.DataFrame) -> str:
     """Return the table of what the adaptations change, by what they start from."""
-    accuracy = list_changes(results["accuracy"], STARTS)
-    ece = list_changes(results["ece"], STARTS)
+    accuracy: Any = list_changes(results["accuracy"], STARTS)
+    ece: Any = list_changes(results["ece"], STARTS)
     header = ["Start", "Adaptation"]
     for title in BACKBONES.values():
         header += [f"{title}: accuracy", "ECE"]
@@ -250,7 +249,7 @@ def show_starts(results: pd.DataFrame) -> str:
 
 def show_lead(results: pd.DataFrame) -> str:
     """Return the table of what modules gain over zero-shot with the same adaptation."""
-    values = results["accuracy"]
+    values: Any = results["accuracy"]
     header = ["Accuracy minus zero-shot's"]
     for title in TARGETS.values():
         header += [f"{title}: no adaptation", *ADAPTATIONS.values()]
@@ -267,14 +266,15 @@ def show_lead(results: pd.DataFrame) -> str:
 
 def count_significant(results: pd.DataFrame) -> str:
     """Return how many changes of single modules are significant after Holm's correction."""
+    changes = {title: list_changes(results[name], MODULES) for title, name in MEASURES.items()}
     counts = []
-    for title, name in MEASURES.items():
-        changes = list_changes(results[name], MODULES)
-        higher, lower = count_after_correction(changes)
-        counts.append(f"{title}: {higher} rise, {lower} fall")
+    for title, frame in changes.items():
+        higher, lower = count_after_correction(frame)
+        counts.append(f"{count(higher, 'rise')} and {count(lower, 'fall')} of the {title}")
+    total = len(changes["accuracy"])
     return (
-        f"Significant among the {len(changes)} changes by module, adaptation and model, after "
-        f"Holm's correction: {'; '.join(counts)}."
+        f"Significant after Holm's correction, of {total} changes by module, adaptation and "
+        f"model: {', '.join(counts)}."
     )
 
 
@@ -282,7 +282,7 @@ def describe(results: pd.DataFrame) -> str:
     """Return what was measured."""
     rows = pd.read_csv(RESULTS)
     tasks = rows["task"].nunique()
-    zero_shot = results.xs((ZERO_SHOT, ALONE), level=("start", "adaptation"))
+    zero_shot: Any = results.xs((ZERO_SHOT, ALONE), level=("start", "adaptation"))
     levels = []
     for backbone, title in BACKBONES.items():
         accuracy = percent(zero_shot.loc[backbone, "accuracy"].mean())
