@@ -5,7 +5,9 @@ from __future__ import annotations
 import builtins
 import json
 import random
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -237,6 +239,63 @@ def test_coprompt(checkout: Checkout, tmp_path: Path, monkeypatch: pytest.Monkey
     small = Small("coprompt", find, pace(4, 4) | under("CoPrompt", PROMPT_DEPTH=2))
     with recording(torch, "randint", drawn):
         checkout.compare(*run(checkout, small, problem, loader=PairLoader))
+
+
+@pytest.mark.authors("Jahid12012021/VLM-HeBA")
+@pytest.mark.parametrize("size", [8, 2])
+def test_heba(checkout: Checkout, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Without adapters in MLPs. Templates stand in for CuPL's sentences; both sides draw alike.
+
+    A batch of two images compares with some of the five classes.
+    """
+    sentences = ["on grass.", "at night."]
+    templates = [f"a photo of a {{}}, {one}" for one in sentences]
+    problem = pose(templates=templates)
+    drawn: dict[str, list[Tensor]] = {"rand": [], "randint": [], "randperm": []}
+    changes = pace(3, size) | under("HeBA", ADAPTER_END=3, NEG_SAMPLING_RATIO=1)
+    published = checkout.published("heba", changes)
+    with ExitStack() as stack:
+        for name, values in drawn.items():
+            stack.enter_context(recording(torch, name, values))
+        ours = fit(published.method(), problem)
+
+    def find(model: Any) -> Parts:
+        parts: Parts = {}
+        learner = model.adapter_learner
+        for tower, adapters in (("text", learner.text_adapter), ("image", learner.visual_adapter)):
+            own = [adapters[block].att_conv for block in (1, 2, 3)]
+            for kind in ("down", "up"):
+                weights = [getattr(one, kind).weight for one in own]
+                parts[f"{tower}_{kind}"] = [weight.flatten(1) for weight in weights]
+            parts[f"{tower}_norm"] = [one.norm.weight for one in own]
+            parts[f"{tower}_norm_bias"] = [one.norm.bias for one in own]
+        parts["image_mix"] = [one.mid.weight for one in own]
+        return parts
+
+    # The start is drawn with more dimensions, and the batches from all images.
+    factors = torch.cat([one for one in drawn["rand"] if one.ndim == 1]).split(1)
+    numbers = iter([*factors, *[torch.zeros(1)] * 1000])  # at test, none counts
+    templates_of_steps = iter([one[None] for one in drawn["randint"]])
+    others = iter([one for one in drawn["randperm"] if len(one) < len(problem.labels)])
+    # The authors' file that reads the sentences has a syntax error.
+    absent = ["trainers.gpt3_prompts"]
+    with checkout.trainer(published, problem, ours, absent=absent) as trainer:
+        monkeypatch.setattr(torch, "rand", lambda _: next(numbers))
+        monkeypatch.setattr(torch, "randint", lambda *_, **__: next(templates_of_steps))
+        monkeypatch.setattr(torch, "randperm", lambda _: next(others))
+        model = trainer.model
+        learner = model.adapter_learner
+        tokenize = sys.modules["clip.clip"].tokenize
+        texts = [[one.format(name) for one in templates] for name in problem.labels.names]
+        learner.tk_prompts = torch.stack([tokenize(own) for own in texts])
+        for adapters in (learner.text_adapter, learner.visual_adapter):
+            for block in (1, 2, 3):
+                adapters[block].mlp_conv = None
+        give(find(model), ours.start)
+        trainer.train()
+        logits = model.eval()(problem.queries)
+        found = take(find(model))
+    checkout.compare(ours, found, logits, name=f"heba, batches of {size}")
 
 
 @pytest.mark.authors("jusiro/CLAP")

@@ -39,7 +39,9 @@ Update = Callable[[Tensor, Tensor], Tensor]
 
 ``entered`` is the part's input: the rows behind the norm before the part, or for a block the rows
 that its attention received. Rows are tokens, packed in any order, so an update must treat each
-row alone. It may be called again for the same rows, and would then draw another random mask.
+row alone. Only the projections in an image tower get all tokens of each image, in order,
+``[batch, tokens, d]``. An update may be called again for the same rows, and would then draw another
+random mask.
 """
 
 BlockUpdates = Mapping[tuple[int, Part], Update]

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compatbench.backbone import BlockUpdates, Prompts
+from compatbench.backbone.parts.blocks import PROJECTIONS
 from compatbench.backbone.words import encode_words, load_words
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
@@ -357,7 +358,10 @@ def _classify(
         log["text-layers"].append(fingerprint(inner))
 
     def note_image(output: Any, _: Tensor, **inserted: Any) -> None:
-        _try_updates(inserted.get("block_updates"), backbone.image.width)
+        # Queries, keys and values are updated with all tokens of an image, so these may be mixed.
+        updates = inserted.get("block_updates") or {}
+        alone = {place: one for place, one in updates.items() if place[1] not in PROJECTIONS}
+        _try_updates(alone, backbone.image.width)
         outputs = output if isinstance(output, tuple) else (output,)
         log["image-layers"].append(fingerprint({str(i): layer for i, layer in enumerate(outputs)}))
 
