@@ -155,6 +155,7 @@ def test_a_step_compares_with_its_own_classes_and_some_others() -> None:
     assert places is targets
 
 
+@pytest.mark.usefixtures("float64")
 def test_towers_without_a_class_token_before_a_square_of_patches_are_refused(
     clip64: Backbone, data64: FewShotData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
