@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,9 +130,10 @@ def of_transformers(folder: Path, kind: str = "clip") -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_a_model_of_transformers_computes_what_it_computes_from_its_folder(
-    kind: str, tmp_path: Path
+    kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model, processor = of_transformers(tmp_path / "model", kind)
+    capfd.readouterr()
     name = cb.as_backbone(model, processor)
     assert cb.as_backbone(model, processor) == name
     assert name.startswith(f"{type(model).__name__}-")
@@ -139,6 +141,10 @@ def test_a_model_of_transformers_computes_what_it_computes_from_its_folder(
     found = load_backbone(name)
     torch.testing.assert_close(logits(found, 64), logits(expected, 64), rtol=0, atol=1e-5)
     assert found.preprocess_settings == expected.preprocess_settings
+    assert capfd.readouterr() == ("", "")
+    # The place from which it was read does not matter.
+    other = shutil.copytree(tmp_path / "model", tmp_path / "copy")
+    assert cb.as_backbone(type(model).from_pretrained(other), processor) == name
 
 
 def test_models_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:

@@ -189,10 +189,14 @@ MISTAKES: dict[str, tuple[Any, ...]] = {
     r"class 3, 'yak', has one image; it needs one to train on and one to test on": (
         ([*IMAGES, Image.new("L", (9, 9))], [*LABELS, 3], [*NAMES, "yak"])
     ),
-    r"images\[1\] is a Thing, not an image; give PIL images": (
+    r"images\[1\] has the type Thing, not that of an image; give PIL images": (
         ([IMAGES[0], type("Thing", (), {})()], [0, 1], NAMES)
     ),
-    r"images\[0\] is a str, not an image.*cb.new_task\(FOLDER\)": (["a.png"], [0], NAMES),
+    r"images\[0\] has the type str, not that of an image.*cb.new_task\(FOLDER\)": (
+        ["a.png"],
+        [0],
+        NAMES,
+    ),
     r"images\[0\] is an array of float64; give uint8": ([np.zeros((4, 4, 3))], [0], NAMES),
     r"images\[0\] is an array of 3 × 8 × 8; give height × width × 3": (
         ([np.zeros((3, 8, 8), np.uint8)], [0], NAMES)
@@ -201,15 +205,27 @@ MISTAKES: dict[str, tuple[Any, ...]] = {
         Pairs([torch.zeros(3, 8, 8)]),
     ),
     r"images\[0\] has more than 8 bits a pixel": ([GREY], [0], NAMES),
-    r"images\[0\] is a Image, not a pair of image and label; give the labels": (
+    r"images\[0\] has the type Image, and is no pair of image and label; give the labels": (
         (IMAGES, None, NAMES)
     ),
     r"names: 'Lynx' and 'lynx' are the same name": (IMAGES, LABELS, [*NAMES, "lynx"]),
     r"names\[2\] is 3; give the name of a class": (IMAGES, LABELS, [*NAMES[:2], 3]),
     r"names: a task needs two classes, and this is 1": (IMAGES, LABELS, ["fox"]),
     r"names: the data have no names of classes; give them": (IMAGES, LABELS),
+    r"images is empty; give images": ([], [], NAMES),
+    r"labels is 3; give a list with one for each image": (IMAGES, 3, NAMES),
+    r"images has no split 'train', only test; add it": (
+        ({"test": IMAGES}, {"test": LABELS}, NAMES)
+    ),
+    r"class 2, 'ibex', has no image in the split 'test'; add some": (
+        ({"train": IMAGES, "test": IMAGES[:2]}, {"train": LABELS, "test": LABELS[:2]}, NAMES)
+    ),
     r"images is a path, 'photos'; give images; for those in files": ("photos",),
-    r"images: a generator cannot be read by number": ((one for one in IMAGES), LABELS, NAMES),
+    r"images has the type generator, without numbered images": (
+        (one for one in IMAGES),
+        LABELS,
+        NAMES,
+    ),
     r"images\['all'\] is not a split; name it one of train, val, test": ({"all": IMAGES},),
     r"labels has no 'train'; give the labels by split, too": ({"train": IMAGES}, LABELS, NAMES),
 }
@@ -231,7 +247,8 @@ def test_a_name_that_is_taken_or_an_object_in_place_of_a_name_is_one_line() -> N
 
 def test_a_task_is_accepted_where_its_name_is() -> None:
     task = cb.task(IMAGES, LABELS, NAMES)
-    module = cb.fit("tip_adapter", task, "mini-clip", shots=2)
+    module = cb.fit("tip_adapter", task, "mini-clip")
+    assert module.about["shots"] == task.made.shots
     found = cb.evaluate(module, "mini-eva-clip", task)
     assert found.images == 12
     assert module.about["task"] == task

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -55,9 +56,10 @@ def build_hf_model(card: BackboneCard, weights: bool = True) -> nn.Module:
     try:
         if weights:
             check_file(path)
-            model, facts = cls.from_pretrained(
-                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
-            )
+            with without_bars():
+                model, facts = cls.from_pretrained(
+                    folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+                )
             missing = sorted(facts["missing_keys"])
         else:
             model = cls(transformers.AutoConfig.from_pretrained(folder, local_files_only=True))
@@ -73,6 +75,20 @@ def build_hf_model(card: BackboneCard, weights: bool = True) -> nn.Module:
     wrapped.visual.preprocess_cfg = settings
     wrapped.activation = str(model.config.text_config.hidden_act)
     return wrapped.eval().requires_grad_(False)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Hide the bars with which transformers shows how it reads and writes each file."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def load_hf_tokenizer(card: BackboneCard, context_length: int) -> Any:

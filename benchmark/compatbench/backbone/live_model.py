@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from compatbench.backbone.backbone import load_backbone
 from compatbench.backbone.build import build_architecture
-from compatbench.backbone.hf import FAMILIES, PREPROCESSING
+from compatbench.backbone.hf import FAMILIES, PREPROCESSING, without_bars
 from compatbench.backbone.load.backbone_names import LOCAL_DIR, model_names, quiet, read_backbone
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import backbone_cards
@@ -175,10 +175,13 @@ class _TransformersModel(_LiveModel):
         self._tokenizer.save_pretrained(folder)
         settings = self._images.to_json_string()
         (folder / PREPROCESSING).write_text(settings, encoding="utf-8")
-        return {"config": self.model.config.to_json_string()}
+        config = self.model.config.to_dict()
+        for origin in ("_name_or_path", "transformers_version"):
+            config.pop(origin, None)
+        return {"config": json.dumps(config, sort_keys=True, default=str)}
 
     def write_model(self, folder: Path) -> dict[str, Any]:
-        with quiet():
+        with quiet(), without_bars():
             self.model.save_pretrained(folder)
         return {"provider": "hf"}
 

@@ -126,7 +126,7 @@ def task(
     digest = sha256_json([rows, class_names])
     name = name_task(name or f"task-{digest[:_NAME_DIGITS]}", folder)
     # In the cache, each name has a folder, so that it can get other images.
-    cards = root if out is not None else root / f"{name}-{digest[:_DIGITS]}"
+    cards = root if out is not None else root / f"{name}-{digest[:_NAME_DIGITS]}"
     _forget_earlier(name, root, cards)
     listed = folder / f"{digest[:_DIGITS]}.csv"
     lines = ["path,label,split"]
@@ -196,19 +196,31 @@ def _write_image(path: Path, image: Image.Image) -> None:
     write_atomic(path, content.getvalue(), sync=False)
 
 
-def _check_classes(places: Mapping[tuple[str, int, str], str], names: Sequence[str]) -> None:
-    """Raise CompatbenchError for a class without images, or with one to be split in two."""
-    images = Counter(label for _, label, _ in places)
-    has_splits = any(split for _, _, split in places)
+def _check_classes(places: Places, names: Sequence[str]) -> None:
+    """Raise CompatbenchError if a class has no images to train on, or none to test on."""
+    images = Counter((label, split) for _, label, split in places)
+    splits = {split for _, split in images}
     for number, name in enumerate(names):
-        if not images[number]:
+        total = sum(images[number, split] for split in splits)
+        if not total:
             fix = "add some, or leave the class out"
             raise CompatbenchError(f"class {number}, '{name}', has no image; {fix}")
-        if images[number] == 1 and not has_splits:
+        if total == 1 and len(splits) == 1:
             raise CompatbenchError(
                 f"class {number}, '{name}', has one image; it needs one to train on and one to "
                 "test on"
             )
+    if splits in ({""}, {"train"}):  # test images are drawn
+        return
+    tests = "val" if splits == {"train", "val"} else "test"
+    for split in ("train", tests):
+        if split not in splits:
+            found = ", ".join(sorted(splits))
+            raise CompatbenchError(f"images has no split '{split}', only {found}; add it")
+        for number, name in enumerate(names):
+            if not images[number, split]:
+                problem = f"class {number}, '{name}', has no image in the split '{split}'"
+                raise CompatbenchError(f"{problem}; add some, or leave the class out")
 
 
 def _forget_earlier(name: str, root: Path, cards: Path) -> None:

@@ -29,6 +29,7 @@ from compatbench.data.cards import (
 from compatbench.data.cards.shots import Shots, show_shots
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels, fold_name
+from compatbench.data.live_task import StoredTask
 from compatbench.data.task import Task, load_task, restrict_task
 from compatbench.engine.method_settings import name_configs
 from compatbench.engine.plan import plan_cells
@@ -44,6 +45,7 @@ from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import watch_steps
 
 COLUMNS = ("method", "task", "source", "shots", "seed", "file")
+DEFAULT_SHOTS = 16
 SHOWN_NAMES = 4  # classes in an error
 
 
@@ -69,7 +71,7 @@ def fit(
     task: str,
     source: str,
     *,
-    shots: int = 16,
+    shots: int | None = None,
     seed: int = 1,
     config: Mapping[str, object] | None = None,
     views: int | None = None,
@@ -83,8 +85,9 @@ def fit(
     Args:
         method: a name (see ``list methods``), the path of a method file, or a class that a
             notebook or a script defines; its source is kept in the cache.
-        task, source: names of a task and a backbone, or MODEL/TAG of open_clip.
-        shots: images of every class.
+        task, source: names of a task and a backbone, or MODEL/TAG of open_clip; or what ``task``
+            and ``as_backbone`` return.
+        shots: images of every class; by default 16, or those of a task of ``cb.task``.
         config: settings that differ from the method's published recipe, or from the suite's.
         views: augmented views of each training image; 1 is the plain view alone. By default the
             suite's; without a suite 1.
@@ -100,6 +103,8 @@ def fit(
     """
     registry = builtin_methods()
     [selection] = write_classes([method], default_cache_folder() / CLASSES.name)
+    if shots is None:
+        shots = task.made.shots if isinstance(task, StoredTask) else DEFAULT_SHOTS
     task = task_cards.resolve(task)
     source = backbone_cards.resolve(source)
     if suite is None:

@@ -36,6 +36,7 @@ __all__ += ["whole_name"]
 
 # How an object in memory gets a name, by kind.
 _FROM_MEMORY = {
+    "suite": "; for images in memory: cb.task(images, labels, names)",
     "task": "; make a task of images in memory: cb.task(images, labels, names)",
     "backbone": (
         "; make a backbone of a model in memory: cb.as_backbone(model, preprocess, tokenizer)"
@@ -107,6 +108,13 @@ class Catalog(Generic[AnyCard]):
             )
         return paths[0]
 
+    def _require_name(self, name: object) -> str:
+        """Return a name as plain text; raise CompatbenchError for any other object."""
+        if isinstance(name, str):
+            return str(name)  # of a task or a model that was in memory, the name alone
+        problem = f"a {self.kind} is given by its name, not by a {type(name).__name__}"
+        raise CompatbenchError(f"{problem}{_FROM_MEMORY[self.kind]}")
+
     def resolve(self, name: str) -> str:
         """Return the name itself. Of the path of a card, make the card known, and return its name.
 
@@ -114,12 +122,9 @@ class Catalog(Generic[AnyCard]):
             CompatbenchError: the file holds no card of this kind, or an object is given in place
                 of a name.
         """
-        if not isinstance(name, str):
-            problem = f"a {self.kind} is given by its name, not by a {type(name).__name__}"
-            fix = _FROM_MEMORY.get(self.kind, "")
-            raise CompatbenchError(f"{problem}{fix}")
+        name = self._require_name(name)
         if not is_card_path(name):
-            return str(name)  # of a task that was in memory, the name alone
+            return name
         path = Path(os.path.expanduser(name)).absolute()
         card = read_card(path, self._model)
         found = look_at(path)
@@ -139,8 +144,9 @@ class Catalog(Generic[AnyCard]):
 
     def read(self, name: str | AnyCard) -> AnyCard:
         """Read a card by its name, or by the path of its YAML file. Return a card as it is."""
-        if not isinstance(name, str):
+        if isinstance(name, self._model):
             return name
+        name = self._require_name(name)
         is_path = is_card_path(name)
         path = Path(name) if is_path else self.path(name)
         card = read_card(path, self._model, self.path)

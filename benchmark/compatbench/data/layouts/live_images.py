@@ -78,16 +78,21 @@ def _open_set(images: Any, labels: Any, where: str, split: str) -> ImageSet:
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
         kind = type(images).__name__
         fix = "give a list of images with labels, or a dataset that has a length and an index"
-        raise CompatbenchError(f"{where}: a {kind} cannot be read by number; {fix}")
+        raise CompatbenchError(f"{where} has the type {kind}, without numbered images; {fix}")
     length = len(images)
+    if not length:
+        raise CompatbenchError(f"{where} is empty; give images")
     names = getattr(images, "classes", None)
     if labels is None:
+        _split_pair(images[0], f"{where}[0]")
 
         def read() -> Iterator[Pair]:
             for number in range(length):
                 yield _split_pair(images[number], f"{where}[{number}]")
 
     else:
+        if not hasattr(labels, "__len__"):
+            raise CompatbenchError(f"labels is {labels!r}; give a list with one for each image")
         if len(labels) != length:
             raise CompatbenchError(
                 f"{where} has {count(length, 'image')} and labels has {len(labels):,}; give one "
@@ -112,7 +117,7 @@ def _split_pair(item: Any, where: str) -> Pair:
         return item[0], item[1]
     kind = type(item).__name__
     raise CompatbenchError(
-        f"{where} is a {kind}, not a pair of image and label; give the labels: "
+        f"{where} has the type {kind}, and is no pair of image and label; give the labels: "
         "cb.task(images, labels, names)"
     )
 
@@ -236,7 +241,7 @@ def as_rgb(value: Any, where: str) -> Image.Image:
     if not isinstance(value, Image.Image):
         kind = type(value).__name__
         fix = "give PIL images or arrays; for images in files: cb.new_task(FOLDER)"
-        raise CompatbenchError(f"{where} is a {kind}, not an image; {fix}")
+        raise CompatbenchError(f"{where} has the type {kind}, not that of an image; {fix}")
     pixels = value.width * value.height
     if not 0 < pixels <= MOST_PIXELS:
         raise CompatbenchError(
