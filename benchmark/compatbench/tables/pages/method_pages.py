@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from compatbench.data.cards import COPIED
 from compatbench.messages import count, lower_first
-from compatbench.results.expected import Upgrade
+from compatbench.results.expected import Expected, Upgrade
+from compatbench.results.ranking import rank_methods
+from compatbench.results.suite_results import SuiteResults
 from compatbench.tables import markdown
 from compatbench.tables.flags import list_flags
 from compatbench.tables.numbers import NOTHING, percent, rounded, signed
@@ -179,8 +181,8 @@ def _list_rows(name: str, page: SuitePage, upgrade: Upgrade) -> list[list[TableC
     shown = []
     gaining: dict[str, tuple[SuitePage, Mapping[str, Any]]] = {}
     for suite in (page, *_find_comparable(page, upgrade)):
-        ranking = suite.ranking(upgrade, page.most_shots)
-        for row in records(ranking[ranking["method"] == name]):
+        ranking = _ranking_by_method(suite.results, suite.expected, upgrade, page.most_shots)
+        for row in ranking.get(name, ()):
             if row["transfer"] != COPIED:
                 if row["effect"] == "gains":
                     gaining.setdefault(row["transfer"], (suite, row))
@@ -198,6 +200,17 @@ def _list_rows(name: str, page: SuitePage, upgrade: Upgrade) -> list[list[TableC
         shown.append([text(f"{transfer}{fewer}"), *_show_measures(row)])
     target = text(page.backbone_title(upgrade[1]).partition(" (")[0])
     return [[target, *cells] for cells in shown]
+
+
+@lru_cache(maxsize=256)
+def _ranking_by_method(
+    results: SuiteResults, expected: Expected, upgrade: Upgrade, shots: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of a ranking by method; all pages of methods read them."""
+    by_method: dict[str, list[dict[str, Any]]] = {}
+    for row in records(rank_methods(results, expected, (upgrade,), shots)):
+        by_method.setdefault(row["method"], []).append(row)
+    return by_method
 
 
 def _find_comparable(page: SuitePage, upgrade: Upgrade) -> list[SuitePage]:
