@@ -164,6 +164,15 @@ def test_single_tensors_and_other_containers_are_read(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "ours.safetensors")
 
 
+def test_array_whose_header_cannot_be_parsed_is_refused(tmp_path: Path) -> None:
+    header = b"(" * 99 + b"\n"
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
+        archive.writestr("coef.npy", array)
+    with pytest.raises(CompatbenchError, match="npz is damaged or incomplete"):
+        read_checkpoint(tmp_path / "w.npz")
+
+
 def test_folder_without_a_single_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CompatbenchError, match=r"no checkpoint found .*model\.pth\.tar-50"):
         read_checkpoint(tmp_path)

@@ -35,6 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(vectors, "BLOCK_BYTES", 1000)
     np.save("old.npy", WORLD.old)
     np.save("new.npy", WORLD.new)
+    Path("broken.npy").write_bytes(b"\x93NUMPY\x01\x00\x02\x00(\n")
     cb.fit_index_map(("old.npy", "new.npy"), out="map.safetensors")
     return tmp_path
 
@@ -198,6 +199,7 @@ def port(index: Any = "old.npy", index_map: Any = "map.safetensors", **more: Any
         (lambda: port(out="old.npy"), "old.npy exists"),
         (lambda: port(out="never.txt"), "end the name in .npy, .parquet, .faiss"),
         (lambda: port("none.npy"), "no such file"),
+        (lambda: port("broken.npy"), "cannot read broken.npy"),
         (lambda: port("map.safetensors"), "read from .npy, .parquet or .faiss files"),
         (lambda: port(index_map="old.npy"), "cannot read the map old.npy"),
         (lambda: port(index_map=None), "give either --map, or --source and --target"),
