@@ -531,14 +531,14 @@ def test_retraining_takes_the_settings_that_the_file_of_a_module_contains(
     assert given == [{"coop": own}]
     shown = " ".join(str(advice).split())
     assert (
-        "coop was retrained with the settings in its file (class_specific False, context_length 4, "
-        "position end); the others were those of suite 'photos-upgrade'." in shown
+        "The settings of coop were those in its file (class_specific False, context_length 4, "
+        "position end), and otherwise those of suite 'photos-upgrade'." in shown
     )
     recipe = {"recipe": {"epochs": 2}, "context_length": 3}
     module = cb.fit("coop", task="mini-food", source="mini-clip", shots=1, config=recipe)
     advice = cb.advise("mini-food", module=module, labels=4, **UPGRADE)
     assert given[1]["coop"]["recipe"]["epochs"] == 2
-    assert "coop was retrained with the settings in its file." in " ".join(str(advice).split())
+    assert "The settings of coop were those in its file." in " ".join(str(advice).split())
 
 
 @pytest.mark.filterwarnings(QUIET)

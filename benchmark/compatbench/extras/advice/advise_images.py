@@ -134,9 +134,9 @@ def advise_images(request: OwnRequest) -> Advice:
             if name in modules:
                 settings[method] = own_settings(modules[name])
         retrained = _fit(request, own, sorted(names), alone, request.labels, (COPIED,), settings)
-        notes.append(_describe_fits(False, ["Retrained modules"], request.labels, own))
         suite = read_suite(own.task.name, targets[0]).name
-        notes += _describe_settings(names, modules, settings, suite)
+        learned = _describe_fits(False, ["Retrained modules"], request.labels, own)
+        notes.append(f"{learned} {_describe_settings(names, modules, settings, suite)}")
     measured = []
     for target in targets:
         of_target = [pair for pair in evaluations if pair[1].backbone == target]
@@ -256,23 +256,22 @@ def _describe_settings(
     modules: Mapping[str, Module],
     settings: Mapping[str, Mapping[str, Any]],
     suite: str,
-) -> list[str]:
-    """Return with which settings each module was retrained, a sentence for each."""
+) -> str:
+    """Return with which settings modules were retrained, in sentences."""
+    of_suite = f"those of suite '{suite}'"
+    if not any(settings.values()):
+        return f"Their settings were {of_suite}."
     described = []
     for method, name in names.items():
-        of_suite = f"those of suite '{suite}'"
         own = settings.get(method, {})
-        if own and modules[name].about.get("imported") is None:
-            described.append(f"{name} was retrained with the settings in its file.")
-        elif own:
+        sentence = f"The settings of {name} were those in its file"
+        if not own:
+            sentence = f"The settings of {name} were {of_suite}"
+        elif modules[name].about.get("imported") is not None:
             listed = ", ".join(f"{key} {value}" for key, value in own.items())
-            described.append(
-                f"{name} was retrained with the settings in its file ({listed}); the others were "
-                f"{of_suite}."
-            )
-        else:
-            described.append(f"The settings to retrain {name} were {of_suite}.")
-    return described
+            sentence += f" ({listed}), and otherwise {of_suite}"
+        described.append(f"{sentence}.")
+    return " ".join(described)
 
 
 @contextmanager

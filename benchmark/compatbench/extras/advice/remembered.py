@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 
 import torch
 
+import compatbench
 from compatbench.backbone.load import read_backbone, weights_key
 from compatbench.data.cards import TrainingCard
-from compatbench.data.task import Task, load_task, task_labels
+from compatbench.data.task import Task, task_labels
 from compatbench.engine.keys import identify, transfer_key
 from compatbench.engine.single_module import Fitted, build_method_of, read_fitted
 from compatbench.engine_version import ENGINE_VERSION
@@ -54,19 +55,17 @@ class Memory:
     methods: str | None
     device: str
 
-    def evaluate(
-        self, module: Module | Path, target: str, task: Task | None, transfer: str
-    ) -> Evaluation:
+    def evaluate(self, module: Module, target: str, task: Task, transfer: str) -> Evaluation:
         """Return what ``evaluate`` returns, from its file if it is there."""
-        loaded, fitted = read_fitted(module)
-        test_set = load_task(fitted.task) if task is None else task
-        path = self._path(self._identify_evaluation(loaded, fitted, target, test_set, transfer))
+        _, fitted = read_fitted(module)
+        path = self._path(self._identify_evaluation(module, fitted, target, task, transfer))
         with suppress(CompatbenchError):
             tensors, about = load_tensors(path, SCHEMA, "file of answers")
             _repeat(about["warnings"])
             fitted = fitted.model_copy(update=about["settled"])
-            answers = [_unpack(tensors, side) for side in ("source", "target")]
-            return Evaluation(fitted, target, test_set.name, *answers, about["reason"], transfer)
+            before = _unpack(tensors, "source")
+            after = _unpack(tensors, "target")
+            return Evaluation(fitted, target, task.name, before, after, about["reason"], transfer)
         evaluation, warned = _listen(
             lambda: evaluate(
                 module, target, task, transfer=transfer, methods=self.methods, device=self.device
@@ -143,7 +142,7 @@ class Memory:
             dict(how["settings"] or {}),
             *_identify_models(source),
             task.fingerprint(task.split("test")),
-            [ENGINE_VERSION, version("compatbench")],
+            [ENGINE_VERSION, compatbench.__version__],
         ]
         return sha256_json(parts)
 
