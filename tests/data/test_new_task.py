@@ -430,6 +430,7 @@ def columns(**values: list[Any]) -> Spoil:
     ],
 )
 def test_unusable_parquet_file_is_refused(work: Path, spoil: Spoil, message: str) -> None:
+    pytest.importorskip("pyarrow")
     (work / "pets").mkdir()
     spoil(work / "pets")
     check_refused(work, message)
