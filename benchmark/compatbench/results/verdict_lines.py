@@ -14,6 +14,7 @@ from compatbench.results.options import option_name
 from compatbench.results.ranking import NULL
 
 UNTOUCHED = "untouched"
+MOST_TIMES = 100  # of more units than so many times those that were measured, no number is given
 IS_NULL = f"null: it changes fewer than {NULL:g} % of the zero-shot predictions"
 ACTIONS = {
     "keep": "keep {module} untouched",
@@ -125,13 +126,18 @@ def python_call(task: str, target: str) -> str:
     return f"cb.advise({task!r}, module=module, target={target!r}, labels=4)"
 
 
+def is_out_of_reach(needed: float | None, units: tuple[int, str]) -> bool:
+    """Return True if nobody will measure as many units as would decide."""
+    return needed is not None and needed > MOST_TIMES * units[0]
+
+
 def show_needed(needed: float | None, units: tuple[int, str]) -> str:
     """Return how much more to measure: ``, about 1,200 test images would decide``."""
-    number, noun = units
+    _, noun = units
     if needed is None:
         return ""
-    if needed > 100 * number:
-        return f", and 100 times the {noun}s would not decide"
+    if is_out_of_reach(needed, units):
+        return f", and {MOST_TIMES} times the {noun}s would not decide"
     # Two digits: the spread is an estimate, too.
     digits = max(0, len(str(int(needed))) - 2)
     return f", about {round(needed, -digits):,.0f} {noun}s would decide"

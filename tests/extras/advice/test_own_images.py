@@ -643,6 +643,12 @@ def test_every_command_that_goes_on_finds_cards_images_and_methods(
             assert invoke(*command, COMPATBENCH_CARDS="").exit_code == 0
         seen.add(command[0])
     assert seen == {"advise", "evaluate", "module"}
+    # More images are asked for only if they may decide.
+    for needed, first in ((500.0, "compatbench advise"), (5000.0, "compatbench list methods")):
+        decision = Decision("cannot tell", "", "", Choice("", (), None, False), None, None, needed)
+        undecided = replace(case, decision=decision, is_null=False)
+        following = replace(asked, labels=4).next_command(undecided)
+        assert following.startswith(first)
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,10 @@ def _describe_settings(
         if not own:
             sentence = f"The settings of {name} were {of_suite}"
         elif modules[name].about.get("imported") is not None:
-            listed = ", ".join(f"{key} {value}" for key, value in own.items())
+            shown = []
+            for key, value in own.items():
+                shown.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
+            listed = ", ".join(shown)
             sentence += f" ({listed}), and otherwise {of_suite}"
         described.append(f"{sentence}.")
     return " ".join(described)

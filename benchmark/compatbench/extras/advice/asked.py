@@ -14,6 +14,7 @@ from compatbench.results.estimate import Interval
 from compatbench.results.verdict_lines import (
     UNTOUCHED,
     Case,
+    is_out_of_reach,
     python_call,
     show_interval,
     suggest_method,
@@ -64,7 +65,7 @@ class Asked:
             words = ["evaluate", self.files[case.module, target], "--target", target]
         elif self.labels is None:
             words = [*self.words, "--labels", "4"]
-        elif verdict == "cannot tell":
+        elif verdict == "cannot tell" and not is_out_of_reach(case.decision.needed, case.units):
             again = self._join([*self.words, "--labels", str(self.labels)])
             return f"{again}  # once you have added images"
         else:
