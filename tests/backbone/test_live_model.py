@@ -15,6 +15,7 @@ import pytest
 import torch
 from loading_models import CONFIGS, make, same_weights
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
 from test_hugging_face import write_model
 from torch import nn
 
@@ -191,3 +192,16 @@ def test_a_model_that_was_changed_in_memory_by_more_than_its_weights_is_refused(
         cb.as_backbone(model, transform(model), tokenizer())
     del model.encode_image
     assert load_backbone(cb.as_backbone(model, transform(model), tokenizer()))
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(tmp_path / "file"))
+    model: Any = make("Small")
+    with pytest.raises(CompatbenchError, match=f"cannot write {tmp_path}"):
+        cb.as_backbone(model, transform(model), tokenizer())
+    images = [Image.new("L", (8, 8), number) for number in range(4)]
+    with pytest.raises(CompatbenchError, match=f"cannot write {tmp_path}"):
+        cb.task(images, [0, 1, 0, 1], ["cat", "dog"])

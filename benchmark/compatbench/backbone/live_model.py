@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ from compatbench.backbone.load.backbone_names import LOCAL_DIR, model_names, qui
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import backbone_cards
 from compatbench.errors import BackboneError, CompatbenchError
-from compatbench.files.atomic import write_atomic
+from compatbench.files.atomic import cannot_write, write_atomic
 from compatbench.files.hashes import canonical_json, sha256_bytes
 from compatbench.files.project_folders import add_own_place, forget_own_place
 from compatbench.files.scratch import scratch_folder
@@ -112,33 +114,45 @@ class _LiveModel(ABC):
 def _store(live: _LiveModel) -> StoredBackbone:
     """Write a model to the cache, unless it is there, and return its name."""
     root = default_cache_folder().absolute() / FOLDER
-    root.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(inside=root) as scratch:
-        files = scratch / MODEL
-        files.mkdir()
-        facts = live.write_settings(files)
-        for path in sorted(files.iterdir()):
-            facts[path.name] = sha256_bytes(path.read_bytes())
-        name = f"{live.kind}-{_hash(live.model, facts)[:_DIGITS]}"
-        home = root / name
-        card = home / f"{name}.yaml"
-        if not card.is_file():
-            fields = {"name": name, "title": f"{live.kind} in memory", "path": MODEL}
-            fields |= {"licence": "unknown", **live.write_model(files)}
-            shutil.rmtree(home, ignore_errors=True)  # what an interrupted call has left
-            home.mkdir()
-            files.rename(home / MODEL)
-            write_atomic(card, dump_yaml(fields, width=100).encode())
-            add_own_place(home)
-            try:
-                live.check(name)
-            except BaseException:
-                forget_own_place(home)
-                shutil.rmtree(home)
-                raise
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(inside=root) as scratch:
+            files = scratch / MODEL
+            files.mkdir()
+            facts = live.write_settings(files)
+            for path in sorted(files.iterdir()):
+                facts[path.name] = sha256_bytes(path.read_bytes())
+            name = f"{live.kind}-{_hash(live.model, facts)[:_DIGITS]}"
+            home = root / name
+            with FileLock(root / f"{name}.lock"):
+                if not (home / f"{name}.yaml").is_file():
+                    _write(live, name, files, home)
+    except OSError as error:
+        raise cannot_write(root, error) from None
     if backbone_cards.own_folder(name) is None:
         add_own_place(home)
     return StoredBackbone(name)
+
+
+def _write(live: _LiveModel, name: str, files: Path, home: Path) -> None:
+    """Write a model and its card to the folder ``home``, unless it computes something else there.
+
+    Args:
+        files: a folder with the model's settings, which gets its weights and is moved.
+    """
+    fields = {"name": name, "title": f"{live.kind} in memory", "path": MODEL}
+    fields |= {"licence": "unknown", **live.write_model(files)}
+    shutil.rmtree(home, ignore_errors=True)  # what an interrupted call has left
+    home.mkdir()
+    files.rename(home / MODEL)
+    write_atomic(home / f"{name}.yaml", dump_yaml(fields, width=100).encode())
+    add_own_place(home)
+    try:
+        live.check(name)
+    except BaseException:
+        forget_own_place(home)
+        shutil.rmtree(home)
+        raise
 
 
 def _hash(model: nn.Module, facts: Mapping[str, Any]) -> str:
@@ -232,7 +246,10 @@ class _OpenClipModel(_LiveModel):
         weights = {}
         for name, tensor in self.model.state_dict().items():
             weights[name] = tensor.detach().cpu().contiguous().clone()
-        save_file(weights, folder / WEIGHTS)
+        try:
+            save_file(weights, folder / WEIGHTS)
+        except SafetensorError as error:  # the disk is full
+            raise CompatbenchError(f"cannot write {folder}: {first_line(error)}") from None
         has_merges = (folder / MERGES).is_file()
         return {"tokenizer": f"{MODEL}/{MERGES}"} if has_merges else {}
 

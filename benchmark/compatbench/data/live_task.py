@@ -192,8 +192,7 @@ def _store(sets: Sequence[ImageSet], names: Sequence[str], folder: Path, progres
 def _write_image(path: Path, image: Image.Image) -> None:
     content = io.BytesIO()
     image.save(content, "PNG", compress_level=_FASTEST)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, content.getvalue(), sync=False)
+    write_atomic(path, content.getvalue())
 
 
 def _check_classes(places: Places, names: Sequence[str]) -> None:
