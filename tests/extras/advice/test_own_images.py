@@ -397,6 +397,18 @@ def test_every_image_of_unbalanced_classes_is_tested_once(work: Path) -> None:
     assert np.bincount(own.half_of().astype(int)).tolist() == [43, 42]
 
 
+@pytest.mark.filterwarnings(QUIET)
+def test_task_is_meant_if_its_images_are_given_and_a_folder_has_its_name(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cb.new_task("photos", out="cards")
+    monkeypatch.setenv("COMPATBENCH_DATA_PHOTOS", str(work / "photos"))
+    own = open_images("photos", "mini-clip", ["mini-eva-clip"], work)
+    assert own.task.name == "photos"
+    assert len(own.tested.split("test")) == 18  # a module may have been trained on the others
+    assert own.cards == ("--cards", f"{work}/cards")
+
+
 def test_downloads_are_named_and_need_consent(monkeypatch: pytest.MonkeyPatch) -> None:
     file = NeededFile(
         "eva", "weights", "us/eva/model.bin", "MIT", None, 2**20, fetch="hf download us/eva"

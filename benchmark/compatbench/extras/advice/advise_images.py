@@ -87,7 +87,8 @@ class OwnRequest:
             words.append("--skip-broken")
         if self.out != Path():
             words += ["--out", str(self.out)]
-        if Path(self.images).expanduser().exists():  # their task has a card in ``out``
+        made_here = own.cards in ((), ("--cards", str(self.out)))
+        if made_here and Path(self.images).expanduser().exists():
             words += cards_option(None, *backbones)
         else:
             words += (*cards_option(own.task.name, *backbones), *own.data_root)

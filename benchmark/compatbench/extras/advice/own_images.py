@@ -133,7 +133,7 @@ def open_images(
         skip_broken: leave out images that cannot be read, as ``new_task`` does.
     """
     path = Path(place).expanduser().absolute()
-    if not path.exists():
+    if not path.exists() or _means_task(str(place), out):
         task = load_task(str(place))
         return OwnImages(
             task, task, (task.name,), cards_option(task.name), images_option(task.name)
@@ -169,6 +169,15 @@ def open_images(
     other = _write_swapped(card)
     _point_to(other, card, path)
     return OwnImages(task, _test_all(task), (name, other), cards, data_root)
+
+
+def _means_task(name: str, out: Path) -> bool:
+    """Return True if a folder and a task have this name, and the images of the task were given.
+
+    A card in ``out`` was made of the folder.
+    """
+    is_known = name in task_cards.names() and not (out / f"{name}.yaml").exists()
+    return is_known and variable_of(name) in os.environ
 
 
 def _find_name(name: str, folder: Path) -> str:
