@@ -103,7 +103,7 @@ class Advice:
         return [self.summary(), target_table(self._targets())]
 
     def __repr__(self) -> str:
-        return f"<Advice: {len(self._judged)} verdicts>"
+        return f"<Advice: {count(len(self._judged), 'verdict')}>"
 
     def __str__(self) -> str:
         shown = [part if isinstance(part, str) else as_text(part, WIDTH) for part in self.parts()]
