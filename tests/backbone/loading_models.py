@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +158,30 @@ def write_tokenizer(folder: Path, kind: str) -> None:
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token=PADS.get(kind, "[PAD]"), sep_token="[SEP]"
     ).save_pretrained(folder)
+
+
+def write_model(folder: Path, kind: str, seed: int = 1) -> Any:
+    """Write a small CLIP or SigLIP as transformers does, with its processor, and return it."""
+    import transformers
+
+    torch.manual_seed(seed)
+    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
+    vision = sizes | dict(image_size=64, patch_size=16)
+    text = sizes | dict(vocab_size=16, max_position_embeddings=20)
+    model: Any
+    if kind == "clip":
+        ends = dict(pad_token_id=0, bos_token_id=1, eos_token_id=3)
+        config = transformers.CLIPConfig(
+            text_config=text | ends, vision_config=vision, projection_dim=16
+        )
+        model = transformers.CLIPModel(config)
+    else:
+        ends = dict(pad_token_id=2, eos_token_id=3, projection_size=32)
+        config = transformers.SiglipConfig(text_config=text | ends, vision_config=vision)
+        model = transformers.SiglipModel(config)
+    model.save_pretrained(folder)
+    write_tokenizer(folder, kind)
+    processor = dict(size={"height": 64, "width": 64}, do_center_crop=False, resample=3)
+    processor |= dict(image_mean=[0.5] * 3, image_std=[0.5] * 3, rescale_factor=1 / 255)
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return model.eval()

@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from backbone.loading_models import write_model
 
 import compatbench as cb
-from compatbench.backbone import Backbone, load_backbone
+from compatbench.backbone import Backbone, Labels, load_backbone
 from compatbench.data.task import task_labels
 from compatbench.errors import CompatbenchWarning
-from compatbench.method import Module
+from compatbench.method import Module, convert
 from compatbench.method.registry import builtin_methods
+
+from .files_of_authors import save_peft
 
 PAGE = Path(__file__).parents[2] / "docs" / "import.md"
 TARGET = "mini-eva-clip"
@@ -104,3 +107,31 @@ def test_exported_coefficients_of_a_linear_head_are_served_with_class_names(
     found = torch.from_numpy(served["linear_logits"](file, f))
     torch.testing.assert_close(found, own_logits(ported, target, f), rtol=1e-3, atol=1e-3)
     assert tuple(np.load(file)["class_names"]) == LABELS.names
+
+
+def test_exported_adapter_is_served_by_peft(
+    served: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    from transformers import AutoTokenizer
+
+    monkeypatch.chdir(tmp_path)
+    labels = Labels(("dog", "red apple", "tree"), ("a photo of a {}.",), "a photo of a {}.")
+    monkeypatch.setattr(convert, "task_labels", lambda name: labels)
+    write_model(tmp_path / "old", "clip")
+    model = write_model(tmp_path / "new", "clip", seed=2)
+    places = [("text", 1, "q", 2), ("image", 0, "v", 3)]
+    save_peft(tmp_path / "adapter", places, rank_pattern={"vision_model.*": 3}, r=2, lora_alpha=2)
+    module = convert.import_module("auto", "adapter", "things", "hf:./old", device="cpu")
+    ported = cb.port(module, "hf:./new")
+    cb.export_module("peft", ported, "served")
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(4))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "new")
+    found = served["peft_logits"]("served", list(labels.fill()), model, tokenizer, images)
+    target = load_backbone("hf:./new")
+    cls: Any = builtin_methods().get("clip_lora")
+    method = cls(cls.Config.model_validate(ported.about["config"]))
+    inputs = target.encode_images(images, method.image_input(target))
+    with torch.no_grad():
+        expected = method.attach(ported, target, labels)(inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
