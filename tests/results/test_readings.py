@@ -54,11 +54,24 @@ def choose(**readings: Answers) -> str:
 
 
 def test_reading_is_chosen_by_accuracy_then_by_confidence_and_else_the_usual_one() -> None:
-    assert choose(end=answers(40, 0.5), middle=answers(80, 0.7), front=answers(60, 0.6)) == "middle"
-    assert choose(end=answers(40, 0.4), middle=answers(42, 0.4), front=answers(20, 0.4)) == "end"
-    # Logits that are far too large: the classes are the same, the confidences absurd.
-    assert choose(end=answers(60, 1), middle=answers(60, 0.6), front=answers(60, 1)) == "middle"
-    assert choose(end=answers(60, 0.9), middle=answers(30, 0.3), front=answers(60, 1)) == "end"
+    low = answers(40, 0.5)
+    assert choose(end=low, middle=answers(80, 0.7), front=answers(60, 0.6)) == "middle"
+    assert choose(end=low, middle=answers(42, 0.4), front=answers(20, 0.4)) == "end"
+    # Logits that are far too large: nearly the same classes, and absurd confidences.
+    assert choose(end=answers(60, 1), middle=answers(61, 0.6), front=answers(60, 1)) == "middle"
+    # With equal accuracy, modules that learned from few images are too sure of themselves, too.
+    assert choose(end=answers(60, 1), middle=answers(60, 0.6), front=answers(60, 1)) == "end"
+
+
+def test_note_says_whether_the_images_show_the_reading() -> None:
+    readings = {"end": answers(40, 0.5), "middle": answers(42, 0.5), "front": answers(20, 0.5)}
+    fitted = settle_readings(FITTED, lambda config: readings[config["position"]])
+    [note] = (fitted.imported or {})["notes"]
+    assert note.startswith("position: end, the usual reading; 100 images cannot tell, and the")
+    readings["middle"] = readings["front"]
+    fitted = settle_readings(FITTED, lambda config: readings[config["position"]])
+    [note] = (fitted.imported or {})["notes"]
+    assert note.startswith("position: end, chosen on the images, because the file does not")
 
 
 def test_probe_on_normalised_features_is_recognised_on_the_images(

@@ -384,7 +384,7 @@ def _print_doubts(evaluation: "Evaluation") -> None:
     if imported is None:
         return
     for note in imported.get("notes", ()):
-        if "chosen on the images" in note:
+        if "chosen on the images" in note or "cannot tell" in note:
             say(escape(note))
     if effect is None or effect.sign != -1:
         return

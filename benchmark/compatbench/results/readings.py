@@ -2,9 +2,10 @@
 
 A file of CoOp does not contain the position of the class name, and one of a linear head does not
 say whether its features were normalised. Each reading is measured on the model that the module was
-trained on. The first one stands unless another is significantly more accurate, or, of readings
-whose accuracies cannot be told apart, has significantly better confidences (log loss): logits of
-the wrong size give the same classes, but absurd confidences.
+trained on. The first one stands unless another is more accurate, and significantly so or with
+significantly better confidences (log loss): logits of the wrong size give nearly the same classes,
+but absurd confidences. Without a higher accuracy, confidences decide nothing: modules that learned
+from few images are far too sure of themselves.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from compatbench.engine.single_module import Fitted
 from compatbench.errors import CompatbenchWarning
+from compatbench.messages import count
 from compatbench.results.choice import judge_effect
 from compatbench.results.differences import compare_images
 from compatbench.results.estimate import Array, estimate
@@ -49,13 +51,16 @@ def settle_readings(fitted: Fitted, measure: Measure) -> Fitted:
         answers = {}
         for value in values:
             answers[str(value)] = measure(config | {name: value})
-        chosen = _choose([*answers.values()])
+        chosen, is_shown = _choose([*answers.values()])
         is_usual = values[chosen] == config.get(name)
         config[name] = values[chosen]
         shares = [f"{value} {each.accuracy:.1f} %" for value, each in answers.items()]
+        images = count(len(answers[str(values[0])].labels), "image")
+        why = "chosen on the images, because the file does not say it"
+        if not is_shown:
+            why = f"the usual reading; {images} cannot tell, and the file does not say it"
         notes.append(
-            f"{name}: {values[chosen]}, chosen on the images, because the file does not say it "
-            f"(accuracy on {fitted.source}: {', '.join(shares)})"
+            f"{name}: {values[chosen]}, {why} (accuracy on {fitted.source}: {', '.join(shares)})"
         )
         if not is_usual:
             warnings.warn(f"{imported.get('file')}: {notes[-1]}", CompatbenchWarning, stacklevel=3)
@@ -63,23 +68,23 @@ def settle_readings(fitted: Fitted, measure: Measure) -> Fitted:
     return fitted.model_copy(update={"config": config, "imported": imported})
 
 
-def _choose(answers: list[Answers]) -> int:
-    """Return the number of the reading to take; the first one stands if nothing is shown."""
+def _choose(answers: list[Answers]) -> tuple[int, bool]:
+    """Return the number of the reading to take, and True if the images show that it is better."""
     right = [each.right(each.predictions) for each in answers]
     scores = {str(number): 100.0 * each for number, each in enumerate(right)}
     compare = compare_images(pd.DataFrame.from_dict(scores, "index"))
     best = max(range(len(answers)), key=lambda number: (right[number].mean(), -number))
+    if best == 0:
+        others = range(1, len(answers))
+        return 0, all(judge_effect(compare("0", str(number))) == "gains" for number in others)
     if judge_effect(compare(str(best), "0")) == "gains":
-        return best
-    losses = [_log_loss(each, is_right) for each, is_right in zip(answers, right, strict=True)]
-    chosen = 0
-    for number in range(1, len(answers)):
-        if judge_effect(compare(str(number), "0")) == "loses":
-            continue
-        better = estimate(losses[chosen] - losses[number])
-        if better is not None and better.sign == 1:
-            chosen = number
-    return chosen
+        return best, True
+    usual_loss = _log_loss(answers[0], right[0])
+    best_loss = _log_loss(answers[best], right[best])
+    better = estimate(usual_loss - best_loss)
+    if better is not None and better.sign == 1:
+        return best, True
+    return 0, False
 
 
 def _log_loss(answers: Answers, is_right: NDArray[np.bool_]) -> Array:
