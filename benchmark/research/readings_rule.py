@@ -80,7 +80,12 @@ def take(answers: Answers, images: Sequence[int]) -> Answers:
     def of(predictions: Predictions) -> Predictions:
         return Predictions(predictions.classes[places], predictions.confidence[places])
 
-    return Answers(of(answers.predictions), None, of(answers.zero_shot), answers.labels[places])
+    return Answers(
+        of(answers.predictions),
+        None,
+        of(answers.zero_shot),
+        torch.as_tensor(answers.labels)[places],
+    )
 
 
 def choose(setting: Setting, answers: Mapping[Any, Answers]) -> tuple[Any, str]:
@@ -99,7 +104,7 @@ def measure_rule(setting: Setting, tasks: Sequence[str], seed: int) -> Iterator[
         for reading in setting.readings:
             every = answers_by_reading(setting, fit_module(setting, task, reading, seed))
             true = every[reading]
-            total = len(true.labels)
+            total = len(true.predictions.classes)
             zero_shot = true.right(true.zero_shot).mean()
             gains = bool(true.right(true.predictions).mean() >= zero_shot)
             rng = np.random.default_rng(seed)
@@ -127,7 +132,7 @@ def judge(is_right: bool, note: str) -> str:
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the share of each outcome in percent, ``[(setting, photos), outcome]``."""
     shares = rows.groupby(["setting", "photos"])["outcome"].value_counts(normalize=True)
-    table = (100 * shares).unstack(fill_value=0.0)
+    table = (100 * shares).unstack(fill_value=0)
     return table.reindex(columns=["right", "wrong", *CANNOT_TELL.values()], fill_value=0.0)
 
 
