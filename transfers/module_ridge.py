@@ -19,14 +19,16 @@ Vectors = tuple[Tensor, Tensor]
 
 
 class ModuleRidge(Transfer):
-    """θ_t = θ̄_t + (θ_s − θ̄_s) M for each tensor, with M a ridge map drawn to the identity.
+    """θ_t = θ̄_t + (θ_s − θ̄_s) M for each tensor, with M a ridge map shrunk towards the identity.
 
     M minimises ‖X M − Y‖² / n + λ v ‖M − I‖². X and Y are the vectors of a tensor in the modules
     of the suite's other tasks, fitted on the source and on the target, less their means θ̄. v is
-    the mean square of X, so that λ has no unit. A vector is what a tensor has along its last axis,
-    such as the weights of a class or of a prompt's token. If the last axis counts classes, every
-    number is a vector of its own. λ is the one of ``dampings`` that is best with one task left
-    out. λ → ∞ moves the mean alone. Neither images nor labels of the module's own task are used.
+    the mean square of X, so that λ has no unit. The vectors of a tensor run along its last axis:
+    the weights of a class, or a token of a prompt. If the last axis counts classes, every number
+    is a vector of its own. λ is the one of ``dampings`` that is best with one task left out. With
+    λ → ∞ only the mean moves. With a single other task, λ is the largest. A tensor that is positive
+    in all modules on the target, such as a variance, stays positive. Neither images nor labels of
+    the module's own task are used.
 
     This is a baseline of this project, without a paper.
     """
@@ -79,7 +81,7 @@ class ModuleRidge(Transfer):
         vectors = as_vectors(tensor, by_number)
         if any(x.shape[1] != vectors.shape[1] for x, _ in tasks):
             raise NotTransferable(f"'{name}' has vectors of another size in other tasks")
-        found = predict(vectors, tasks, self.choose_damping(tasks))
+        found = keep_positive(predict(vectors, tasks, self.choose_damping(tasks)), tasks)
         shape = tensor.shape if by_number else (*tensor.shape[:-1], found.shape[1])
         return found.reshape(shape).to(tensor)
 
@@ -112,6 +114,18 @@ def as_vectors(tensor: Tensor, by_number: bool) -> Tensor:
     """Return the vectors along a tensor's last axis, or its numbers, ``[n, d]`` in float64."""
     vectors = tensor.double()
     return vectors.reshape(-1, 1) if by_number else vectors.reshape(-1, tensor.shape[-1])
+
+
+def keep_positive(found: Tensor, tasks: Sequence[Vectors]) -> Tensor:
+    """Return predictions that are positive if all known values on the target are.
+
+    Others become the smallest known value: a variance below 0 would give NaN.
+    """
+    known = torch.cat([new for _, new in tasks])
+    smallest = known.min()
+    if smallest <= 0:
+        return found
+    return torch.where(found > 0, found, smallest)
 
 
 def predict(vectors: Tensor, tasks: Sequence[Vectors], damping: float) -> Tensor:

@@ -83,6 +83,24 @@ def test_equal_models_leave_the_module_as_it_is() -> None:
 
 
 @pytest.mark.usefixtures("float64")
+def test_a_variance_stays_positive() -> None:
+    def module(*variances: float) -> Module:
+        return Module({}, {"variance": torch.tensor(variances)})
+
+    pairs = []
+    for classes in COUNTS:
+        old = module(1.0, 2.0, 2.5)
+        pairs.append(ModulePair(old, module(0.1, 2.0, 3.0), classes))
+        pairs.append(ModulePair(module(2.0, 1.0, 2.5), module(2.0, 0.1, 3.0), classes))
+    found = carry(module(0.5, 2.5, 2.5), pairs, dampings=[1e-6])["variance"]
+    # The map would give -0.85 for the first.
+    assert torch.allclose(found, torch.tensor([0.1, 2.95, 3.0]), atol=1e-4)
+    # A tensor with negative values on the target may have any.
+    pairs.append(ModulePair(module(1.0, 1.0, 2.5), module(-0.9, 0.1, 3.0), 3))
+    assert float(carry(module(0.5, 2.5, 2.5), pairs, dampings=[1e-6])["variance"].min()) < -0.5
+
+
+@pytest.mark.usefixtures("float64")
 def test_damping_is_chosen_with_one_task_left_out() -> None:
     def change(old: Module, number: int) -> Module:
         noise = draw(len(old["weight"]), 7, seed=20 + number)
