@@ -18,6 +18,8 @@ from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.engine.attach import Carried
 from compatbench.engine.cell import Cell
+from compatbench.engine.keys import key_cells
+from compatbench.engine.missing import Missing
 from compatbench.engine.plan import Plan, make_plan
 from compatbench.engine.plan_data import read_data, write_data
 from compatbench.engine.store import RunStore
@@ -138,6 +140,37 @@ def test_key_contains_the_modules_of_the_other_tasks() -> None:
     [other] = cells_of(fewer, ["simpleshot"], tasks=["mini-weather"], transfers=["module-ridge"])
     assert other.fit_key == cell.fit_key
     assert other.key != cell.key
+
+
+def test_cells_without_the_images_of_another_task_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    suite = SUITE.model_copy(update={"tasks": ("mini-weather", "mini-food")})
+    transfers = ["copied", "module-ridge"]
+    only = {"tasks": ["mini-weather"], "transfers": transfers}
+    missing = Missing({}, {"mini-food": "gone"})
+    cells = cells_of(suite, ["simpleshot"], missing, transfers=transfers)
+    assert [(cell.task, cell.transfer) for cell in cells] == [("mini-weather", "copied")]
+    # If its images are broken, the cell is, too; what plans an audit knows that already.
+    torn = Missing({}, {"mini-food": "torn"}, frozenset({"mini-food"}))
+    assert len(cells_of(suite, ["simpleshot"], torn, **only)) == 1
+    copied, moved = key_cells(matrix_of(suite, ["simpleshot"], **only), torn)
+    assert copied.broken == ""
+    assert moved.broken == "transfer 'module-ridge' needs modules of 'mini-food': torn"
+
+    def find_images(test_set: str) -> None:
+        if test_set == "mini-food":
+            raise CompatbenchError("gone")
+
+    monkeypatch.setattr("compatbench.engine.missing._find_images", find_images)
+    plan = make_plan(request_of(suite, ["simpleshot"], skip_missing=True, **only))
+    assert [cell.transfer for cell in plan.cells] == ["copied"]
+    assert plan.broken == ()
+    assert plan.missing.absent == {"mini-food": "gone"}
+    with pytest.raises(CompatbenchError, match="suite 'smoke' cannot run: gone"):
+        make_plan(request_of(suite, ["simpleshot"], **only))
+    alone = request_of(suite, ["simpleshot"], tasks=["mini-weather"], transfers=["copied"])
+    assert not make_plan(alone).missing
 
 
 @pytest.mark.slow

@@ -44,9 +44,11 @@ def key_cells(matrix: Matrix, missing: Missing | None = None) -> list[Cell]:
     cells = []
     for cell in matrix.cells:
         choice = matrix.choice(cell)
-        if cell.task in missing.test_sets:
-            if cell.task in missing.broken:
-                cells.append(_mark_broken(cell, missing.test_sets[cell.task]))
+        lacking = [name for name in _fitted_tasks(matrix, cell) if name in missing.test_sets]
+        if lacking:
+            name = lacking[0]
+            if name in missing.broken:
+                cells.append(_mark_broken(cell, _explain_lack(cell, name, missing.test_sets[name])))
             continue
         teacher = find_teacher(choice.method.card, cell.config)
         if cell.source in missing.backbones or teacher in missing.backbones:
@@ -96,6 +98,25 @@ def _settings_of(matrix: Matrix, choice: MethodChoice, task: str) -> Settings:
     return resolve_settings(choice.method, matrix.suite, choice.name, task)
 
 
+def needs_modules(transfer: str) -> bool:
+    """Return True if a transfer receives the modules of the suite's other tasks."""
+    return transfer != COPIED and "modules" in find_transfer(transfer).card.access
+
+
+def _fitted_tasks(matrix: Matrix, cell: Cell) -> list[str]:
+    """Return the tasks whose modules a cell needs: its own, and then those of its ``others``."""
+    if not needs_modules(cell.transfer):
+        return [cell.task]
+    return list(dict.fromkeys([cell.task, *suite_tasks(matrix.suite)]))
+
+
+def _explain_lack(cell: Cell, task: str, why: str) -> str:
+    """Return the reason why a cell lacks the module of a task."""
+    if task == cell.task:
+        return why
+    return f"transfer '{cell.transfer}' needs modules of '{task}': {why}"
+
+
 def _list_others(
     matrix: Matrix, cell: Cell, key_fit: Callable[[MethodChoice, Cell], str]
 ) -> tuple[Cell, ...]:
@@ -104,13 +125,9 @@ def _list_others(
     Raises:
         BrokenImages: the images of one cannot be used, or are not here.
     """
-    if cell.transfer == COPIED or "modules" not in find_transfer(cell.transfer).card.access:
-        return ()
     choice = matrix.choice(cell)
     others = []
-    for task in suite_tasks(matrix.suite):
-        if task == cell.task:
-            continue
+    for task in _fitted_tasks(matrix, cell)[1:]:
         settings = _settings_of(matrix, choice, task)
         for backbone in cell.backbones:
             other = replace(
@@ -124,8 +141,7 @@ def _list_others(
             try:
                 key = key_fit(choice, other)
             except CompatbenchError as error:
-                reason = f"transfer '{cell.transfer}' needs modules of '{task}': {error}"
-                raise BrokenImages(reason) from None
+                raise BrokenImages(_explain_lack(cell, task, str(error))) from None
             others.append(replace(other, key=key, fit_key=key))
     return tuple(others)
 

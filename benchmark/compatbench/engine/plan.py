@@ -20,7 +20,7 @@ from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.live_task import choose_suite
 from compatbench.engine.cell import Cell
 from compatbench.engine.described_method import DescribedMethod, describe_method
-from compatbench.engine.keys import key_cells
+from compatbench.engine.keys import key_cells, needs_modules
 from compatbench.engine.matrix import Matrix, build_matrix
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.missing import Missing, fetch_missing, find_missing
@@ -256,6 +256,8 @@ def _find_missing(matrix: Matrix, fetch: bool) -> Missing:
     test_sets = []
     for task in request.tasks:
         test_sets += [task, *request.test_sets[task]]
+    if any(needs_modules(choice.transfer) for choice in matrix.choices):
+        test_sets += suite_tasks(request.suite)
     names = [choice.name for choice in matrix.choices]
     teachers = find_teachers(request.suite, names)
     missing = find_missing(request.suite, test_sets, teachers)
@@ -304,12 +306,13 @@ def plan_cells(request: Request, missing: Missing | None = None) -> list[Cell]:
     Raises:
         BrokenImages: images that are not in ``missing`` are broken.
     """
-    known = [] if missing is None else list(missing.test_sets.values())
+    known = () if missing is None else tuple(missing.test_sets.values())
     cells = []
     for cell in key_cells(build_matrix(request), missing):
         if not cell.broken:
             cells.append(cell)
-        elif cell.broken not in known:
+        # The images of another task have the same reason, after the task's name.
+        elif not cell.broken.endswith(known):
             raise BrokenImages(cell.broken)
     return cells
 

@@ -14,7 +14,11 @@ from command_line import forget_files
 from engine.running import write_methods
 
 import compatbench as cb
+from compatbench.data.cards import suite_cards
+from compatbench.engine.missing import Missing
 from compatbench.errors import CompatbenchError
+from compatbench.extras.audit.planned_suite import PlannedSuite
+from compatbench.extras.audit.stored_suite import StoredSuite
 from compatbench.results.reports import RowReports, reports_text
 
 from .conftest import Change, Project, add_right
@@ -165,6 +169,25 @@ def test_rows_on_a_model_that_does_not_ship_but_can_be_made_are_reported(project
     code, output = project.audit()
     assert code == 0, output
     assert "missing here: the weights of mini-eva-clip; they are reported, not verified" in output
+
+
+def test_rows_that_need_modules_of_a_missing_task_are_not_compared() -> None:
+    lines = []
+    for task in ("mini-food", "mini-signs"):
+        for transfer in ("copied", "module-ridge"):
+            lines.append((task, task, "mini-clip", "mini-eva-clip", transfer))
+    columns = ["task", "test_set", "source", "backbone", "transfer"]
+    rows = pd.DataFrame(lines, columns=columns)
+    card = suite_cards.read("mini-price")
+
+    def find_rows_here(missing: Missing) -> list[tuple[str, str]]:
+        plan = PlannedSuite(methods={}, compared=(), cells=(), missing=missing)
+        stored = StoredSuite(Path(), card, plan, {}, {}, rows, {}, [], broken=False)
+        here = stored.here(rows)
+        return list(zip(here["task"], here["transfer"], strict=True))
+
+    assert find_rows_here(Missing({}, {"mini-food": "gone"})) == [("mini-signs", "copied")]
+    assert len(find_rows_here(Missing({}, {"mini-objects-mono": "gone"}))) == 4
 
 
 def test_a_cell_that_gives_another_number_when_run_again_is_a_finding(project: Project) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from compatbench.data.cards import SuiteCard, names_elsewhere
+from compatbench.data.cards import SuiteCard, names_elsewhere, suite_tasks
+from compatbench.data.declared_transfers import declared_needs
 from compatbench.engine.cell import PACKAGES, Cell, provenance, shorten_key
 from compatbench.engine.execute.planning import Planner
 from compatbench.engine.missing import Missing
@@ -78,6 +79,8 @@ class StoredSuite:
         """Return the rows whose images and weights are on this machine."""
         away = rows[["task", "test_set"]].isin(list(self.missing.test_sets)).any(axis=1)
         away |= rows[["source", "backbone"]].isin(list(self.missing.backbones)).any(axis=1)
+        if not self.missing.test_sets.keys().isdisjoint(suite_tasks(self.card)):
+            away |= rows["transfer"].map(_needs_modules).astype(bool)
         return rows.loc[~away]
 
     def is_of_this_machine(self, method: str) -> bool:
@@ -88,6 +91,12 @@ class StoredSuite:
             if name != "compatbench" and tuple(made.get(name, ())) != (here[name],):
                 return False
         return True
+
+
+def _needs_modules(transfer: str) -> bool:
+    """Return True if a transfer needs the modules of all tasks of a suite."""
+    needs = declared_needs(transfer)
+    return needs is not None and "modules" in needs.access
 
 
 def read_stored_suite(results: ResultFiles, card: SuiteCard, planner: Planner) -> StoredSuite:
