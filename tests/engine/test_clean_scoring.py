@@ -6,15 +6,22 @@ import csv
 import os
 import subprocess
 import sys
+from multiprocessing import Pipe
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import compatbench as cb
+from compatbench.engine.execute import on_ray
+from compatbench.engine.execute.dispatcher import Job
+from compatbench.engine.execute.events import Event
+from compatbench.engine.execute.planning import Planner
 from compatbench.engine.plan import Plan, make_plan
 from compatbench.engine.plan_data import read_data, write_data
 from compatbench.engine.request import make_request
 from compatbench.errors import CompatbenchError
+from compatbench.files.processes import receive_data
 
 from .running import write_methods
 
@@ -87,8 +94,46 @@ def test_a_plan_is_the_same_after_it_was_sent_as_data(tmp_path: Path) -> None:
 def test_a_plan_that_a_method_has_changed_is_refused(tmp_path: Path) -> None:
     plan = write_data(make_plan(make_request("smoke", "zeroshot", out=tmp_path)))
     plan["cells"][0]["places"] = "everywhere"
-    with pytest.raises(CompatbenchError, match=r"planned: 'cells\.0\.places'"):
+    with pytest.raises(CompatbenchError, match=r"sends \(at 'cells\.0\.places'\)"):
         read_data(Plan, plan)
+
+
+@pytest.mark.parametrize("sent", ["5", "[1, 2, 3]", "no JSON", "[" * 100_000])
+def test_messages_that_are_no_pair_are_refused_in_one_line(sent: str) -> None:
+    ours, theirs = Pipe()
+    theirs.send_bytes(sent.encode())
+    with pytest.raises(CompatbenchError, match="changed what its process sends; nothing of it"):
+        receive_data(ours)
+
+
+@pytest.mark.parametrize("sent", [5, [["coop", "key"]], [["coop", "key", 5]]])
+def test_outdated_rows_that_a_method_has_changed_are_refused(
+    sent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Planner() as planner:
+        monkeypatch.setattr(planner, "_ask", lambda *_: sent)
+        with pytest.raises(CompatbenchError, match="a method has changed what its process sends"):
+            planner.find_outdated_rows({})
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        5,
+        ["finished", 0],
+        ["gone", 0, [0, 0], ""],
+        ["finished", "first", [0, 0], ""],
+        ["finished", 1, [0, 0], ""],
+        ["finished", -1, [0, 0], ""],
+    ],
+)
+def test_events_that_a_method_has_changed_are_refused(sent: Any, tmp_path: Path) -> None:
+    [cell, *_] = make_plan(make_request("smoke", "zeroshot", out=tmp_path)).cells
+    job = Job(cells=(cell,), store=tmp_path, cache=tmp_path, compute=cb.Compute())
+    known = on_ray._read_event(job, ["finished", 0, [0, 0], "why"])
+    assert known == Event("finished", cell, error="why")
+    with pytest.raises(CompatbenchError, match="a method has"):
+        on_ray._read_event(job, sent)
 
 
 def test_a_method_file_that_ends_its_process_ends_the_run_with_one_line(tmp_path: Path) -> None:

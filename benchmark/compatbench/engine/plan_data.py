@@ -26,9 +26,16 @@ def write_data(plan: object) -> Any:
 
 
 def read_data(kind: type[T], values: Any) -> T:
-    """Return the plan, or another dataclass, that these JSON values describe."""
+    """Return the plan, or a value of another type, that these JSON values describe.
+
+    Raises:
+        CompatbenchError: they are not of that type.
+    """
     try:
         return _adapter(kind).validate_python(values)
     except ValidationError as error:
         field = ".".join(map(str, error.errors()[0]["loc"]))
-        raise CompatbenchError(f"a method has changed how runs are planned: '{field}'") from None
+        where = f" (at '{field}')" if field else ""
+        raise CompatbenchError(
+            f"a method has changed what its process sends{where}; nothing of it was used"
+        ) from None

@@ -75,7 +75,8 @@ def receive_data(connection: Connection, seconds: float = 0.0) -> list[tuple[str
             content = connection.recv_bytes()
             try:
                 kind, value = json.loads(content)
-            except ValueError:
+            # JSON of no pair is a TypeError or a ValueError; with too many levels, a RecursionError.
+            except (RecursionError, TypeError, ValueError):
                 raise CompatbenchError(
                     "a method has changed what its process sends; nothing of it was used"
                 ) from None

@@ -23,6 +23,7 @@ from typing import Any
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.dispatcher import POLL_SECONDS, Dispatcher, Job
 from compatbench.engine.execute.events import Event, EventKind, OnEvent
+from compatbench.engine.plan_data import read_data
 from compatbench.engine.worker import Order, make_worker, run_cell, tell_problems
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
@@ -46,6 +47,9 @@ MAX_ACTORS = 1000
 # Variables that mean the same to workers as to the driver. Not tokens: Ray shows variables to
 # everyone who may look at the cluster.
 INHERITED = ("COMPATBENCH_", "HF_HOME", "HF_HUB_", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME")
+
+
+SentEvent = tuple[EventKind, int, tuple[int, int], str]  # kind, number of the cell, encoded, error
 
 
 @dataclass(frozen=True)
@@ -104,9 +108,9 @@ def run_on_ray(job: Job, on_event: OnEvent, on_workers: Callable[[int], object])
                 is_alive = process.is_alive()  # before its last messages are read
                 for kind, value in receive_data(connection, POLL_SECONDS):
                     if kind == "event":
-                        on_event(_read_event(job, *value))
+                        on_event(_read_event(job, value))
                     elif kind == "workers":
-                        on_workers(value)
+                        on_workers(read_data(int, value))
                     elif kind == "warning":
                         warnings.warn(value, CompatbenchWarning, stacklevel=2)
                     else:
@@ -117,12 +121,12 @@ def run_on_ray(job: Job, on_event: OnEvent, on_workers: Callable[[int], object])
             kill(process)  # and all processes of Ray that it has started
 
 
-def _read_event(
-    job: Job, kind: EventKind, number: int, encoded: tuple[int, int], error: str
-) -> Event:
-    """Return an event that the driver has told, of the cell with this number."""
-    images_done, images = encoded
-    return Event(kind, job.cells[number], (images_done, images), error)
+def _read_event(job: Job, values: Any) -> Event:
+    """Return an event that the driver has sent."""
+    kind, number, encoded, error = read_data(SentEvent, values)
+    if number not in range(len(job.cells)):
+        raise CompatbenchError("a method has sent an event of no cell; nothing of it was used")
+    return Event(kind, job.cells[number], encoded, error)
 
 
 def lost_cluster(why: str) -> CompatbenchError:

@@ -67,8 +67,10 @@ class Planner:
 
     def find_outdated_rows(self, stored: Mapping[str, pd.DataFrame]) -> frozenset[RowKey]:
         """Return the stored rows that no longer hold, by the plan that was made."""
-        rows = self._ask("rows", dict(stored))
-        return frozenset((method, key, data) for method, key, data in rows)
+        from compatbench.engine.plan_data import read_data
+        from compatbench.engine.stored_rows import RowKey
+
+        return read_data(frozenset[RowKey], self._ask("rows", dict(stored)))
 
     def ask(self, function: Callable[[], Any]) -> Any:
         """Return the JSON values that a function returns in the process.
