@@ -75,7 +75,7 @@ def receive_data(connection: Connection, seconds: float = 0.0) -> list[tuple[str
             content = connection.recv_bytes()
             try:
                 kind, value = json.loads(content)
-            # JSON of no pair is a TypeError or a ValueError; with too many levels, a RecursionError.
+            # Values that are no pair raise the last two, and too many levels the first.
             except (RecursionError, TypeError, ValueError):
                 raise CompatbenchError(
                     "a method has changed what its process sends; nothing of it was used"
