@@ -17,7 +17,7 @@ from compatbench.data.draws import draw_first, draw_shots
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.task import load_task
 from compatbench.engine.attach import Carried
-from compatbench.engine.cell import Cell
+from compatbench.engine.cell import Cell, CellRecord
 from compatbench.engine.keys import key_cells
 from compatbench.engine.missing import Missing
 from compatbench.engine.plan import Plan, make_plan
@@ -25,7 +25,7 @@ from compatbench.engine.plan_data import read_data, write_data
 from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import TaskImages
 from compatbench.engine.worker import Worker, build_method
-from compatbench.errors import CompatbenchError
+from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.method import FeatureSet, Module
 from compatbench.method.registry import (
     TransferRegistry,
@@ -196,6 +196,33 @@ def test_modules_of_other_tasks_are_fitted_once_and_read_from_the_store(
     path = worker.store.module_path(copied.key)
     with pytest.raises(CompatbenchError, match="'module-ridge' needs modules of other tasks"):
         evaluating.evaluate(path, "mini-eva-clip", transfer="module-ridge")
+
+
+@pytest.mark.slow
+def test_a_failed_fit_of_another_task_fails_the_cell_and_is_named(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = SUITE.model_copy(update={"tasks": ("mini-weather", "mini-food")})
+    only = {"tasks": ["mini-weather"], "transfers": ["module-ridge"]}
+    [cell] = cells_of(suite, ["simpleshot"], **only)
+    fit = Worker.fit
+
+    def fit_old_models(worker: Worker, cell: Cell) -> tuple[CellRecord, Module]:
+        if cell.source == "mini-eva-clip":
+            raise NotTransferable("no such layer")
+        return fit(worker, cell)
+
+    monkeypatch.setattr(Worker, "fit", fit_old_models)
+    old, new = worker.run(cell).records
+    assert old.status == "ok"
+    assert new.status == "failed"
+    assert new.reason.startswith(
+        "the module of 'mini-food' on 'mini-eva-clip' cannot be fitted: "
+        "NotTransferable: no such layer"
+    )
+    # The next attempt tries the fit again.
+    monkeypatch.setattr(Worker, "fit", fit)
+    assert worker.run(cell).errors == []
 
 
 GREEDY = """

@@ -214,7 +214,7 @@ class Worker:
         modules = {}
         for other in cell.others:
             if other.source in (cell.source, target.name):
-                _, module = self._read_or_fit(other)
+                module = self._fit_other(other)
                 modules[other.task, other.source] = module.to(target.device)
         pairs = []
         for task in dict.fromkeys(other.task for other in cell.others):
@@ -222,6 +222,22 @@ class Worker:
             target_module = modules[task, target.name]
             pairs.append(ModulePair(source_module, target_module, len(load_task(task).labels)))
         return tuple(pairs)
+
+    def _fit_other(self, other: Cell) -> Module:
+        """Return the module of another task, stored or fitted now.
+
+        Raises:
+            CompatbenchError: it cannot be fitted. Whatever the reason, this is no property of the
+                module that is transferred.
+        """
+        try:
+            _, module = self._read_or_fit(other)
+        except Exception as error:
+            raise CompatbenchError(
+                f"the module of '{other.task}' on '{other.source}' cannot be fitted: "
+                f"{explain(error)}"
+            ) from error
+        return module
 
     def _start_transfer(self, cell: Cell, fit: CellRecord) -> CellRecord:
         """Return the record of a cell with a transfer: the stored one if it is of this module."""
