@@ -31,9 +31,11 @@ class ADAPT(StreamMethod):
     t_c. With Σ the covariance of all x_j − μ_{ŷ_j}, n_b their number and e the size of features,
     Ω = e ((n_b − 1) Σ + tr(Σ) I)⁻¹.
 
-    In detail: the formulas are those of the authors' code, which computes no confidence; ours is
-    that of softmax(z). The module holds g = 1/20, the authors' value for ImageNet, and n = 1/2;
-    they use other values of g for other datasets. The bank is filled anew from every stream.
+    In detail: the formulas are those of the authors' code, except that it compares an image that
+    does not enter the bank by the similarities of the last one that did. It computes no confidence;
+    ours is that of softmax(z). The module holds g = 1/20, the authors' value for ImageNet, and
+    n = 1/2; they use other values of g for other datasets. The bank is filled anew from every
+    stream.
     """
 
     card = MethodCard(

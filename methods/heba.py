@@ -33,7 +33,7 @@ from compatbench.method import (
 from compatbench.method.trained import Batch, Recipe, TrainedMethod
 
 from ._shared.layers import divide_gradient, draw_linear
-from ._shared.texts import Templates, choose_templates, select_texts
+from ._shared.texts import Templates, fill_templates, select_texts
 from ._shared.towers import Tower
 
 KERNEL = 3  # patches along each side of the convolution
@@ -51,8 +51,8 @@ class HeBA(TrainedMethod):
     has one of the task's templates, drawn anew. The loss is cross-entropy, smoothed by 0.1. At
     test, t_c is the mean of the normalised features of all templates.
 
-    Their adapters of the hidden layer of each MLP are left out: EVA-CLIP's image towers have no
-    such layer, so a module with them could not be attached there.
+    Their adapters of the hidden layer of each MLP are left out: that of EVA-CLIP's image towers has
+    a gate and another width, so a module with them could not be attached there.
 
     In detail: D and M are drawn from U(±1/√fan-in), U from N(0, 2/rows), and LN starts at 1 and 0,
     so A changes the features from the first step on. As in the authors' code, the gradients of
@@ -98,7 +98,7 @@ class HeBA(TrainedMethod):
         return Module(trained).to(backbone.device)
 
     def fit(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
-        texts = class_texts(data.labels, self.config.templates)
+        texts = fill_templates(data.labels, self.config.templates)
         templates = len(texts) // len(data.labels)
         prompts = backbone.text_prompts(texts)
         # The classes of a step are drawn on the CPU, so that no step waits for the device.
@@ -177,7 +177,7 @@ class HeBA(TrainedMethod):
         return updates
 
     def attach(self, module: Module, backbone: Backbone, labels: Labels) -> Classifier:
-        prompts = backbone.text_prompts(class_texts(labels, self.config.templates))
+        prompts = backbone.text_prompts(fill_templates(labels, self.config.templates))
         scales = [self.config.scale] * backbone.text.depth
         updates = self.updates(module, backbone, "text", scales)
         texts = F.normalize(backbone.encode_prompts(prompts, block_updates=updates), dim=-1)
@@ -186,14 +186,6 @@ class HeBA(TrainedMethod):
         scales = [self.config.scale] * backbone.image.depth
         image_updates = self.updates(module, backbone, "image", scales)
         return lambda tokens: compare(backbone.image.encode(tokens, block_updates=image_updates))
-
-
-def class_texts(labels: Labels, templates: Templates) -> tuple[str, ...]:
-    """Return all class names in one template, then in the next, ``[T · C]``."""
-    texts = []
-    for template in choose_templates(labels, templates):
-        texts.extend(labels.fill(template))
-    return tuple(texts)
 
 
 def change_projection(

@@ -234,10 +234,15 @@ class Deconfusion:
     def _network(self, name: str, rows: Tensor, learning: bool) -> Tensor:
         """Return V ReLU(BN(U x)) of rows x."""
         module = self._module
+        mean = module[f"{name}_mean"]
+        variance = module[f"{name}_variance"]
+        if not learning:  # learning updates these tensors, so it must get no copies
+            mean = mean.to(rows)
+            variance = variance.to(rows)
         hidden = F.batch_norm(
             rows @ module[f"{name}_in"].T,
-            module[f"{name}_mean"].to(rows),
-            module[f"{name}_variance"].to(rows),
+            mean,
+            variance,
             module[f"{name}_gain"],
             module[f"{name}_shift"],
             training=learning,

@@ -1,6 +1,7 @@
 """Skip Tuning: the later blocks of both towers are trained; each image skips most distant classes.
 
-Gradients flow only through the second half of both towers, and only through classes near an image.
+Gradients flow only through blocks 7 and later of both towers, and only through classes near an
+image.
 Nothing is added to the model.
 """
 
@@ -61,7 +62,7 @@ class SkipTuning(TrainedMethod):
         title="Skip Tuning",
         paper="arXiv:2412.11509",
         inserts=("text-layers", "image-layers"),
-        summary="the second half of both towers, trained on classes near each image",
+        summary="the later blocks of both towers, trained on classes near each image",
         zero_shot_at={"*": 0.0},
     )
 

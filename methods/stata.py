@@ -31,7 +31,8 @@ class StatA(StreamMethod):
 
     In detail: the module holds the weights g = 1/50 and n = 1/(2k). The stream is one batch with
     all classes, the last of the paper's protocols; the others choose the classes of a batch by
-    their labels.
+    their labels. The authors' code divides σ_0 again for each 2,500 images; the paper and we divide
+    once.
     """
 
     card = MethodCard(

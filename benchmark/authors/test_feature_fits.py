@@ -156,7 +156,11 @@ def test_stata(checkout: Checkout, crowd: Problem) -> None:
 
 @pytest.mark.authors("AIM-SKKU/ADAPT")
 def test_adapt(checkout: Checkout, crowd: Problem) -> None:
-    """The bank has room for every image, since the authors' code compares no other with it."""
+    """The bank has room for every image.
+
+    The authors' code compares an image that does not enter it by the similarities of the last one
+    that did.
+    """
     problem = at_scale(crowd)
     ours = fit(ADAPT(ADAPT.Config(capacity=60)), problem)
     text = problem.backbone.zero_shot(problem.labels).T

@@ -26,8 +26,16 @@ def choose_templates(labels: Labels, templates: Templates) -> tuple[str, ...]:
     return labels.templates
 
 
+def fill_templates(labels: Labels, templates: Templates) -> tuple[str, ...]:
+    """Return all class names in one template, then in the next, ``[T · C]``."""
+    texts = []
+    for template in choose_templates(labels, templates):
+        texts.extend(labels.fill(template))
+    return tuple(texts)
+
+
 def select_texts(prompts: Prompts, rows: Tensor) -> Prompts:
-    """Return the prompts with the numbers ``rows``, which are on the CPU."""
+    """Return the prompts with these numbers. ``rows`` must be on the CPU."""
     lengths = tuple(prompts.lengths[row] for row in rows.tolist())
     suffix = prompts.suffix[rows.to(prompts.suffix.device, non_blocking=True)]
     return replace(prompts, suffix=suffix, lengths=lengths)

@@ -114,3 +114,19 @@ def test_a_fit_keeps_running_statistics_and_the_first_best_mix(
         method.attach(module, clip64, labels)(inputs),
         logits(Case(clip64, labels, module.tensors, images)),
     )
+
+
+def test_running_statistics_that_batches_cannot_update_are_refused(
+    clip64: Backbone, labels: Labels
+) -> None:
+    method = make("ldc")
+    data, views = few_shots(clip64, labels, method.image_input(clip64))
+    module = method.init(clip64, data, seeded())
+    for name in list(module.trained):
+        module.trained[name] = module.trained[name].double()
+    classifier = method.attach(module, clip64, labels)
+    tokens = clip64.encode_images(views[0], method.image_input(clip64))
+    assert module["gate_mean"].dtype == torch.float32
+    classifier(tokens)
+    with pytest.raises(RuntimeError, match="scalar type"):
+        classifier.answer(tokens, learning=True)
