@@ -3,8 +3,8 @@
     compatbench run --methods kgcoop,maple,clip_adapter,tip_adapter,clip_lora,proker --seeds 1
     python benchmark/research/adapted_modules.py       # writes adapted_modules.csv, from runs/
 
-The modules and the settings of the adaptations were chosen before any result was seen. This is a
-section of docs/findings.md.
+The modules and the settings of the adaptations were chosen before any result was seen. The results
+are a section of docs/findings.md.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from compatbench.errors import CompatbenchError
 from compatbench.messages import count
 from compatbench.results.estimate import estimate
 from compatbench.results.survival import count_after_correction
@@ -45,6 +46,7 @@ ALONE = "none"
 ADAPTATIONS = {"tda": "TDA", "stata": "StatA", "adapt": "ADAPT"}
 MEASURES = {"accuracy": "accuracy", "ECE": "ece", "ECE at the same confidence": "ece_at_level"}
 SOURCE = "mini-clip"
+SHOTS = 16
 TARGETS = {
     "mini-eva-clip": "keeps the old embedding space",
     "mini-eva-clip-anew": "has a new embedding space",
@@ -66,15 +68,33 @@ def measure(out: str | Path = ".") -> pd.DataFrame:
 
     cache = FeatureCache(default_cache_folder())
     rows: list[dict[str, Any]] = []
-    for (name, seed), modules in cb.modules(list(MODULES), out).groupby(["task", "seed"]):
+    modules = choose_modules(cb.modules(list(MODULES), out))
+    for (name, seed), group in modules.groupby(["task", "seed"]):
         task = load_task(str(name))
-        files = dict(zip(modules["method"], modules["file"], strict=True))
+        files = dict(zip(group["method"], group["file"], strict=True))
         for backbone_name in BACKBONES:
             backbone = load_backbone(backbone_name)
             place = {"task": name, "seed": seed, "backbone": backbone_name}
             scores = adapt_all(files, backbone, task, int(str(seed)), cache)
             rows += [{**place, **row} for row in scores]
     return pd.DataFrame(rows)
+
+
+def choose_modules(modules: pd.DataFrame) -> pd.DataFrame:
+    """Return the modules that were trained on the old model with 16 shots.
+
+    Raises:
+        CompatbenchError: there are several for a method, task and seed.
+    """
+    chosen = modules[(modules["source"] == SOURCE) & (modules["shots"] == SHOTS)]
+    several = chosen[chosen.duplicated(["method", "task", "seed"])]
+    if len(several):
+        method, task, seed = several[["method", "task", "seed"]].iloc[0]
+        raise CompatbenchError(
+            f"runs/ holds several modules of {method} for {task} and seed {seed}; empty runs/, "
+            "and run the methods again"
+        )
+    return chosen
 
 
 def adapt_all(
@@ -136,7 +156,7 @@ def read_logits(
 
 
 def score_logits(logits: Tensor, task: Task, level: float) -> dict[str, float]:
-    """Return the number of correct answers and of images, and calibration errors in percent.
+    """Return the number of correct answers and of images, and the rest in percent.
 
     ``ece_at_level`` is the ECE of the logits divided by one temperature, with which the mean
     confidence is ``level``. No label is needed to find it.
@@ -153,6 +173,7 @@ def score_logits(logits: Tensor, task: Task, level: float) -> dict[str, float]:
     return {
         "correct": int(answers.right(predictions).sum()),
         "total": len(labels),
+        "confidence": 100 * mean_confidence(logits),
         "ece": ece(answers),
         "ece_at_level": ece(Answers(tempered, None, tempered, labels)),
     }
@@ -177,14 +198,15 @@ def find_temperature(logits: Tensor, level: float) -> float:
 
 
 def read_results() -> pd.DataFrame:
-    """Return accuracy and calibration errors in percent, seeds averaged.
+    """Return accuracy, mean confidence and calibration errors in percent, seeds averaged.
 
     The index is (backbone, start, adaptation); the columns are (measure, task).
     """
     rows = pd.read_csv(RESULTS)
     rows["accuracy"] = 100 * rows["correct"] / rows["total"]
     index = ["backbone", "start", "adaptation"]
-    return rows.pivot_table(["accuracy", "ece", "ece_at_level"], index, "task", aggfunc="mean")
+    measures = ["accuracy", "confidence", "ece", "ece_at_level"]
+    return rows.pivot_table(measures, index, "task", aggfunc="mean")
 
 
 def list_changes(values: Any, starts: Iterable[str]) -> pd.DataFrame:
