@@ -1,9 +1,9 @@
 """Print, as a Markdown table, what each file that a branch changes can affect.
 
-python .ci/changes.py                          # against origin/main
-python .ci/changes.py main                     # against another branch
-python .ci/changes.py origin/main --methods    # only the names of the methods to check
-python .ci/changes.py origin/main --adds       # only whether it adds methods and nothing else
+python .ci/changes.py                       # against origin/main
+python .ci/changes.py main                  # against another branch
+python .ci/changes.py --methods             # print only the names of the methods to check
+python .ci/changes.py --adds-only-methods   # print adds_only_methods=yes, or =no
 
 Nothing of the branch is run. The exit code is 1 if the branch adds a method and changes anything
 but the files of that method, if it reports rows of real models and changes anything but these and
@@ -130,10 +130,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Print what a branch can affect.")
     parser.add_argument("base", nargs="?", default="origin/main")
     parser.add_argument("--methods", action="store_true", help="print only names of methods")
-    parser.add_argument("--adds", action="store_true", help="print an output of a workflow's job")
+    parser.add_argument(
+        "--adds-only-methods",
+        action="store_true",
+        help="print adds_only_methods=yes if the branch adds methods and changes nothing else",
+    )
     options = parser.parse_args()
     changes = find_changes(options.base)
-    if options.adds:
+    if options.adds_only_methods:
         adds_only_methods = find_added(changes) and not find_problems(changes)
         print(f"adds_only_methods={'yes' if adds_only_methods else 'no'}")
         return 0

@@ -139,7 +139,7 @@ def test_only_a_pull_request_that_adds_methods_alone_leaves_out_the_other_tests(
     clone: Path,
 ) -> None:
     def adds_only_methods() -> str:
-        return run(clone, "--adds").stdout
+        return run(clone, "--adds-only-methods").stdout
 
     assert adds_only_methods() == "adds_only_methods=no\n"
     write(clone, {"methods/mine.py": "", "tests/methods/formulas/mine.py": ""})
