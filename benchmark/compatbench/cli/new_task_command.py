@@ -61,7 +61,8 @@ def new_task(
         float | None,
         typer.Option(
             help="Share of each class that is then drawn for testing, above 0 and below 1. By "
-            "default all images are tested that no module learns from, half of each class at least."
+            "default, every image that no module learns from is tested, and at least half of each "
+            "class."
         ),
     ] = None,
     template: Annotated[

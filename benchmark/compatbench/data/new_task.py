@@ -125,8 +125,8 @@ def new_task(
             4, 2 and 1 that a third of the classes have, with some left for validation.
         seed: seed of the split, if there is no test split.
         test_share: share of each class that is then drawn for testing, above 0 and below 1. By
-            default all images are tested that no module learns from, and half of each class at
-            least.
+            default, every image that no module learns from is tested, and at least half of each
+            class.
         template: prompts with ``{}`` for the class; the first is the zero-shot one. The default
             are the prompts that CLIP_benchmark keeps beside its shards, or three plain ones.
         class_names: file of natural names, a line for each class in the order of its labels (of

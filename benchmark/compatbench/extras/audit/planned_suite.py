@@ -1,4 +1,4 @@
-"""What this checkout plans for the results of a suite. It imports methods, so another process does.
+"""Plan the results of a suite in another process, because planning imports methods.
 
 The process that audits receives plain data from it, and compares.
 """

@@ -143,7 +143,7 @@ def load_models() -> None:
 
 
 def end_loading() -> None:
-    """Look for cycles of objects from now on, among objects that are not there yet."""
+    """Turn garbage collection on again, for objects made from now on."""
     gc.freeze()
     gc.enable()
 

@@ -36,7 +36,7 @@ def run_checks(connection: Connection) -> None:
     """Be a host that checks methods. A second one, which fits them again, loads meanwhile."""
     end_with_parent(leads=True)
     silence(0, 1, 2)
-    gc.disable()  # to look for cycles of objects takes a fifth of the time of loading
+    gc.disable()  # garbage collection takes a fifth of the loading time
     with start_elsewhere() as elsewhere:
         from compatbench.extras.check.check_host import host_checks
 
