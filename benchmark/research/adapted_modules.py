@@ -1,7 +1,8 @@
 """Measure test-time adaptation that starts from the class scores of a copied module.
 
     compatbench run --methods kgcoop,maple,clip_adapter,tip_adapter,clip_lora,proker --seeds 1
-    python benchmark/research/adapted_modules.py       # writes adapted_modules.csv, from runs/
+    # Writes adapted_modules.csv, from runs/. One thread gives the same last digits:
+    OMP_NUM_THREADS=1 python benchmark/research/adapted_modules.py
 
 The modules and the settings of the adaptations were chosen before any result was seen. The results
 are a section of docs/findings.md.
