@@ -32,7 +32,7 @@ SHOTS = 4
 PHOTOS = (20, 50, 200)
 DRAWS = 20  # of the photos of one size
 # By whether the usual reading, which the rule then takes, is the true one.
-CANNOT_TELL = {True: "cannot tell, right", False: "cannot tell, wrong"}
+NOT_SHOWN = {True: "not shown, right", False: "not shown, wrong"}
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,14 @@ def take(answers: Answers, images: Sequence[int]) -> Answers:
     )
 
 
-def choose(setting: Setting, answers: Mapping[Any, Answers]) -> tuple[Any, str]:
-    """Return the reading that the rule takes, and what it says about it."""
+def choose(setting: Setting, answers: Mapping[Any, Answers]) -> tuple[Any, bool]:
+    """Return the reading that the rule takes, and True if the images show that it is right."""
     imported = {"file": "", "notes": [], "undecided": {setting.name: [*setting.readings]}}
     config = {setting.name: setting.readings[0]}
     fitted = Fitted(method=setting.method, config=config, task="", source=SOURCE, imported=imported)
     settled = settle_readings(fitted, lambda config: answers[config[setting.name]])
     assert settled.imported is not None
-    return settled.config[setting.name], settled.imported["notes"][-1]
+    return settled.config[setting.name], settled.imported["readings"][setting.name]["is_shown"]
 
 
 def measure_rule(setting: Setting, tasks: Sequence[str], seed: int) -> Iterator[dict[str, Any]]:
@@ -112,20 +112,20 @@ def measure_rule(setting: Setting, tasks: Sequence[str], seed: int) -> Iterator[
                 for _ in range(DRAWS):
                     images = rng.choice(total, min(photos, total), replace=False).tolist()
                     taken = {each: take(answers, images) for each, answers in every.items()}
-                    chosen, note = choose(setting, taken)
+                    chosen, is_shown = choose(setting, taken)
                     yield {
                         "setting": setting.name,
                         "photos": photos,
                         "gains": gains,
-                        "outcome": judge(chosen == reading, note),
+                        "outcome": judge(chosen == reading, is_shown),
                     }
             print(setting.name, task, reading, file=sys.stderr, flush=True)
 
 
-def judge(is_right: bool, note: str) -> str:
-    """Return the outcome of a draw: the rule is right or wrong, or it says that it cannot tell."""
-    if "cannot tell" in note:
-        return CANNOT_TELL[is_right]
+def judge(is_right: bool, is_shown: bool) -> str:
+    """Return the outcome of a draw: the rule is right or wrong, or the images do not show it."""
+    if not is_shown:
+        return NOT_SHOWN[is_right]
     return "right" if is_right else "wrong"
 
 
@@ -133,7 +133,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the share of each outcome in percent, ``[(setting, photos), outcome]``."""
     shares = rows.groupby(["setting", "photos"])["outcome"].value_counts(normalize=True)
     table = (100 * shares).unstack(fill_value=0)
-    return table.reindex(columns=["right", "wrong", *CANNOT_TELL.values()], fill_value=0.0)
+    return table.reindex(columns=["right", "wrong", *NOT_SHOWN.values()], fill_value=0.0)
 
 
 def main() -> None:

@@ -58,7 +58,10 @@ def test_probe_with_unnamed_rows_in_another_order_is_not_judged_as_if_it_were_fi
         rows = backbone.zero_shot(task_labels("mini-food"))
     save_head(tmp_path / "probe.npz", coef=rows.roll(3, 0), intercept=torch.zeros(len(rows)))
     shown = output_of("evaluate", "probe.npz", *PLACE, "--target", "mini-eva-clip")
-    assert "significantly worse than zero-shot on its own source" in " ".join(shown.split())
+    words = " ".join(shown.split())
+    assert "normalized: " in words
+    assert "the file does not contain it" in words
+    assert "significantly worse than zero-shot on its own source" in words
     assert "--class-names FILE" in shown
     names = [task_labels("mini-food").names[row - 3] for row in range(len(rows))]
     (tmp_path / "names.txt").write_text("\n".join(names))

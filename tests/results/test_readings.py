@@ -46,8 +46,7 @@ def choose(**readings: Answers) -> str:
         settled = settle_readings(FITTED, measure)
     assert settled.imported is not None
     assert "undecided" not in settled.imported
-    [note] = settled.imported["notes"]
-    assert "accuracy on old: end" in note
+    assert "accuracy on old: end" in settled.imported["readings"]["position"]["note"]
     position = settled.config["position"]
     assert len(caught) == (position != "end")
     return position
@@ -66,12 +65,15 @@ def test_reading_is_chosen_by_accuracy_then_by_confidence_and_else_the_usual_one
 def test_note_says_whether_the_images_show_the_reading() -> None:
     readings = {"end": answers(40, 0.5), "middle": answers(42, 0.5), "front": answers(20, 0.5)}
     fitted = settle_readings(FITTED, lambda config: readings[config["position"]])
-    [note] = (fitted.imported or {})["notes"]
-    assert note.startswith("position: end, the usual reading; 100 images cannot tell, and the")
+    reading = (fitted.imported or {})["readings"]["position"]
+    usual = "position: end, the usual reading; the file does not contain it, and 100 images do not"
+    assert reading["note"].startswith(usual)
+    assert not reading["is_shown"]
     readings["middle"] = readings["front"]
     fitted = settle_readings(FITTED, lambda config: readings[config["position"]])
-    [note] = (fitted.imported or {})["notes"]
-    assert note.startswith("position: end, chosen on the images, because the file does not")
+    reading = (fitted.imported or {})["readings"]["position"]
+    assert reading["note"].startswith("position: end, chosen on the images, because the file does")
+    assert reading["is_shown"]
 
 
 def test_probe_on_normalised_features_is_recognised_on_the_images(

@@ -383,9 +383,8 @@ def _print_doubts(evaluation: "Evaluation") -> None:
     effect = evaluation.source_effect
     if imported is None:
         return
-    for note in imported.get("notes", ()):
-        if "chosen on the images" in note or "cannot tell" in note:
-            say(escape(note))
+    for reading in imported.get("readings", {}).values():
+        say(escape(reading["note"]))
     if effect is None or effect.sign != -1:
         return
     say(

@@ -35,7 +35,8 @@ Measure = Callable[[Mapping[str, Any]], Answers]  # from a method's settings to 
 def settle_readings(fitted: Fitted, measure: Measure) -> Fitted:
     """Return the module's description with the settings that fit the images best.
 
-    The description notes them. A setting that is not the usual one is a warning, too.
+    The description's ``imported["readings"]`` notes why each was chosen, and whether the images
+    show that it is right. A setting that is not the usual one is a warning, too.
 
     Args:
         fitted: the description; its ``imported`` lists the settings that the file does not contain.
@@ -46,7 +47,7 @@ def settle_readings(fitted: Fitted, measure: Measure) -> Fitted:
     if not undecided:
         return fitted
     config = dict(fitted.config)
-    notes = list(imported.get("notes", ()))
+    readings = {}
     for name, values in undecided.items():
         answers = {}
         for value in values:
@@ -56,15 +57,17 @@ def settle_readings(fitted: Fitted, measure: Measure) -> Fitted:
         config[name] = values[chosen]
         shares = [f"{value} {each.accuracy:.1f} %" for value, each in answers.items()]
         images = count(len(answers[str(values[0])].labels), "image")
-        why = "chosen on the images, because the file does not say it"
+        why = "chosen on the images, because the file does not contain it"
         if not is_shown:
-            why = f"the usual reading; {images} cannot tell, and the file does not say it"
-        notes.append(
-            f"{name}: {values[chosen]}, {why} (accuracy on {fitted.source}: {', '.join(shares)})"
-        )
+            why = (
+                "the usual reading; the file does not contain it, and "
+                f"{images} do not show which reading is right"
+            )
+        note = f"{name}: {values[chosen]}, {why} (accuracy on {fitted.source}: {', '.join(shares)})"
+        readings[name] = {"note": note, "is_shown": is_shown}
         if not is_usual:
-            warnings.warn(f"{imported.get('file')}: {notes[-1]}", CompatbenchWarning, stacklevel=3)
-    imported["notes"] = notes
+            warnings.warn(f"{imported.get('file')}: {note}", CompatbenchWarning, stacklevel=3)
+    imported["readings"] = readings
     return fitted.model_copy(update={"config": config, "imported": imported})
 
 
