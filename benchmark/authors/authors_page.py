@@ -11,11 +11,14 @@ from pages import Page
 from compatbench.method.registry import builtin_methods, builtin_transfers
 
 HERE = Path(__file__).parent
-# Transfers that have a paper and no row.
+# Why transfers have no row; by default they are of this project.
 WITHOUT = {
     "anchors": "lucmos/relreps computes the similarities, but has no code that reads them back",
     "copied": "nothing is computed",
     "images": "no public code was found",
+    "lambda-orthogonal": "only summaries of the paper could be read",
+    "local-drift": "only summaries of the post and its repository could be read",
+    "lorasuite": "only summaries of the paper could be read",
 }
 
 
