@@ -59,9 +59,14 @@ class LoRASuite(WeightTransfer):
         carried = dict(module.trained)
         for kind in low_rank_towers(module):
             a = module[f"{kind}_a"]
-            old_blocks = read_attention(data.source, kind, a)
+            depth = getattr(data.source, kind).depth
+            if len(a) != depth:
+                raise NotTransferable(
+                    f"the module updates {len(a)} blocks, and its {kind} tower has {depth}"
+                )
+            old_blocks = read_attention(data.source, kind, a.shape[-1])
             width = getattr(target, kind).width
-            new_blocks = read_attention(target, kind, a.new_empty(1, 1, 1, width))
+            new_blocks = read_attention(target, kind, width)
             channels = match_channels(data.source, target, kind)
             similarities = compare_blocks(
                 observe(old, kind, labels, rows), observe(new, kind, labels, rows)
@@ -90,18 +95,15 @@ class Attention:
         return Attention(self.projections @ channels, channels.T @ self.output)
 
 
-def read_attention(backbone: Backbone, kind: str, like: Tensor) -> list[Attention]:
-    """Return the weights of all blocks of a tower in float64; ``like`` is of its width.
+def read_attention(backbone: Backbone, kind: str, width: int) -> list[Attention]:
+    """Return the weights of all blocks of a tower in float64.
 
     Raises:
-        NotTransferable: the tower has no such weights, or the module has another depth or width.
+        NotTransferable: the tower has no such weights, or they have another width.
     """
     tower = getattr(backbone, kind)
-    depth = tower.depth
-    if len(like) not in (1, depth):
-        raise NotTransferable(f"the module has {len(like)} blocks, and its {kind} tower {depth}")
-    whole = like.new_empty(depth, *like.shape[1:])
-    projections = attention_weights(backbone, kind, whole).double()
+    like = torch.empty(tower.depth, 3, 0, width)
+    projections = attention_weights(backbone, kind, like).double()
     blocks = []
     for block, weights in enumerate(projections):
         output = tower.weights[f"transformer.resblocks.{block}.attn.out_proj.weight"].double()

@@ -20,12 +20,7 @@ from compatbench.extras.check.models import wrap
 from compatbench.method import Module
 from compatbench.method.registry import builtin_methods, builtin_transfers
 from compatbench.method.transfer import OldAnswers, TransferData, Unlabelled
-from compatbench.transfers.lorasuite import (
-    compare_blocks,
-    match_blocks,
-    match_channels,
-    read_attention,
-)
+from compatbench.transfers.lorasuite import compare_blocks, match_blocks, match_channels
 
 LORA: Any = builtin_methods().get("clip_lora")
 CLIP = wrap(tiny_clip().double(), "clip")
@@ -284,5 +279,12 @@ def test_lorasuite_refuses_towers_that_share_no_parameters() -> None:
         match_channels(CLIP, EVA, "image")
     with pytest.raises(NotTransferable, match="the towers differ in tokens"):
         compare_blocks([draw(6, 4)], [draw(5, 4)])
-    with pytest.raises(NotTransferable, match="the module has 3 blocks, and its image tower 2"):
-        read_attention(CLIP, "image", torch.zeros(3, 3, 2, 32))
+
+
+def test_lorasuite_refuses_a_module_of_another_depth() -> None:
+    whole = low_rank(CLIP, "image")
+    first = Module({name: tensor[:1] for name, tensor in whole.trained.items()})
+    with pytest.raises(
+        NotTransferable, match="the module updates 1 blocks, and its image tower has 2"
+    ):
+        carry("lorasuite", first, CLIP)
