@@ -28,6 +28,7 @@ END = ".lora_A.weight"
 MAGNITUDE = ".lora_magnitude_vector"  # of DoRA
 # Paths of q, k and v; those of a tower that was adapted alone do not name it.
 PROJECTION = r"(?:(?:.*\.)?(text|vision)_model\.)?encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj"
+CONFIG = "adapter_config.json"  # beside the adapter
 MAX_BYTES = 1 << 20
 # The values of settings under which an adapter means W + s B A.
 PLAIN: dict[str, tuple[Any, ...]] = {
@@ -97,6 +98,9 @@ class PEFT(Format):
         # ``clip_lora`` scales by α/√r.
         return Converted(module, config_of(module, scales[0] * math.sqrt(largest_rank)))
 
+    def list_beside(self, path: Path) -> list[Path]:
+        return [path.with_name(CONFIG)]
+
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
         from safetensors.torch import save
 
@@ -120,7 +124,7 @@ class PEFT(Format):
         }
         return {
             path / "adapter_model.safetensors": save(tensors, {"format": "pt"}),
-            path / "adapter_config.json": json.dumps(settings, indent=2).encode(),
+            path / CONFIG: json.dumps(settings, indent=2).encode(),
         }
 
 
@@ -282,7 +286,7 @@ def _read_config(imported: Import, plain: Mapping[str, tuple[Any, ...]]) -> dict
         CompatbenchError: the file cannot be read, has no 'lora_alpha', or means another formula
             than that of the ``plain`` values.
     """
-    path = imported.file.path.with_name("adapter_config.json")
+    path = imported.file.path.with_name(CONFIG)
     try:
         with path.open("rb") as file:
             settings = json.loads(file.read(MAX_BYTES))

@@ -33,8 +33,8 @@ class TipAdapter(Format):
             raise imported.error(
                 f"is not named {self.start}...shots.pt, as those of '{self.name}' are"
             )
-        path = imported.file.path
-        values_file = read_checkpoint(path.with_name(path.name.replace(self.start, "values_", 1)))
+        [values_path] = self.list_beside(imported.file.path)
+        values_file = read_checkpoint(values_path)
         keys = imported.take("", self.sizes)
         if self.sizes == "e N":
             keys = keys.T.contiguous()
@@ -42,6 +42,9 @@ class TipAdapter(Format):
         config = {name: float(imported.settings[name]) for name in self.needs}
         numbers = {name: torch.tensor(value).to(keys) for name, value in config.items()}
         return Converted(Module(stored={"keys": keys, "values": values, **numbers}), config)
+
+    def list_beside(self, path: Path) -> list[Path]:
+        return [path.with_name(path.name.replace(self.start, "values_", 1))]
 
     def write(self, module: Module, config: Config, path: Path) -> dict[Path, bytes]:
         keys = module["keys"]

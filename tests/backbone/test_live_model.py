@@ -21,6 +21,7 @@ from torch import nn
 
 import compatbench as cb
 from compatbench.backbone import Backbone, Labels, load_backbone
+from compatbench.backbone.hf import FAMILIES
 from compatbench.errors import CompatbenchError
 
 LABELS = Labels(("dog", "red apple", "tree"), ("a photo of a {}.",), "a photo of a {}.")
@@ -124,12 +125,12 @@ def of_transformers(folder: Path, kind: str = "clip") -> tuple[Any, Any]:
     write_model(folder, kind)
     tokens = transformers.AutoTokenizer.from_pretrained(folder)
     images = transformers.AutoImageProcessor.from_pretrained(folder, use_fast=False)
-    cls = {"clip": transformers.CLIPModel, "siglip": transformers.SiglipModel}[kind]
+    cls = getattr(transformers, FAMILIES[kind].model)
     processor = SimpleNamespace(image_processor=images, tokenizer=tokens)
     return cls.from_pretrained(folder), processor
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_a_model_of_transformers_computes_what_it_computes_from_its_folder(
     kind: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +193,29 @@ def test_a_model_that_was_changed_in_memory_by_more_than_its_weights_is_refused(
         cb.as_backbone(model, transform(model), tokenizer())
     del model.encode_image
     assert load_backbone(cb.as_backbone(model, transform(model), tokenizer()))
+    # A stored model of the same weights does not hide the change.
+    model.encode_image = lambda images: encode(images).roll(1, -1)
+    with pytest.raises(CompatbenchError, match="computes other features"):
+        cb.as_backbone(model, transform(model), tokenizer())
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_a_changed_model_of_transformers_is_refused(
+    tower: str, is_stored: bool, tmp_path: Path
+) -> None:
+    model, processor = of_transformers(tmp_path / "model")
+    if is_stored:
+        cb.as_backbone(model, processor)
+    compute = getattr(model, f"get_{tower}_features")
+
+    def change(**given: Any) -> Any:
+        features = compute(**given)
+        return getattr(features, "pooler_output", features).roll(1, -1)
+
+    setattr(model, f"get_{tower}_features", change)
+    with pytest.raises(CompatbenchError, match=r"CLIPModel, read again .* computes other features"):
+        cb.as_backbone(model, processor)
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(

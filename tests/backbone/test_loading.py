@@ -182,6 +182,16 @@ def test_weights_of_an_own_card_are_beside_it(
     monkeypatch.setenv("COMPATBENCH_CARDS", str(tmp_path))
     assert find_weights(read_backbone("other")) == path
     assert weights_key(read_backbone("other")) == hash_file(path)
+    # A tokenizer that the card names is part of the key, too.
+    named = tmp_path / "other.yaml"
+    without_tokenizer = named.read_text()
+    named.write_text(f"{without_tokenizer}tokenizer: merges.txt.gz\n")
+    keys = {hash_file(path)}
+    for text in (b"a b", b"c d e"):
+        (tmp_path / "merges.txt.gz").write_bytes(text)
+        keys.add(weights_key(read_backbone("other")))
+    assert len(keys) == 3
+    named.write_text(without_tokenizer)
     path.rename(tmp_path.with_suffix(".safetensors"))
     with pytest.raises(MissingWeights, match=r"other\.safetensors are missing"):
         find_weights(read_backbone("other"))

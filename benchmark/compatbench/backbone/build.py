@@ -22,9 +22,8 @@ from compatbench.backbone.load.backbone_names import (
     quiet,
 )
 from compatbench.backbone.load.checkpoint import fit_weights
-from compatbench.backbone.load.find_weights import beside_own_card
 from compatbench.backbone.load.mini_towers import register_mini_towers
-from compatbench.backbone.load.tokenizer_files import locate_tokenizer
+from compatbench.backbone.load.tokenizer_files import find_merges, locate_tokenizer
 from compatbench.backbone.load.weights import locate_weights
 from compatbench.data.cards import BackboneCard
 from compatbench.errors import BackboneError
@@ -124,17 +123,10 @@ def build_tokenizer(card: BackboneCard, context_length: int, download: bool = Tr
     import open_clip
     from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 
-    if card.tokenizer is not None:
-        path = beside_own_card(card, card.tokenizer)
-        if path is None or not path.is_file():
-            path = tasks_folder() / card.tokenizer
-        if not path.is_file():
-            raise BackboneError(
-                f"backbone '{card.name}': tokenizer {path} is missing",
-                "restore the file (git checkout, or reinstall)",
-            )
-        _check_merges(path)
-        return SimpleTokenizer(bpe_path=str(path), context_length=context_length)
+    merges = find_merges(card)
+    if merges is not None:
+        _check_merges(merges)
+        return SimpleTokenizer(bpe_path=str(merges), context_length=context_length)
     if card.provider == "hf":
         return load_hf_tokenizer(card, context_length)
     name = open_clip_name(card)

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from compatbench.backbone.backbone import load_backbone
+from compatbench.backbone.backbone import Backbone, load_backbone
 from compatbench.backbone.build import build_architecture
 from compatbench.backbone.hf import FAMILIES, PREPROCESSING, without_bars
 from compatbench.backbone.load.backbone_names import LOCAL_DIR, model_names, quiet, read_backbone
@@ -107,8 +107,33 @@ class _LiveModel(ABC):
         """Write weights and configuration, and return further fields of the card."""
 
     @abstractmethod
+    def compute(self, stored: Backbone, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the model's own features of images and of ``_TEXTS``.
+
+        Args:
+            stored: the copy from the disk.
+            pixels: the images, on the model's device and in its precision.
+        """
+
     def check(self, name: str) -> None:
         """Raise CompatbenchError if the backbone of this name computes something else."""
+        stored = load_backbone(name)
+        noise = stored.preprocess(_noise())[None]
+        weights = sorted(self.model.parameters(), key=lambda weight: -weight.ndim)
+        weight = weights[0]  # of the convolution, which has the precision of images
+        with _evaluating(self.model), torch.no_grad():
+            images, texts = self.compute(stored, noise.to(weight.device, weight.dtype))
+        difference = max(
+            _difference(images, stored.encode_images(noise)),
+            _difference(texts, stored.encode_texts(_TEXTS)),
+        )
+        is_half = weight.dtype in (torch.float16, torch.bfloat16)
+        if not difference <= (_TOLERANCE_OF_HALF if is_half else _TOLERANCE):
+            raise CompatbenchError(
+                f"{self.kind}, read again from its weights, computes other features (up to "
+                f"{difference:.2g} apart); it was changed by more than its weights, or its config "
+                "is another one"
+            )
 
 
 def _store(live: _LiveModel) -> StoredBackbone:
@@ -125,12 +150,15 @@ def _store(live: _LiveModel) -> StoredBackbone:
             name = f"{live.kind}-{_hash(live.model, facts)[:_DIGITS]}"
             home = root / name
             with FileLock(root / f"{name}.lock"):
-                if not (home / f"{name}.yaml").is_file():
+                is_new = not (home / f"{name}.yaml").is_file()
+                if is_new:
                     _write(live, name, files, home)
+                elif backbone_cards.own_folder(name) is None:
+                    add_own_place(home)
     except OSError as error:
         raise cannot_write(root, error) from None
-    if backbone_cards.own_folder(name) is None:
-        add_own_place(home)
+    if not is_new:
+        live.check(name)  # the name does not show all that a model computes, such as its forward
     return StoredBackbone(name)
 
 
@@ -199,8 +227,26 @@ class _TransformersModel(_LiveModel):
             self.model.save_pretrained(folder)
         return {"provider": "hf"}
 
-    def check(self, name: str) -> None:
-        load_backbone(name)  # raises an error if the tokenizer or preprocessing is not supported
+    def compute(self, stored: Backbone, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        model = self.model
+        of_transformers: Any = stored.tokenizer.tokenizer  # the given one would keep the padding
+        tokens = of_transformers(
+            _TEXTS,
+            padding="max_length",
+            truncation=True,
+            max_length=stored.text.context_length,
+            return_tensors="pt",
+        ).to(pixels.device)
+        given = {"input_ids": tokens.input_ids}
+        if FAMILIES[model.config.model_type].text:  # the others are used without a mask
+            given["attention_mask"] = tokens.attention_mask
+        if hasattr(model, "get_image_features"):
+            images = model.get_image_features(pixel_values=pixels)
+            return _pooled(images), _pooled(model.get_text_features(**given))
+        # BLIP has only the parts.
+        rows = model.vision_model(pixel_values=pixels).last_hidden_state
+        texts = model.text_encoder(**given).last_hidden_state
+        return model.vision_proj(rows[:, 0]), model.text_proj(texts[:, 0])
 
 
 class _OpenClipModel(_LiveModel):
@@ -279,31 +325,14 @@ class _OpenClipModel(_LiveModel):
             "tokenizer, config=...), the 'model_cfg' of its open_clip_config.json"
         )
 
-    def check(self, name: str) -> None:
-        stored = load_backbone(name)
+    def compute(self, stored: Backbone, pixels: Tensor) -> tuple[Tensor, Tensor]:
         ids = self._tokenizer(_TEXTS)
         if not torch.equal(ids, stored.tokenizer(_TEXTS)):
             raise CompatbenchError(
                 f"the tokenizer is not one that {self.kind} is used with: its settings are lost "
                 "when it is stored; give open_clip.get_tokenizer(NAME)"
             )
-        noise = self._preprocess(_noise())[None]
-        weights = sorted(self.model.visual.parameters(), key=lambda weight: -weight.ndim)
-        weight = weights[0]  # of the convolution, which has the precision of images
-        with _evaluating(self.model), torch.no_grad():
-            images = self.model.encode_image(noise.to(weight.device, weight.dtype))
-            texts = self.model.encode_text(ids.to(weight.device))
-        difference = max(
-            _difference(images, stored.encode_images(noise)),
-            _difference(texts, stored.encode_texts(_TEXTS)),
-        )
-        is_half = weight.dtype in (torch.float16, torch.bfloat16)
-        if not difference <= (_TOLERANCE_OF_HALF if is_half else _TOLERANCE):
-            raise CompatbenchError(
-                f"{self.kind}, read again from its weights, computes other features (up to "
-                f"{difference:.2g} apart); it was changed by more than its weights, or its config "
-                "is another one"
-            )
+        return self.model.encode_image(pixels), self.model.encode_text(ids.to(pixels.device))
 
 
 def _structure(model: nn.Module) -> tuple[object, ...]:
@@ -384,6 +413,12 @@ def _settings_of(preprocess: Any) -> dict[str, Any] | None:
         "interpolation": resize.interpolation.value,
         "resize_mode": "squash" if crop is None else "shortest",
     }
+
+
+def _pooled(features: Any) -> Tensor:
+    """Return the features that a model of transformers has computed, one for each input."""
+    pooled = getattr(features, "pooler_output", features)
+    return pooled[:, 0] if pooled.ndim == 3 else pooled  # FLAVA gives a feature for each token
 
 
 def _noise() -> Image.Image:

@@ -209,6 +209,13 @@ class Format(ABC):
             CompatbenchError: the file does not fit the format, the source or the classes.
         """
 
+    def list_beside(self, path: Path) -> list[Path]:
+        """Return the files beside a checkpoint that ``read`` reads too, whether they exist or not.
+
+        A second call of ``advise`` uses what the first one imported only if none has changed.
+        """
+        return []
+
     def confirm(self, imported: Import, method: Method, module: Module) -> bool:
         """Return True if the file confirms the classes and the source.
 

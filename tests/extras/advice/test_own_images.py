@@ -277,15 +277,39 @@ def test_second_call_with_given_modules_loads_no_model(
 def test_second_call_repeats_what_was_noted_on_a_checkpoint(work: Path) -> None:
     write_probe(work / "probe.npz")
     said = []
-    for _ in range(2):
+    advice = []
+    answers = work / "runs" / "answers"
+    for number in range(3):
+        if number == 2:  # files that are damaged are made again
+            for path in answers.glob("*/*"):
+                path.write_bytes(b"damaged")
         with pytest.warns(CompatbenchWarning) as caught:
-            cb.advise("photos", module=["output/seed1", "probe.npz"], **UPGRADE)
+            given = cb.advise("photos", module=["output/seed1", "probe.npz"], **UPGRADE)
+        advice.append(str(given))
         said.append([str(each.message) for each in caught])
-    assert said[0] == said[1]
-    for path in (work / "runs" / "answers").glob("*/*"):
-        path.write_bytes(b"damaged")
-    with pytest.warns(CompatbenchWarning):
-        cb.advise("photos", module="output/seed1", **UPGRADE)
+    assert said[0] == said[1] == said[2]
+    assert advice[0] == advice[1] == advice[2]
+    assert b"damaged" not in [path.read_bytes() for path in answers.glob("*/*")]
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_a_file_beside_a_checkpoint_is_read_again_if_it_has_changed(work: Path) -> None:
+    generator = torch.Generator().manual_seed(1)
+    task = load_task("mini-food")
+    classes = task.labels.names
+    keys = torch.randn(load_backbone("mini-clip").embed_dim, len(classes), generator=generator)
+    (work / "cache").mkdir()
+    torch.save(keys.half(), work / "cache" / "keys_1shots.pt")
+    values = torch.eye(len(classes))  # one image for each class
+    memory = Memory(work / "runs" / "answers", None, "cpu")
+    how = {"classes": None, "settings": {"alpha": 1, "beta": 1}}
+    modules = []
+    for stored in (values, values.flip(0), values):
+        torch.save(stored.half(), work / "cache" / "values_1shots.pt")
+        file = work / "cache" / "keys_1shots.pt"
+        modules.append(memory.import_checkpoint(file, task, "mini-clip", how))
+    assert torch.equal(modules[0]["values"], modules[2]["values"])
+    assert torch.equal(modules[0]["values"].flip(0), modules[1]["values"])
 
 
 @pytest.mark.filterwarnings(QUIET)

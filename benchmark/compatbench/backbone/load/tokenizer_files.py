@@ -11,11 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from compatbench.backbone.load.backbone_names import model_config
-from compatbench.backbone.load.find_weights import check_network, hub_cache, is_offline
+from compatbench.backbone.load.find_weights import (
+    beside_own_card,
+    check_network,
+    hub_cache,
+    is_offline,
+)
 from compatbench.backbone.load.hub_errors import explain_hub_error
 from compatbench.data.cards import BackboneCard
 from compatbench.data.cards.yaml_file import WEIGHTS_FOLDER
-from compatbench.errors import MissingWeights
+from compatbench.errors import BackboneError, MissingWeights
+from compatbench.files.project_folders import tasks_folder
 
 # A repository holds one of the first ones, and settings beside it.
 VOCABULARIES = (
@@ -35,6 +41,25 @@ def tokenizer_repository(card: BackboneCard) -> str:
         return ""
     text: dict[str, Any] = model_config(card).get("text_cfg", {})
     return text.get("hf_tokenizer_name", "")
+
+
+def find_merges(card: BackboneCard) -> Path | None:
+    """Return the file of byte-pair merges that a card names, beside it or in tasks/; else None.
+
+    Raises:
+        BackboneError: the file is missing.
+    """
+    if card.tokenizer is None:
+        return None
+    path = beside_own_card(card, card.tokenizer)
+    if path is None or not path.is_file():
+        path = tasks_folder() / card.tokenizer
+    if not path.is_file():
+        raise BackboneError(
+            f"backbone '{card.name}': tokenizer {path} is missing",
+            "restore the file (git checkout, or reinstall)",
+        )
+    return path
 
 
 def find_tokenizer(repository: str) -> Path | None:

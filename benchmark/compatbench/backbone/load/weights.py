@@ -19,7 +19,7 @@ from compatbench.backbone.load.backbone_names import (
     release_facts,
 )
 from compatbench.backbone.load.find_weights import BESIDE, find_weights
-from compatbench.backbone.load.tokenizer_files import locate_tokenizer
+from compatbench.backbone.load.tokenizer_files import find_merges, locate_tokenizer
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import BackboneCard, backbone_cards, suite_cards
 from compatbench.engine_version import ENGINE_VERSION
@@ -35,12 +35,21 @@ def weights_key(card: BackboneCard) -> str:
 
     For weights that ship with their card it is the card's own hash. Otherwise it covers the
     weights file, the preprocessing and the version of the engine, and for a folder its
-    configuration files too.
+    configuration files too. For a custom card that names a tokenizer it covers that, too.
 
     Raises:
         MissingWeights: the weights are not here and cannot be downloaded.
         BackboneError: the weights are damaged, or do not belong to the card's model.
     """
+    key = _hash_model(card)
+    if backbone_cards.own_folder(card.name) is None:
+        return key  # its tokenizer ships with it and never changes
+    merges = find_merges(card)
+    return key if merges is None else sha256_json([key, hash_weights(merges)])
+
+
+def _hash_model(card: BackboneCard) -> str:
+    """Return the hash of a backbone without its tokenizer."""
     if card.weights is not None and card.sha256 is not None:
         return card.sha256
     path = locate_weights(card)

@@ -33,7 +33,7 @@ from compatbench.method import Module, load_module
 from compatbench.method.checkpoint_reader import read_checkpoint
 from compatbench.method.convert import choose_classes, import_module
 from compatbench.method.predictions import Predictions
-from compatbench.method.registry import builtin_formats, builtin_methods
+from compatbench.method.registry import FormatRegistry, builtin_formats, builtin_methods
 from compatbench.results.evaluation import Evaluation, evaluate, settle_module
 from compatbench.results.measures import Answers
 
@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Memory:
-    """What was found out about given modules before.
+    """Results of earlier calls with the same modules.
 
     Attributes:
         folder: of the files.
@@ -100,7 +100,8 @@ class Memory:
     def describe(self, target: str) -> dict[str, Any]:
         """Return what a new model costs; to count its parameters, its library has to be loaded."""
         card = read_backbone(target)
-        facts = [card.model_dump(mode="json"), weights_key(card), version("open_clip_torch")]
+        facts = [card.model_dump(mode="json"), weights_key(card)]
+        facts += [version("open_clip_torch"), compatbench.__version__]
         path = self._path(sha256_json(facts)).with_suffix(".json")
         with suppress(OSError, ValueError):
             return json.loads(path.read_text(encoding="utf-8"))
@@ -135,7 +136,7 @@ class Memory:
         _, kept = choose_classes(task_labels(task.name), how["classes"], task.name)
         parts = [
             str(checkpoint.path.absolute()),  # whose folders may contain the shots and the seed
-            _hash_files([checkpoint.path, *checkpoint.path.parent.glob("*.json")]),
+            _hash_files(_list_inputs(checkpoint.path, formats)),
             _hash_files(formats.file_of(name) for name in formats.names()),
             [builtin_methods().identify(name) for name in given],
             [kept, how["classes"] == "all"],
@@ -150,6 +151,14 @@ class Memory:
 def _identify_models(*names: str) -> list[Any]:
     cards = [read_backbone(name) for name in names]
     return [[card.name, weights_key(card), card.config] for card in cards]
+
+
+def _list_inputs(path: Path, formats: FormatRegistry) -> list[Path]:
+    """Return a checkpoint and the files beside it that an import in any format may read."""
+    beside = set()
+    for name in formats.names():
+        beside.update(formats.get(name)().list_beside(path))
+    return [path, *(other for other in beside - {path} if other.is_file())]
 
 
 def _hash_files(paths: Iterable[Path]) -> list[tuple[str, str]]:
@@ -181,7 +190,7 @@ def _unpack(tensors: Mapping[str, torch.Tensor], side: str) -> Answers | None:
 
 
 def _listen(compute: Callable[[], Result]) -> tuple[Result, list[str]]:
-    """Return a result with the warnings of compatbench on the way to it, which are given, too."""
+    """Return a result and the warnings of compatbench that it raised; pass all warnings on."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = compute()
