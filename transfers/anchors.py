@@ -28,8 +28,8 @@ class Anchors(MappedTransfer):
     products f Σ⁻¹ a (Svendsen et al., *Improving Relative Representations with Learned Anchors and
     Whitened Inner Products*, arXiv:2605.30596). Σ is the covariance of each model's words, plus λ
     as above. The mixtures are learned on the source and are the same on the target, see
-    ``learn_mixtures``. Only the paper's summary could be read, and public code that fits it, from
-    which the loss is. The number of anchors and of steps and the rate are this project's.
+    ``learn_mixtures``. We could read only the paper's summary, and public code that matches it;
+    the loss is from that code. The numbers of anchors and steps, and the rate, are this project's.
     """
 
     card = TransferCard(

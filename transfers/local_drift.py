@@ -17,10 +17,10 @@ class LocalDrift(MappedTransfer):
     """The module sees f_t M_k, with M_k the rotation of the cluster k that is nearest to f_t.
 
     Drift-Adapter (see ``images``) with a map for each cluster, after *Local Drift-Adapters* by
-    J. Politzki, a post and the repository mixed-adapter, of which summaries could be read. M_k =
-    U Vᵀ with U S Vᵀ = svd(F_tᵀF_s / n + λ M), over the n images of the cluster. M is the rotation
-    of all images, as in ``images``, to which small clusters are drawn. One cluster, or λ → ∞, gives
-    ``images``.
+    J. Politzki (a post and the repository mixed-adapter); we could read only summaries of both.
+    M_k = U Vᵀ with U S Vᵀ = svd(F_tᵀF_s / n + λ M), over the n images of the cluster. M is the
+    rotation of all images, as in ``images``, towards which the maps of small clusters are shrunk.
+    One cluster, or λ → ∞, gives ``images``.
 
     F are normalised features of unlabelled images, and k-means finds the clusters in F_s. An image
     belongs to the cluster whose mean of F_t is nearest. λ is the one of ``dampings`` that is best
@@ -33,7 +33,7 @@ class LocalDrift(MappedTransfer):
         title="Local Drift-Adapter",
         paper="",
         access={"unlabelled"},
-        summary="Image features are rotated cluster by cluster, found from unlabelled images.",
+        summary="Image features are rotated, with one rotation per cluster of unlabelled images.",
         takes=JOINT_SPACE,
     )
 

@@ -32,7 +32,7 @@ class Ridge(MappedTransfer):
         title="Ridge map",
         paper="",
         access={"words", "unlabelled"},
-        summary="A map that is fitted on unlabelled images and drawn to the turn of the words.",
+        summary="A map fitted on unlabelled images and shrunk towards the rotation of the words.",
         takes=JOINT_SPACE,
     )
 
