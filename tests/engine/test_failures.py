@@ -121,6 +121,20 @@ def follow(tmp_path: Path, cell: Cell, crew: Script, **compute: Any) -> list[Eve
     return events
 
 
+@pytest.mark.parametrize(
+    "message", [("encoding", 5), ("encoding", ["all", 3]), ("gone", None), ("ended", 5), ([], "")]
+)
+def test_messages_that_a_method_has_changed_end_the_run_with_one_line(
+    cell: Cell, tmp_path: Path, message: tuple[Any, Any]
+) -> None:
+    crew = Script(start=[[READY]], zeroshot=[[("started", None), message]])
+    with pytest.raises(CompatbenchError, match="a method has changed what its process sends"):
+        follow(tmp_path, cell, crew)
+    idle = Script(start=[[message]])
+    with pytest.raises(CompatbenchError, match="a method has sent a message of no cell"):
+        follow(tmp_path, cell, idle)
+
+
 @pytest.mark.parametrize("last", [("died", "WorkerDied: x"), ("ended", "ValueError: x")])
 @pytest.mark.parametrize("retry", [0, 2])
 def test_a_cell_that_fails_is_retried_as_often_as_requested(

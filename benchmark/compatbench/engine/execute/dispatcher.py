@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.events import Event, OnEvent
+from compatbench.engine.plan_data import read_data
 from compatbench.engine.worker import Order
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 
@@ -158,8 +159,10 @@ class Dispatcher:
             raise CompatbenchError(value)
         elif kind == "died":
             self._replace(worker, value, self._crew.deaths)
+        elif worker not in self._tasks:
+            raise CompatbenchError("a method has sent a message of no cell; nothing of it was used")
         elif kind in ("held", "ended"):
-            self._end_task(self._tasks.pop(worker).order, kind, value)
+            self._end_task(self._tasks.pop(worker).order, kind, read_data(str, value))
         else:
             self._follow(self._tasks[worker], kind, value)
 
@@ -169,9 +172,14 @@ class Dispatcher:
             task.deadline = time.monotonic() + self._timeout
             task.is_loaded = True
         if kind == "encoding":
-            self._on_event(Event("encoding", task.order.cell, encoded=tuple(value)))
+            encoded = read_data(tuple[int, int], value)
+            self._on_event(Event("encoding", task.order.cell, encoded))
+        elif kind in ("started", "measured"):
+            self._on_event(Event(kind, task.order.cell))
         elif kind != "loaded":
-            self._on_event(Event(kind, task.order.cell))  # type: ignore[arg-type]
+            raise CompatbenchError(
+                "a method has changed what its process sends; nothing of it was used"
+            )
 
     def _end_task(self, order: Order, kind: str, error: str) -> None:
         if kind == "held":
