@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,29 @@ def test_mistakes_are_one_line_that_names_the_image(message: str, own_cache: Pat
     with pytest.raises(CompatbenchError, match=f"^{message}"):
         cb.task(*MISTAKES[message])
     assert not [*own_cache.rglob("*.yaml")]
+
+
+def test_only_bytes_of_usual_formats_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def encode(image: Image.Image, kind: str) -> dict[str, Any]:
+        file = io.BytesIO()
+        image.save(file, kind)
+        return {"bytes": file.getvalue()}
+
+    def refuse(value: dict[str, Any], message: str) -> None:
+        with pytest.raises(CompatbenchError, match=message):
+            cb.task([value, *IMAGES], [0, *LABELS], NAMES)
+
+    small = Image.new("RGB", (8, 8), 90)
+    refuse(encode(small, "EPS"), r"images\[0\] cannot be decoded \(unknown image format\)")
+    line = Image.new("L", (70_000, 1))
+    refuse(encode(line, "PNG"), "70,000 × 1 pixels; give 1 to .*, and at most 65,535 in a row")
+
+    def fail(*_: Any) -> None:
+        raise IndexError("index out of range")
+
+    damaged = encode(small, "PNG")
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+    refuse(damaged, r"images\[0\] cannot be decoded \(index out of range\); leave it out")
 
 
 def test_a_name_that_is_taken_or_an_object_in_place_of_a_name_is_one_line() -> None:

@@ -466,7 +466,7 @@ def test_downloads_are_named_and_need_consent(monkeypatch: pytest.MonkeyPatch) -
         (["photos", "--source", "mini-clip", "--target", "mini-clip"], "is the old model; name"),
         (
             ["photos", *OLD_AND_NEW, "--labels", "50"],
-            "largest class of 'photos' has 5 images in each half; give at most 5",
+            "largest class of 'photos' has 5 images in each half; give at most 5, or add images",
         ),
         (["--module", "output/seed1"], "--module needs your images"),
         (["--source", "mini-clip"], "--source needs your images"),
@@ -486,6 +486,17 @@ def test_a_suite_is_no_folder_of_images(work: Path) -> None:
     (work / "suite.yaml").write_text("")
     assert [are_images(name) for name in names] == [False, True, True, False, False]
     assert np.all([are_images(work / "photos")])
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_unequal_parts_of_a_card_are_not_called_halves(work: Path) -> None:
+    cb.new_task("photos", shots=1)
+    message = "in the smaller part; give at most .*, or make the card again with 'new-task --test-s"
+    with pytest.raises(CompatbenchError, match=message):
+        invoke("advise", "photos", *OLD_AND_NEW, "--labels", "5")
+    own = open_images("photos", "mini-clip", ["mini-eva-clip"], work)
+    sentence = advise_images._describe_fits(False, ["tip_adapter"], 1, own)
+    assert "of one part and tested on the other" in sentence
 
 
 @pytest.mark.filterwarnings(QUIET)

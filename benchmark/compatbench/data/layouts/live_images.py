@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from compatbench.data.images.source import MOST_PIXELS, SPLITS
+from compatbench.data.images.source import FORMATS, MOST_PIXELS, MOST_SIDE, SPLITS
 from compatbench.data.layouts.listing import SPLIT_NAMES
 from compatbench.errors import CompatbenchError
-from compatbench.messages import count
+from compatbench.messages import count, first_line
 
 # Usual columns of a dataset of the Hub, where the kinds of its columns do not show them.
 _IMAGES = ("image", "img", "images")
@@ -231,9 +231,9 @@ def as_rgb(value: Any, where: str) -> Image.Image:
     """
     if isinstance(value, dict) and value.get("bytes"):
         try:
-            value = Image.open(io.BytesIO(value["bytes"]))
-        except OSError:
-            raise CompatbenchError(f"{where} cannot be decoded; leave it out") from None
+            value = Image.open(io.BytesIO(value["bytes"]), formats=FORMATS)
+        except Exception as error:  # on a damaged file, decoders raise all kinds of errors
+            raise _undecodable(where, error) from None
     if hasattr(value, "detach"):  # a tensor of torch
         value = _from_tensor(value, where)
     if isinstance(value, np.ndarray):
@@ -243,9 +243,10 @@ def as_rgb(value: Any, where: str) -> Image.Image:
         fix = "give PIL images or arrays; for images in files: cb.new_task(FOLDER)"
         raise CompatbenchError(f"{where} has the type {kind}, not that of an image; {fix}")
     pixels = value.width * value.height
-    if not 0 < pixels <= MOST_PIXELS:
+    if not 0 < pixels <= MOST_PIXELS or max(value.size) > MOST_SIDE:
         raise CompatbenchError(
-            f"{where} has {value.width:,} × {value.height:,} pixels; give 1 to {MOST_PIXELS:,}"
+            f"{where} has {value.width:,} × {value.height:,} pixels; give 1 to {MOST_PIXELS:,}, "
+            f"and at most {MOST_SIDE:,} in a row or column"
         )
     try:
         value.load()
@@ -255,8 +256,17 @@ def as_rgb(value: Any, where: str) -> Image.Image:
             if largest > 255:
                 raise CompatbenchError(f"{where} has more than 8 bits a pixel; give it with 8")
         return ImageOps.exif_transpose(value).convert("RGB")
-    except OSError as error:  # Pillow decodes a file when its pixels are needed
-        raise CompatbenchError(f"{where} cannot be decoded ({error}); leave it out") from None
+    except CompatbenchError:
+        raise
+    except Exception as error:  # Pillow decodes a file when its pixels are needed
+        raise _undecodable(where, error) from None
+
+
+def _undecodable(where: str, error: Exception) -> CompatbenchError:
+    reason = first_line(error)
+    if isinstance(error, Image.UnidentifiedImageError):
+        reason = "unknown image format"
+    return CompatbenchError(f"{where} cannot be decoded ({reason}); leave it out")
 
 
 def _from_tensor(tensor: Any, where: str) -> np.ndarray:

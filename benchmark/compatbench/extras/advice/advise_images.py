@@ -198,12 +198,17 @@ def choose_targets(targets: Names, source: str) -> list[str]:
 def _check_labels(labels: int, own: OwnImages) -> None:
     """Raise CompatbenchError if no class has so many training images."""
     most = min(load_task(half).max_shots for half in own.halves)
-    if labels > most:
-        where = "each half" if len(own.halves) > 1 else "the training split"
-        raise CompatbenchError(
-            f"{labels} labels per class: the largest class of '{own.task.name}' has "
-            f"{count(most, 'image')} in {where}; give at most {most}, or add images"
-        )
+    if labels <= most:
+        return
+    where = "each half" if len(own.halves) > 1 else "the training split"
+    fix = "add images"
+    if own.part == "part":
+        where = "the smaller part"
+        fix = "make the card again with 'new-task --test-share 0.5 --replace'"
+    raise CompatbenchError(
+        f"{labels} labels per class: the largest class of '{own.task.name}' has "
+        f"{count(most, 'image')} in {where}; give at most {most}, or {fix}"
+    )
 
 
 def _choose_methods(methods: Names) -> list[str]:
@@ -248,7 +253,8 @@ def _describe_fits(by_default: bool, methods: Sequence[str], shots: int, own: Ow
         who = "Retrained modules learned"
     images = f"up to {count(shots, 'image')} per class"
     if len(own.halves) > 1:
-        return f"{who} on {images} of one half and tested on the other, {len(SEEDS)} seeds each."
+        where = f"of one {own.part} and tested on the other"
+        return f"{who} on {images} {where}, {len(SEEDS)} seeds each."
     return f"{who} on {images} of the training split, {len(SEEDS)} seeds."
 
 

@@ -55,8 +55,9 @@ class OwnImages:
     Attributes:
         task: the task as its card describes it, with training and test images.
         tested: the same task with the images that a given module is tested on.
-        halves: the tasks of a cross-fit. Each trains on one half of the images, and is tested on
-            the other one. It is the task alone if it has test images of its own.
+        halves: the tasks of a cross-fit. Each trains on one part of the images, and is tested on
+            the other one. These are halves unless ``new-task`` made the card. It is the task alone
+            if it has test images of its own.
         cards: the words with which other commands find the card of the task.
         data_root: the words with which they find its images.
     """
@@ -66,6 +67,12 @@ class OwnImages:
     halves: tuple[str, ...]
     cards: tuple[str, ...] = ()
     data_root: tuple[str, ...] = ()
+
+    @property
+    def part(self) -> str:
+        """Return the word for a part of a cross-fit: half, or part if the sizes differ."""
+        sizes = [load_task(half).max_shots for half in self.halves]
+        return "half" if max(sizes) - min(sizes) <= 1 else "part"
 
     def half_of(self) -> Array:
         """Return the number of the half that each tested image is in, ``[images]``."""
@@ -236,7 +243,7 @@ def _write_swapped(card: Path) -> str:
     values: dict[str, Any] = load_yaml(card.read_text(encoding="utf-8"))
     name = SWAPPED.format(values["name"])
     values["name"] = name
-    values["title"] = f"{values['title']}, the halves swapped"
+    values["title"] = f"{values['title']}, training and test images swapped"
     lists = card.with_suffix(".csv")
     values["source"] = values["source"] | {"file": f"{name}.csv"}
     counts = values["counts"]
