@@ -12,7 +12,7 @@ from unrecorded_methods import UNRECORDED
 
 from compatbench.data.cards import suite_cards, suite_tasks, task_cards
 from compatbench.engine.cell import shorten_key
-from compatbench.engine.keys import data_key
+from compatbench.engine.keys import InputHashes, data_key
 from compatbench.engine.request import make_request
 from compatbench.method.registry import builtin_methods
 from compatbench.method.transfer import JOINT_SPACE
@@ -41,12 +41,13 @@ def test_every_row_is_of_the_code_the_weights_and_the_images_that_are_committed(
     shown = read_suite_page(suite, ResultFiles(REPOSITORY))
     results = shown.results.restrict({*METHODS, *suite.configs})
     expected = set()
+    hashes = InputHashes()
     for transfer in results.frame["transfer"].unique():
         methods = results.frame.loc[results.frame["transfer"] == transfer, "method"].unique()
         cells = cells_of(suite, list(methods), transfers=[transfer], seeds=shown.expected.seeds)
         for cell in cells:
             for backbone, test_set in product(cell.backbones, cell.test_sets):
-                data = shorten_key(data_key(backbone, test_set))
+                data = shorten_key(data_key(backbone, test_set, hashes))
                 expected.add((shorten_key(cell.key), backbone, test_set, data))
     places = results.frame[["key", "backbone", "test_set", "data"]]
     assert set(places.itertuples(index=False, name=None)) == expected

@@ -260,7 +260,6 @@ def test_an_image_with_other_content_of_the_same_size_is_another_one(work: Path)
         content = file.read_bytes()
         for changed in (content, content[:-1] + b"x", content):
             file.write_bytes(changed)
-            load_again()
             task = load_task(name)
             every = [*task.split("train"), *task.split("test")]
             keys.append(task.fingerprint(every))
@@ -285,10 +284,24 @@ def test_hashes_of_unchanged_images_are_read_from_the_cache(
     assert task.fingerprint(task.split("train")) == before
     image = work / "pets" / task.split("train")[0].id
     image.write_bytes(image.read_bytes())
-    load_again()
-    task = load_task("pets")
     with pytest.raises(AssertionError, match="is read again"):
         task.fingerprint(task.split("train"))
+
+
+@pytest.mark.parametrize("entry", [None, 5, [], [1, 2], [1, 2, 3], ["1", 2, "3"]])
+def test_damaged_hashes_in_the_cache_are_computed_again(
+    work: Path, monkeypatch: pytest.MonkeyPatch, entry: object
+) -> None:
+    monkeypatch.setenv("COMPATBENCH_CACHE", str(work / "cache"))
+    write_folders(work / "pets")
+    cb.new_task("pets")
+    task = load_task("pets")
+    samples = task.split("train")
+    before = task.fingerprint(samples)
+    [kept] = (work / "cache" / "hashes").glob("images-*.json")
+    for damaged in ([entry], dict.fromkeys(json.loads(kept.read_text()), entry)):
+        kept.write_text(json.dumps(damaged))
+        assert task.fingerprint(samples) == before
 
 
 def test_broken_images_can_be_left_out_and_are_listed(work: Path) -> None:

@@ -25,9 +25,7 @@ def hash_images(folder: Path, paths: Iterable[Path]) -> list[str]:
     """
     place = sha256_bytes(os.path.realpath(folder).encode())
     kept = default_cache_folder() / "hashes" / f"images-{place}.json"
-    known: dict[str, list[object]] = {}
-    with suppress(OSError, ValueError, RecursionError):
-        known = dict(json.loads(kept.read_text(encoding="utf-8")))
+    known = _read(kept)
     named = [str(path) for path in paths]
     states = {}
     for name in dict.fromkeys(named):
@@ -48,3 +46,17 @@ def hash_images(folder: Path, paths: Iterable[Path]) -> list[str]:
         with suppress(CompatbenchError):
             write_atomic(kept, canonical_json(known).encode())
     return [str(known[name][2]) for name in named]
+
+
+def _read(kept: Path) -> dict[str, list[object]]:
+    """Return the size, time and hash of each file; a damaged entry is left out."""
+    entries: object = None
+    with suppress(OSError, ValueError, RecursionError):
+        entries = json.loads(kept.read_text(encoding="utf-8"))
+    if not isinstance(entries, dict):
+        return {}
+    return {name: entry for name, entry in entries.items() if _is_whole(entry)}
+
+
+def _is_whole(entry: object) -> bool:
+    return isinstance(entry, list) and [type(each) for each in entry] == [int, int, str]

@@ -25,21 +25,40 @@ from compatbench.method import Method, MethodCard
 from compatbench.method.registry import describe_transfer, find_transfer
 
 
-def key_cells(matrix: Matrix, missing: Missing | None = None) -> list[Cell]:
+class InputHashes:
+    """The hashes of images and weights, each computed once.
+
+    Files and cards may change between two plans of one process, so each plan needs a new object.
+    """
+
+    def __init__(self) -> None:
+        self.test_set = cache(_hash_test_set)
+        self.unlabelled = cache(_hash_unlabelled)
+        self.draw = cache(_hash_draw)
+        self.weights = cache(_hash_weights)
+
+
+def key_cells(
+    matrix: Matrix, missing: Missing | None = None, hashes: InputHashes | None = None
+) -> list[Cell]:
     """Return the cells with their keys, without missing targets, test sets or whole cells.
 
     Cells whose images are broken are included, marked as ``broken``. If only some test sets are
     broken, they are a cell of their own after the rest. Missing weights are fetched, unless they
     are in ``missing``.
+
+    Args:
+        hashes: what several calls for one plan share.
     """
     missing = Missing() if missing is None else missing
-    key_fit = _fit_keys(matrix)
+    hashes = hashes or InputHashes()
+    key_fit = _fit_keys(matrix, hashes)
 
     # The same for many cells, and computed once.
     @cache
     def list_places(backbones: tuple[str, ...], test_sets: tuple[str, ...]) -> tuple[Where, ...]:
         pairs = product(backbones, test_sets)
-        return tuple((name, test_set, data_key(name, test_set)) for name, test_set in pairs)
+        return tuple((name, test_set, data_key(name, test_set, hashes)) for name, test_set in pairs)
 
     cells = []
     for cell in matrix.cells:
@@ -59,7 +78,7 @@ def key_cells(matrix: Matrix, missing: Missing | None = None) -> list[Cell]:
             fit_key = key_fit(choice, cell)
             others = _list_others(matrix, replace(cell, backbones=backbones), key_fit)
             key = transfer_key(
-                fit_key, choice.transfer, cell.task, cell.seed, cell.training, others
+                fit_key, choice.transfer, cell.task, cell.seed, cell.training, others, hashes
             )
         except BrokenImages as error:
             cells.append(_mark_broken(cell, str(error)))
@@ -73,20 +92,21 @@ def key_cells(matrix: Matrix, missing: Missing | None = None) -> list[Cell]:
     return cells
 
 
-def _fit_keys(matrix: Matrix) -> Callable[[MethodChoice, Cell], str]:
+def _fit_keys(matrix: Matrix, hashes: InputHashes) -> Callable[[MethodChoice, Cell], str]:
     """Return a function that returns the key of a cell's fit."""
 
     # The same for many cells, and computed once.
     @cache
     def identify_method(choice: MethodChoice, task: str) -> tuple[str, dict[str, Any]]:
         config = _settings_of(matrix, choice, task).config
-        identity = identify(choice.identity, choice.method.card, task, config)
+        identity = identify(choice.identity, choice.method.card, task, config, hashes)
         return identity, changed_settings(choice.method, config)
 
     def key_fit(choice: MethodChoice, cell: Cell) -> str:
         identity, changed = identify_method(choice, cell.task)
         draw = (cell.task, cell.shots, cell.seed)
-        return module_key(identity, changed, cell.source, draw, cell.training, cell.held_out_of)
+        held_out_of = cell.held_out_of
+        return module_key(identity, changed, cell.source, draw, cell.training, held_out_of, hashes)
 
     return key_fit
 
@@ -160,6 +180,7 @@ def module_key(
     draw: tuple[str, int, int],
     training: TrainingCard,
     held_out_of: int | None = None,
+    hashes: InputHashes | None = None,
 ) -> str:
     """Return the hash of everything that decides a module: the key of the copied cell.
 
@@ -172,14 +193,15 @@ def module_key(
         draw: task, shots and seed.
         held_out_of: as for ``draw_shots``.
     """
+    hashes = hashes or InputHashes()
     task, shots, seed = draw
-    images = _hash_draw(draw_shots, task, shots, seed, training.val_shots, held_out_of)
+    images = hashes.draw(draw_shots, task, shots, seed, training.val_shots, held_out_of)
     return sha256_json(
         {
             "engine": ENGINE_VERSION,
             "method": method,
             "config": changed,
-            "data": sha256_json([*_hash_weights(source), *images]),
+            "data": sha256_json([*hashes.weights(source), *images]),
             "shots": shots,
             "seed": seed,
             # The cap on steps is in the config of the methods that it reaches.
@@ -195,6 +217,7 @@ def transfer_key(
     seed: int,
     training: TrainingCard,
     others: Sequence[Cell] = (),
+    hashes: InputHashes | None = None,
 ) -> str:
     """Return the key of a cell whose module reaches other backbones by this transfer.
 
@@ -204,14 +227,15 @@ def transfer_key(
     """
     if transfer == COPIED:
         return module
+    hashes = hashes or InputHashes()
     instance = find_transfer(transfer)
     access = instance.card.access
     needed = describe_transfer(instance)
     if "unlabelled" in access:
-        needed["unlabelled"] = _hash_unlabelled(task)
+        needed["unlabelled"] = hashes.unlabelled(task)
     if "labels" in access:
         shots = instance.config.shots
-        needed["labels"] = _hash_draw(draw_first, task, shots, seed, training.val_shots)
+        needed["labels"] = hashes.draw(draw_first, task, shots, seed, training.val_shots)
     if others:
         source = others[0].source
         needed["modules"] = [other.key for other in others if other.source == source]
@@ -222,12 +246,13 @@ def transfer_key(
     return sha256_json(parts)
 
 
-def data_key(backbone: str, test_set: str) -> str:
+def data_key(backbone: str, test_set: str, hashes: InputHashes | None = None) -> str:
     """Return the hash of a backbone's weights and of a test set: images, labels, descriptions.
 
     The weights are located, and fetched where that is allowed, but no model is loaded.
     """
-    return sha256_json([*_hash_weights(backbone), _hash_test_set(test_set)])
+    hashes = hashes or InputHashes()
+    return sha256_json([*hashes.weights(backbone), hashes.test_set(test_set)])
 
 
 def zero_shot_key(data: str, precision: str) -> str:
@@ -236,17 +261,22 @@ def zero_shot_key(data: str, precision: str) -> str:
 
 
 def identify(
-    code: str, card: MethodCard, task: str, config: Mapping[str, Any] | None = None
+    code: str,
+    card: MethodCard,
+    task: str,
+    config: Mapping[str, Any] | None = None,
+    hashes: InputHashes | None = None,
 ) -> str:
     """Return the identity of a method's code, with everything else that its card says it needs."""
+    hashes = hashes or InputHashes()
     parts = [code]
     if "descriptions" in card.needs:
         parts.append(sha256_json(load_task(task).labels_for(card.needs).descriptions))
     if "unlabelled" in card.needs:
-        parts.append(_hash_unlabelled(task))
+        parts.append(hashes.unlabelled(task))
     teacher = find_teacher(card, config or {})
     if teacher is not None:
-        parts.append(sha256_json(_hash_weights(teacher)))
+        parts.append(sha256_json(hashes.weights(teacher)))
     if "stream" in card.needs:
         parts.append("stream")
     return "+".join(parts)
@@ -267,7 +297,6 @@ def describe_training(training: TrainingCard) -> dict[str, Any]:
     return training.model_dump(mode="json", exclude={"max_steps"}, exclude_defaults=True)
 
 
-@cache
 def _hash_test_set(name: str) -> str:
     task = load_test_set(name)
     images = task.fingerprint(task.split("test"))
@@ -288,13 +317,11 @@ def _own_texts(task: Task) -> tuple[tuple[str, ...], ...]:
         return ()
 
 
-@cache
 def _hash_unlabelled(name: str) -> str:
     task = load_task(name)
     return task.source.fingerprint(task.split("train"))
 
 
-@cache
 def _hash_draw(make: Callable[..., Draw], name: str, *arguments: Any) -> tuple[str, str]:
     """Return the hashes of the training and of the validation images of a draw."""
     task = load_task(name)
@@ -302,7 +329,6 @@ def _hash_draw(make: Callable[..., Draw], name: str, *arguments: Any) -> tuple[s
     return task.fingerprint(draw.train), task.fingerprint(draw.val)
 
 
-@cache
 def _hash_weights(backbone: str) -> tuple[str, Any]:
     card = read_backbone(backbone)
     return weights_key(card), card.config

@@ -14,7 +14,7 @@ import pandas as pd
 
 from compatbench.data.cards import suite_variants
 from compatbench.engine.cell import Cell, shorten_key
-from compatbench.engine.keys import key_cells
+from compatbench.engine.keys import InputHashes, key_cells
 from compatbench.engine.matrix import build_matrix
 from compatbench.engine.missing import Missing, find_missing
 from compatbench.engine.plan import Plan, find_teachers
@@ -42,27 +42,30 @@ def find_outdated_rows(plan: Plan, stored: Mapping[str, pd.DataFrame]) -> frozen
     """
     planned = _list_hashes(plan.cells)
     missing: Missing | None = None
+    hashes = InputHashes()
     outdated: set[RowKey] = set()
     for name in dict.fromkeys(cell.name for cell in (*plan.cells, *plan.broken)):
         if name not in stored:
             continue
         rows = stored[name]
-        hashes = zip(rows["key"], rows["data"], strict=True)
-        others = rows.loc[[pair not in planned for pair in hashes]]
+        pairs = zip(rows["key"], rows["data"], strict=True)
+        others = rows.loc[[pair not in planned for pair in pairs]]
         if others.empty:
             continue
         if missing is None:
             teachers = find_teachers(plan.suite, plan.methods)
             missing = find_missing(plan.suite, teachers=teachers)
-        outdated.update(_find_outdated(plan, name, others, missing))
+        outdated.update(_find_outdated(plan, name, others, missing, hashes))
     return frozenset(outdated)
 
 
-def _find_outdated(plan: Plan, name: str, rows: pd.DataFrame, missing: Missing) -> Iterable[RowKey]:
+def _find_outdated(
+    plan: Plan, name: str, rows: pd.DataFrame, missing: Missing, hashes: InputHashes
+) -> Iterable[RowKey]:
     """Yield the rows of one method, none of them of the plan's own cells, that no longer hold."""
     if missing.backbones.keys() & find_teachers(plan.suite, [name]):
         return  # another machine has the teacher
-    cells = _plan_rows(plan, name, rows, missing)
+    cells = _plan_rows(plan, name, rows, missing, hashes)
     current = _list_hashes(cells)
     # Rows that were measured before their images broke still hold.
     unreadable = set()
@@ -83,7 +86,9 @@ def _find_outdated(plan: Plan, name: str, rows: pd.DataFrame, missing: Missing) 
             yield name, key, data
 
 
-def _plan_rows(plan: Plan, name: str, rows: pd.DataFrame, missing: Missing) -> list[Cell]:
+def _plan_rows(
+    plan: Plan, name: str, rows: pd.DataFrame, missing: Missing, hashes: InputHashes
+) -> list[Cell]:
     """Return the cells of the suite that these rows could be of, with their keys.
 
     Rows may be of shots, seeds and transfers beside the suite's.
@@ -103,7 +108,7 @@ def _plan_rows(plan: Plan, name: str, rows: pd.DataFrame, missing: Missing) -> l
         seeds=tuple(sorted({int(number) for number in rows["seed"]})),
         transfers=tuple(transfers),
     )
-    return key_cells(build_matrix(request), missing)
+    return key_cells(build_matrix(request), missing, hashes)
 
 
 def _list_hashes(cells: Iterable[Cell]) -> set[tuple[str, str]]:

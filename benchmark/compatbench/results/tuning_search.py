@@ -23,7 +23,7 @@ from compatbench.data.cards.schemas import TuningCard
 from compatbench.data.cards.shots import ALL_SHOTS
 from compatbench.data.draws import HELD_OUT, count_kept
 from compatbench.engine.cell import Cell, provenance
-from compatbench.engine.keys import data_key
+from compatbench.engine.keys import InputHashes, data_key
 from compatbench.engine.matrix import MethodChoice, build_matrix
 from compatbench.engine.method_settings import resolve_settings
 from compatbench.engine.pace import count_images
@@ -279,9 +279,10 @@ def _plan_settings(
     )
     plan = make_plan(request)
     tested = []
+    hashes = InputHashes()
     for cell in plan.cells:
         held_out = HELD_OUT.format(cell.task, shots, cell.seed)
-        place = (cell.source, held_out, data_key(cell.source, held_out))
+        place = (cell.source, held_out, data_key(cell.source, held_out, hashes))
         tested.append(replace(cell, test_sets=(held_out,), places=(place,)))
     return Search(replace(plan, cells=tuple(tested)), kept, tuple(proposed))
 

@@ -31,6 +31,7 @@ from compatbench.data.dataset_folders import cards_option
 from compatbench.data.draws import draw_shots
 from compatbench.data.labels import Labels
 from compatbench.data.task import Task, load_task
+from compatbench.engine.execute.run_plan import run_plan
 from compatbench.engine.plan import Plan
 from compatbench.engine.single_module import Fitted
 from compatbench.errors import CompatbenchError, CompatbenchWarning
@@ -237,6 +238,40 @@ def test_labels_add_retraining_and_a_second_call_reuses_everything(
 
 
 @pytest.mark.filterwarnings(QUIET)
+def test_a_changed_task_is_measured_again_in_the_same_process(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[Plan] = []
+
+    def record(plan: Plan, *rest: Any) -> Any:
+        planned.append(plan)
+        return run_plan(plan, *rest)
+
+    monkeypatch.setattr("compatbench.extras.advice.cross_fit.run_plan", record)
+    files = sorted((work / "photos").glob("*/*.png"))
+    images = [Image.open(file) for file in files]
+    labels = [file.parent.name for file in files]
+    names = sorted(set(labels))
+
+    def advise_on(images: list[Image.Image], labels: list[str], **how: Any) -> set[object]:
+        task = cb.task(images, labels, names, name="pets", out="cards", **how)
+        advice = cb.advise(task, methods="tip_adapter", **UPGRADE)
+        tested = len(load_task("pets").split("test"))
+        assert set(advice.frame["images"]) == {tested}
+        return {(cell.key, *cell.places) for cell in planned.pop().cells}
+
+    kinds = [
+        advise_on(images, labels),
+        advise_on(images, labels, template=["a drawing of a {}."]),
+        advise_on(images[1:], labels[1:]),
+        advise_on([images[0].rotate(180), *images[1:]], labels),
+    ]
+    for first, second in itertools.combinations(kinds, 2):
+        assert not first & second
+    assert advise_on(images, labels) == kinds[0]
+
+
+@pytest.mark.filterwarnings(QUIET)
 def test_second_call_with_given_modules_loads_no_model(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +284,6 @@ def test_second_call_with_given_modules_loads_no_model(
 
     monkeypatch.setattr("compatbench.backbone.backbone.build_model", refuse)
     monkeypatch.setattr("compatbench.extras.advice.targets.build_architecture", refuse)
-    load_again()
     second = cb.advise("photos", **how)
     assert str(second) == str(first)
     assert second.options.equals(first.options)
@@ -261,11 +295,9 @@ def test_second_call_with_given_modules_loads_no_model(
     image = next((work / "photos").glob("*/*.png"))
     content = image.read_bytes()
     image.write_bytes(content + b" ")
-    load_again()
     with pytest.raises(AssertionError, match="a model is loaded"):
         cb.advise("photos", **how)
     image.write_bytes(content)
-    load_again()
     assert str(cb.advise("photos", **how)) == str(first)
     config = work / "adapter" / "adapter_config.json"
     config.write_text(config.read_text().replace('"lora_alpha": 2', '"lora_alpha": 4'))

@@ -99,7 +99,6 @@ class ImageSource:
         for split in SPLITS:
             self.samples[split] = samples.get(split, ())
         self._sizes: dict[str, int] = {}
-        self._hashes: dict[str, str] = {}
 
     def check_files(self) -> None:
         """Look for every file; the error names the first one that is missing."""
@@ -133,14 +132,15 @@ class ImageSource:
         """Return the hash of everything that decides these images and their order, except labels.
 
         For files these are their names and sizes in bytes. They are not read, so that 50,000
-        images take a second. An image that was replaced by one of exactly the same size is not
-        noticed, unless the source has ``hash_files``: then the content of each file counts.
+        images take a second, and each is looked at once. An image that was replaced by one of
+        exactly the same size is not noticed, unless the source has ``hash_files``: then the
+        content of each file counts, and every call looks at the files again.
 
         Raises:
             CompatbenchError: a file is missing.
         """
         for sample in samples:
-            if sample.id not in self._sizes:
+            if sample.id not in self._sizes or self.hash_files is not None:
                 self._sizes[sample.id] = self.size(sample)
         identities = [(sample.id, self._sizes[sample.id]) for sample in samples]
         facts = [identities, ENGINE_VERSION]
@@ -154,14 +154,11 @@ class ImageSource:
         self, samples: Sequence[Any], hash_files: Callable[[Path, Sequence[Path]], list[str]]
     ) -> list[str]:
         """Return the hash of the file of each image."""
-        new = [sample for sample in samples if sample.id not in self._hashes]
         files = []
-        for sample in new:
+        for sample in samples:
             is_stored = isinstance(sample, Stored)
             files.append(sample.container if is_stored else self.base / sample.id)
-        for sample, digest in zip(new, hash_files(self._folder, files), strict=True):
-            self._hashes[sample.id] = digest
-        return [self._hashes[sample.id] for sample in samples]
+        return hash_files(self._folder, files)
 
     def image(self, sample: Any) -> Image.Image:
         """Return the image of a sample, RGB.
@@ -201,7 +198,6 @@ class ImageSource:
         source = copy.copy(self)
         source.samples = {}
         source._sizes = {}
-        source._hashes = {}
         return source
 
     def find_broken(
