@@ -135,6 +135,17 @@ def test_the_same_images_are_stored_once_in_any_order(own_cache: Path) -> None:
     assert len(load_task(first).split("test")) == 12
 
 
+def test_another_draw_of_the_same_images_is_another_task() -> None:
+    """Else a module could be tested on images that it was trained on."""
+    first = cb.task(IMAGES, LABELS, NAMES)
+    before = load_task(first).split("test")
+    settings: list[dict[str, Any]] = [{"shots": 2}, {"seed": 2}, {"test_share": 0.4}]
+    settings.append({"template": ["a drawing of a {}."]})
+    names = {cb.task(IMAGES, LABELS, NAMES, **each) for each in settings}
+    assert len({first, *names}) == 5
+    assert load_task(first).split("test") == before
+
+
 def test_cards_and_images_can_be_in_a_folder_of_ones_own(tmp_path: Path) -> None:
     made = cb.task(IMAGES, LABELS, NAMES, name="pets", out="here")
     assert made.made.card == tmp_path / "here" / "pets.yaml"
@@ -278,6 +289,8 @@ def test_a_task_is_accepted_where_its_name_is() -> None:
     assert module.about["task"] == task
     plan = cb.plan(methods=["zeroshot"], tasks=[task], seeds=1)
     assert plan.suite.name == task.suite
+    with pytest.raises(CompatbenchError, match="no task in this suite named 'task-"):
+        cb.plan("mini", methods=["zeroshot"], tasks=[task])
     results = cb.run(
         methods=["zeroshot"], tasks=[task], seeds=1, compute=cb.Compute(executor="here")
     )

@@ -108,7 +108,6 @@ def test_own_descriptions_change_the_test_set_key(found: Path) -> None:
         (found / "pets.yaml").write_text(card)
         (found / "texts.json").write_text(json.dumps(texts))
         task_module._load.cache_clear()
-        keys._hash_test_set.cache_clear()
         return keys.data_key("mini-clip", "pets")
 
     texts = {"cat": ["it purrs"], "dog": ["it barks"]}
@@ -116,6 +115,20 @@ def test_own_descriptions_change_the_test_set_key(found: Path) -> None:
     assert plain == key({"cat": ["it purrs"]})  # incomplete, so they are not used
     assert len({plain, key(texts), key(texts | {"dog": ["it howls"]})}) == 3
     assert key(texts) == key(texts | {"elk": ["it bells"]})
+
+
+def test_path_may_be_an_object_of_pathlib(cards: Path) -> None:
+    task = cards / "pets.yaml"
+    assert task_cards.read(task).name == "pets"
+    assert backbone_cards.read(cards / "house-clip.yaml").name == "house-clip"
+    assert load_task(task).name == "pets"
+    suite = cards / "suites" / "mine.yaml"
+    plan = cb.plan(suite, "zeroshot", tasks=task)
+    assert plan.frame["cells"].tolist() == [1]
+    assert plan.request.suite_given == str(suite)
+    assert cb.plan(suite, "zeroshot", tasks=[task]).frame.equals(plan.frame)
+    with pytest.raises(CompatbenchError, match="no task of suite 'mine' matches"):
+        cb.plan(suite, "zeroshot", tasks=[task, "!pets"])
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ from compatbench.messages import can_show_bar, count
 if TYPE_CHECKING:
     import pandas as pd
 
-DEFAULT_SUITE = "mini"  # of ``run`` and ``plan``
+DEFAULT_SUITE = "mini"  # of ``run`` and ``plan``, if the task has no suite
 FOLDER = "tasks"  # in the cache
 IMAGES = "images"  # in that folder: the images of all tasks
 _DIGITS = 32  # of the hash in the name of an image's file
@@ -92,7 +92,7 @@ def task(
     """Make a task of images that are in memory.
 
     The images are stored as PNG files under the hash of their pixels. The same images are stored
-    once, and give the same task.
+    once. With the same settings, they give the same task.
 
     Args:
         images: a list of PIL images or of arrays of bytes (height × width × 3); a dataset of torch
@@ -100,7 +100,8 @@ def task(
             ``datasets``. Or one of these for each split: ``{"train": ..., "test": ...}``.
         labels: for lists: the number or name of each image's class; by split if the images are.
         names: names of the classes, in the order of their numbers; by default those of the data.
-        name: the task's name; by default ``task-`` with a hash of its images.
+        name: the task's name; by default ``task-`` with a hash of its images, classes, ``seed``,
+            ``shots``, ``test_share`` and ``template``.
         source, target, shots, seed, test_share, template: as for ``new_task``, which draws the test
             images if no split is given, and makes a suite of the upgrade.
         out: the folder for the cards and the images; by default in the cache. The cards are written
@@ -124,9 +125,13 @@ def task(
     _check_classes(places, class_names)
     rows = sorted(places)
     digest = sha256_json([rows, class_names])
-    name = name_task(name or f"task-{digest[:_NAME_DIGITS]}", folder)
+    # Modules must not be tested on images that they were trained on, so that another draw is
+    # another task.
+    draw = f"{seed} {shots} {test_share}"
+    identity = sha256_json([digest, draw, list(template or ())])
+    name = name_task(name or f"task-{identity[:_NAME_DIGITS]}", folder)
     # In the cache, each name has a folder, so that it can get other images.
-    cards = root if out is not None else root / f"{name}-{digest[:_NAME_DIGITS]}"
+    cards = root if out is not None else root / f"{name}-{identity[:_NAME_DIGITS]}"
     _forget_earlier(name, root, cards)
     listed = folder / f"{digest[:_DIGITS]}.csv"
     lines = ["path,label,split"]
@@ -238,16 +243,18 @@ def _warn(text: str) -> None:
     warnings.warn(text, CompatbenchWarning, stacklevel=3)
 
 
-def choose_suite(suite: str | SuiteCard, tasks: str | Sequence[str]) -> str | SuiteCard:
-    """Return the suite of a task that was in memory, in place of the default suite.
+def choose_suite(suite: str | SuiteCard | None, tasks: str | Sequence[str]) -> str | SuiteCard:
+    """Return the given suite, or else that of a task that was in memory, or else the default.
 
     Raises:
         CompatbenchError: there are several tasks, each with a suite.
     """
-    listed = [tasks] if isinstance(tasks, str) else tasks
-    own = [each for each in listed if isinstance(each, StoredTask)]
-    if suite != DEFAULT_SUITE or not own:
+    if suite is not None:
         return suite
+    listed = tasks if isinstance(tasks, (list, tuple)) else [tasks]
+    own = [each for each in listed if isinstance(each, StoredTask)]
+    if not own:
+        return DEFAULT_SUITE
     if len(listed) > 1:
         raise CompatbenchError(
             "tasks: a task of cb.task has a suite of its own; run one at a time, or write a suite "

@@ -318,7 +318,7 @@ def plan_cells(request: Request, missing: Missing | None = None) -> list[Cell]:
 
 
 def plan(
-    suite: str | SuiteCard = "mini",
+    suite: str | SuiteCard | None = None,
     methods: Methods = "all",
     *,
     tasks: Names = "all",

@@ -7,6 +7,7 @@ that needs no PyTorch, for commands that want to refuse a misspelt name at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -85,7 +86,7 @@ def make_request(
         CompatbenchError: an unknown name, a broken card or method file, or an empty selection.
     """
     card = suite_cards.read(suite)
-    suite_given = suite if isinstance(suite, str) else suite.name
+    suite_given = suite.name if isinstance(suite, SuiteCard) else os.fspath(suite)
     test_sets = _select_test_sets(card, tasks)
     if seeds is None:
         seeds = _first_seeds(card)
@@ -291,7 +292,7 @@ def _split(selection: Names) -> list[str]:
 
 
 def _quote(selection: Names) -> str:
-    text = selection if isinstance(selection, str) else ",".join(selection)
+    text = selection if isinstance(selection, str) else ",".join(map(str, selection))
     return f"'{text}'"
 
 

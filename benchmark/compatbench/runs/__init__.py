@@ -53,7 +53,7 @@ from compatbench.tables.suite_page import SuitePage, published_pages, read_suite
 
 
 def run(
-    suite: str | SuiteCard = "mini",
+    suite: str | SuiteCard | None = None,
     methods: Methods = "all",
     *,
     tasks: Names = "all",
@@ -77,14 +77,14 @@ def run(
     a folder, on one machine or on many: each cell is run by one of them.
 
     Args:
-        suite: a suite: a name (see ``list suites``), the path of a YAML file, or a card.
+        suite: a suite: a name (see ``list suites``), the path of a YAML file, or a card. The
+            default is that of a task of ``cb.task``, and otherwise ``mini``.
         methods: methods: names, globs, ``all`` that the suite compares, comma lists, exclusions
             (``all,!coop``), or the path of a method file (``./mine.py``), which is run as code. In
             a list, also classes that a notebook or a script defines; their source is kept in
             ``results/classes/``.
         tasks: tasks of the suite: names, globs, ``all``, comma lists, exclusions, or the path of a
-            card. A task stands for its variants, too, which can also be named alone. A task of
-            ``cb.task`` alone is run in the suite that was made for it, if no suite is given.
+            card. A task stands for its variants, too, which can also be named alone.
         seeds: seeds, such as ``1,2``; by default the suite's, or those that its card names for a
             first run (``run_seeds``).
         shots: shots, such as ``4,8`` or ``all``; by default the suite's.

@@ -109,7 +109,9 @@ class Catalog(Generic[AnyCard]):
         return paths[0]
 
     def _require_name(self, name: object) -> str:
-        """Return a name as plain text; raise CompatbenchError for any other object."""
+        """Return a name or path as plain text; raise CompatbenchError for any other object."""
+        if isinstance(name, os.PathLike):
+            name = os.fspath(name)
         if isinstance(name, str):
             return str(name)  # of a task or a model that was in memory, the name alone
         problem = f"a {self.kind} is given by its name, not by a {type(name).__name__}"
@@ -170,8 +172,9 @@ class TaskCatalog(Catalog[TaskCard]):
     """The cards of tasks, and of halves of their classes."""
 
     def read(self, name: str | TaskCard) -> TaskCard:
-        if not isinstance(name, str):
+        if isinstance(name, TaskCard):
             return name
+        name = self._require_name(name)
         whole, half = split_half(name)
         # A user's own task may have a name that looks like a half.
         if half is None or name in self.names():
