@@ -118,7 +118,8 @@ class _LiveModel(ABC):
     def check(self, name: str) -> None:
         """Raise CompatbenchError if the backbone of this name computes something else."""
         stored = load_backbone(name)
-        noise = stored.preprocess(_noise())[None]
+        preprocess: Any = stored.preprocess
+        noise = preprocess(_noise())[None]
         weights = sorted(self.model.parameters(), key=lambda weight: -weight.ndim)
         weight = weights[0]  # of the convolution, which has the precision of images
         with _evaluating(self.model), torch.no_grad():

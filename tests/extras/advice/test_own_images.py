@@ -35,7 +35,7 @@ from compatbench.engine.execute.run_plan import run_plan
 from compatbench.engine.plan import Plan
 from compatbench.engine.single_module import Fitted
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.extras.advice import advise_images, own_images
+from compatbench.extras.advice import advise_images, own_images, remembered
 from compatbench.extras.advice.cross_fit import CHEAP_METHODS, CrossFit, cross_fit
 from compatbench.extras.advice.own_images import (
     are_images,
@@ -322,6 +322,17 @@ def test_second_call_repeats_what_was_noted_on_a_checkpoint(work: Path) -> None:
     assert said[0] == said[1] == said[2]
     assert advice[0] == advice[1] == advice[2]
     assert b"damaged" not in [path.read_bytes() for path in answers.glob("*/*")]
+
+
+def test_costs_of_a_model_are_computed_again_by_another_version(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory(work / "answers", None, "cpu")
+    first = memory.describe("mini-clip")
+    monkeypatch.setattr(remembered, "describe_target", lambda name: {"described": name})
+    assert memory.describe("mini-clip") == first
+    monkeypatch.setattr(cb, "__version__", "another")
+    assert memory.describe("mini-clip") == {"described": "mini-clip"}
 
 
 @pytest.mark.filterwarnings(QUIET)
