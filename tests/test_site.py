@@ -58,7 +58,14 @@ def test_every_link_has_a_target() -> None:
 
 def test_pages_are_small_and_tables_are_not_padded() -> None:
     pages = pages_in(["docs/**/*.md", "results/**/*.md"])
-    assert sum(page.stat().st_size for page in pages) <= 410_000
+    others = 0
+    for page in pages:
+        size = page.stat().st_size
+        if page.parent.name == "methods":
+            assert size <= 5_000, page
+        else:
+            others += size
+    assert others <= 300_000
     for page in pages:
         text = re.sub(r"(?ms)^```.*?^```", "", page.read_text(encoding="utf-8"))
         for row in re.findall(r"(?m)^\|.*\|$", text):
