@@ -61,7 +61,7 @@ def settle_readings(fitted: Fitted, measure: Measure) -> Fitted:
         if not is_shown:
             why = (
                 "the usual reading; the file does not contain it, and "
-                f"{images} do not show which reading is right"
+                f"{images} cannot show which reading is right"
             )
         note = f"{name}: {values[chosen]}, {why} (accuracy on {fitted.source}: {', '.join(shares)})"
         readings[name] = {"note": note, "is_shown": is_shown}
