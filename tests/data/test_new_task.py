@@ -288,6 +288,21 @@ def test_hashes_of_unchanged_images_are_read_from_the_cache(
         task.fingerprint(task.split("train"))
 
 
+def test_a_changed_list_of_images_is_read_again(work: Path) -> None:
+    write_folders(work / "pets")
+    cb.new_task("pets")
+    task = load_task("pets")
+    before = [sample.id for sample in task.split("train")]
+    assert load_task("pets") is task
+    renamed = work / "pets" / before[0]
+    renamed.rename(renamed.with_name(f"new-{renamed.name}"))
+    text = (work / "pets.csv").read_text()
+    (work / "pets.csv").write_text(text.replace(renamed.name, f"new-{renamed.name}", 1))
+    after = [sample.id for sample in load_task("pets").split("train")]
+    assert len(after) == len(before)
+    assert {*after} != {*before}
+
+
 @pytest.mark.parametrize("entry", [None, 5, [], [1, 2], [1, 2, 3], ["1", 2, "3"]])
 def test_damaged_hashes_in_the_cache_are_computed_again(
     work: Path, monkeypatch: pytest.MonkeyPatch, entry: object

@@ -7,6 +7,7 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from compatbench.data.cards import TaskCard, task_cards, whole_name
 from compatbench.data.cards.names import half_labels, split_half
+from compatbench.data.cards.own_cards import OwnCard
 from compatbench.data.cards.sources import OnDisk
 from compatbench.data.dataset_folders import VARIABLE, dataset_folder, find_dataset, variable_of
 from compatbench.data.image_hashes import hash_images
@@ -147,9 +149,23 @@ def load_task(name: str) -> Task:
     name = task_cards.resolve(name)
     whole = whole_name(name)
     files = task_cards.own()
-    cards = (tasks_folder(), files.get(name), files.get(whole))
+    own = files.get(name) or files.get(whole)
+    cards = (tasks_folder(), files.get(name), files.get(whole), _state_of_list(own))
     places = (os.environ.get(VARIABLE), os.environ.get(variable_of(whole)))
     return _load(name, cards, places)
+
+
+def _state_of_list(own: OwnCard | None) -> tuple[int, int] | None:
+    """Return when the list of images of a user's own card was changed, and its size."""
+    if own is None:
+        return None
+    source = task_cards.read(own.name).source
+    if source.kind != "table":
+        return None
+    with suppress(OSError):  # whoever reads the list reports it
+        facts = os.stat(own.path.parent / source.file)
+        return facts.st_mtime_ns, facts.st_size
+    return None
 
 
 def restrict_task(task: Task, kept: Sequence[int]) -> Task:
