@@ -66,7 +66,7 @@ def test_note_says_whether_the_images_show_the_reading() -> None:
     readings = {"end": answers(40, 0.5), "middle": answers(42, 0.5), "front": answers(20, 0.5)}
     fitted = settle_readings(FITTED, lambda config: readings[config["position"]])
     reading = (fitted.imported or {})["readings"]["position"]
-    usual = "position: end, the usual reading; the file does not contain it, and 100 images do not"
+    usual = "position: end, the usual reading; the file does not contain it, and 100 images cannot"
     assert reading["note"].startswith(usual)
     assert not reading["is_shown"]
     readings["middle"] = readings["front"]
