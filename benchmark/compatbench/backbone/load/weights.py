@@ -26,6 +26,7 @@ from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import BackboneError, CompatbenchError, MissingWeights
 from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import canonical_json, hash_file, sha256_bytes, sha256_json
+from compatbench.files.project_folders import tasks_folder
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -35,17 +36,17 @@ def weights_key(card: BackboneCard) -> str:
 
     For weights that ship with their card it is the card's own hash. Otherwise it covers the
     weights file, the preprocessing and the version of the engine, and for a folder its
-    configuration files too. For a custom card that names a tokenizer it covers that, too.
+    configuration files too. A tokenizer beside a custom card is part of it, too.
 
     Raises:
         MissingWeights: the weights are not here and cannot be downloaded.
         BackboneError: the weights are damaged, or do not belong to the card's model.
     """
     key = _hash_model(card)
-    if backbone_cards.own_folder(card.name) is None:
-        return key  # its tokenizer ships with it and never changes
     merges = find_merges(card)
-    return key if merges is None else sha256_json([key, hash_weights(merges)])
+    if merges is None or merges.is_relative_to(tasks_folder()):
+        return key  # a tokenizer that ships never changes
+    return sha256_json([key, hash_weights(merges)])
 
 
 def _hash_model(card: BackboneCard) -> str:
