@@ -823,3 +823,22 @@ def test_commands_for_own_images_on_the_datasets_page_work(work: Path) -> None:
     assert re.search(r"^more-photos +More-photos +task +2 +40 +40", shown, re.MULTILINE)
     for name in ("photos", "photos-b16", "photos-4", "birds", "shards", "hub", "cards/more-photos"):
         assert (work / f"{name}.yaml").is_file()
+
+
+def test_new_task_is_accepted_as_its_name_and_fit_takes_the_shots_that_it_has(
+    tmp_path: Path,
+) -> None:
+    write_folders(tmp_path / "pets")
+    made = cb.new_task(tmp_path / "pets", out=tmp_path, shots=1)
+    for task, suite in ((made, None), ("pets", "pets-upgrade"), (made, "pets-upgrade")):
+        module = cb.fit("tip_adapter", task, "mini-clip", suite=suite)
+        assert module.about["task"] == "pets"
+        assert module.about["shots"] == 1
+    assert cb.evaluate(module, "mini-eva-clip", made).test_set == "pets"
+    assert cb.tasks(made)["name"].tolist() == ["pets"]
+    assert load_task(made).name == "pets"
+    assert cb.plan(methods=["zeroshot"], tasks=made, seeds=1).suite.name == "pets-upgrade"
+    with pytest.raises(
+        CompatbenchError, match=r"'16': no task here has .* per class; try shots=2$"
+    ):
+        cb.fit("tip_adapter", "pets", "mini-clip")

@@ -244,7 +244,7 @@ def _warn(text: str) -> None:
 
 
 def choose_suite(suite: str | SuiteCard | None, tasks: str | Sequence[str]) -> str | SuiteCard:
-    """Return the given suite, or else that of a task that was in memory, or else the default.
+    """Return the given suite, or else that of a task just made, or else the default.
 
     Raises:
         CompatbenchError: there are several tasks, each with a suite.
@@ -252,15 +252,15 @@ def choose_suite(suite: str | SuiteCard | None, tasks: str | Sequence[str]) -> s
     if suite is not None:
         return suite
     listed = tasks if isinstance(tasks, (list, tuple)) else [tasks]
-    own = [each for each in listed if isinstance(each, StoredTask)]
+    own = [each for each in listed if isinstance(each, (StoredTask, NewTask))]
     if not own:
         return DEFAULT_SUITE
     if len(listed) > 1:
         raise CompatbenchError(
-            "tasks: a task of cb.task has a suite of its own; run one at a time, or write a suite "
-            "with all of them (docs/cards.md)"
+            "tasks: a task of cb.task or cb.new_task has a suite of its own; run one at a "
+            "time, or write a suite with all of them (docs/cards.md)"
         )
-    return own[0].suite
+    return str(own[0].suite)
 
 
 @contextmanager

@@ -58,7 +58,10 @@ MOST_SHOWN = 3  # images of a note or an error
 
 @dataclass(frozen=True)
 class NewTask:
-    """The cards that were made, and their content."""
+    """The cards that were made, and their content.
+
+    It is accepted wherever the name of a task is.
+    """
 
     card: Path
     suite: Path
@@ -86,6 +89,10 @@ class NewTask:
         frame = frame.fillna(0).astype(int)  # a class may be in one split only
         frame.insert(0, "class", self.task.names)
         return frame
+
+    def __fspath__(self) -> str:
+        """Return the path of the card, which is accepted wherever the name of a task is."""
+        return str(self.card)
 
     def __repr__(self) -> str:
         total = sum(images.total() for images in self.images.values())

@@ -140,7 +140,7 @@ class Task:
         return ""
 
 
-def load_task(name: str) -> Task:
+def load_task(name: str | os.PathLike[str]) -> Task:
     """Return the task, variant, or half of a task, of this name.
 
     Raises:

@@ -209,10 +209,14 @@ def _first_seeds(suite: SuiteCard) -> tuple[int, ...]:
 def _check_shots(shots: Sequence[int], tasks: Sequence[str]) -> None:
     """Raise CompatbenchError if no task has as many training images per class as requested."""
     # The user's own images have no count on their card. They are counted when they are read.
-    counts = [task_cards.read(task).counts.get("train", ALL_SHOTS) for task in tasks]
+    cards = [task_cards.read(task) for task in tasks]
+    most = max(card.counts.get("train", ALL_SHOTS) for card in cards)
     for number in shots:
-        if max(counts) < number < ALL_SHOTS:
-            problem = f"'{number}': no task here has so many images per class; 'all' takes all"
+        if most < number < ALL_SHOTS:
+            # A class of each task has at least the mean of its task.
+            fitting = max(card.counts.get("train", 0) // len(card.classes) for card in cards)
+            problem = f"'{number}': no task here has so many images per class; "
+            problem += f"try shots={max(fitting, 1)}"
             raise _option_error("shots", problem)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ from compatbench.data.cards.shots import Shots, show_shots
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels, fold_name
 from compatbench.data.live_task import StoredTask
+from compatbench.data.new_task import NewTask
 from compatbench.data.task import Task, load_task, restrict_task
 from compatbench.engine.method_settings import name_configs
 from compatbench.engine.plan import plan_cells
@@ -68,7 +70,7 @@ class Fitted(BaseModel):
 
 def fit(
     method: str | type,
-    task: str,
+    task: str | os.PathLike[str],
     source: str,
     *,
     shots: int | None = None,
@@ -85,9 +87,10 @@ def fit(
     Args:
         method: a name (see ``list methods``), the path of a method file, or a class that a
             notebook or a script defines; its source is kept in the cache.
-        task, source: names of a task and a backbone, or MODEL/TAG of open_clip; or what ``task``
-            and ``as_backbone`` return.
-        shots: images of every class; by default 16, or those of a task of ``cb.task``.
+        task, source: names of a task and a backbone, or MODEL/TAG of open_clip; or what ``task``,
+            ``new_task`` and ``as_backbone`` return.
+        shots: images of every class; by default those of what ``task`` or ``new_task`` returned,
+            or the most that the suite has; otherwise 16.
         config: settings that differ from the method's published recipe, or from the suite's.
         views: augmented views of each training image; 1 is the plain view alone. By default the
             suite's; without a suite 1.
@@ -103,8 +106,9 @@ def fit(
     """
     registry = builtin_methods()
     [selection] = write_classes([method], default_cache_folder() / CLASSES.name)
-    if shots is None:
-        shots = task.made.shots if isinstance(task, StoredTask) else DEFAULT_SHOTS
+    made = task.made if isinstance(task, StoredTask) else task
+    if shots is None and isinstance(made, NewTask):
+        shots = made.shots
     task = task_cards.resolve(task)
     source = backbone_cards.resolve(source)
     if suite is None:
@@ -114,6 +118,10 @@ def fit(
         views = views or 1
     else:
         card = suite_cards.read(suite)
+        if shots is None:
+            shots = max(card.shots)
+    if shots is None:
+        shots = DEFAULT_SHOTS
     names = registry.select(selection, card.configs)
     if len(names) != 1:
         raise CompatbenchError(f"fit takes one method; '{selection}' means {', '.join(names)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import torch
 from compatbench.backbone import Labels, load_backbone
 from compatbench.backbone.device import resolve_device
 from compatbench.backbone.parts.products import fast_products
+from compatbench.data.cards import task_cards
 from compatbench.data.cards.names import half_labels
 from compatbench.data.task import task_labels
 from compatbench.errors import CompatbenchError, NotTransferable
@@ -76,7 +78,7 @@ def recognise(file: Checkpoint) -> list[str]:
 def import_module(
     format: str,
     file: str | Path,
-    task: str,
+    task: str | os.PathLike[str],
     source: str,
     *,
     settings: Mapping[str, object] | None = None,
@@ -110,6 +112,7 @@ def import_module(
         CompatbenchError: a damaged file, one that holds more than tensors, is of another format,
             source or task, or needs a setting that is not given.
     """
+    task = task_cards.resolve(task)
     settings = dict(settings or {})
     checkpoint = read_checkpoint(Path(file))
     chosen = _choose(format, checkpoint)

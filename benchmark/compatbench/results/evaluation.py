@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -317,7 +318,7 @@ def _describe(backbone: str, answers: Answers | None) -> dict[str, Any]:
 def evaluate(
     module: Module | str | Path,
     backbone: str,
-    task: str | Task | None = None,
+    task: str | os.PathLike[str] | Task | None = None,
     *,
     transfer: str = "copied",
     methods: str | None = None,
@@ -459,7 +460,7 @@ def _import_checkpoint(
 
     It is trained for the task, or for the one that the task is a variant of.
     """
-    if not isinstance(checkpoint, Path) or not isinstance(task, str):
+    if not isinstance(checkpoint, Path) or not isinstance(task, str | os.PathLike):
         lacking = "a task, too" if isinstance(checkpoint, Path) else "the file of one, not a module"
         raise CompatbenchError(
             f"a source is for a checkpoint of other code: give {lacking}, or leave the source out"

@@ -117,7 +117,7 @@ class Catalog(Generic[AnyCard]):
         problem = f"a {self.kind} is given by its name, not by a {type(name).__name__}"
         raise CompatbenchError(f"{problem}{_FROM_MEMORY[self.kind]}")
 
-    def resolve(self, name: str) -> str:
+    def resolve(self, name: str | os.PathLike[str]) -> str:
         """Return the name itself. Of the path of a card, make the card known, and return its name.
 
         Raises:
