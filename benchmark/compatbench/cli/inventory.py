@@ -49,16 +49,17 @@ def list_names(
 
     A wide terminal shows papers and ideas of the methods, too.
     """
-    if kind == "methods":
+    if kind in ("methods", "transfers"):
         from compatbench.engine.request import check_names
 
-        check_names(methods=names)
+        if kind == "methods":
+            check_names(methods=names)
+        else:
+            check_names(transfers=names)
     import compatbench
 
     if kind == "modules":
         frame = compatbench.modules(names, out)
-    elif kind == "transfers":
-        frame = compatbench.transfers()
     else:
         frame = getattr(compatbench, kind)(names)
     if as_json:

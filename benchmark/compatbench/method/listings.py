@@ -35,14 +35,21 @@ def methods(names: str | Sequence[str] = "all") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def transfers() -> pd.DataFrame:
+def transfers(names: str | Sequence[str] = "all") -> pd.DataFrame:
     """List the transfers, which move a module to a backbone, those that need least first.
 
     The columns are the name, the settings that may follow it after ``+``, its needs beside the
     module, the places where its modules may act, the title, the paper, and what it does.
+
+    Raises:
+        CompatbenchError: an unknown name, or a transfer file that cannot be loaded.
     """
+    registry = builtin_transfers()
+    if not isinstance(names, str):
+        names = ",".join(names)
     rows = []
-    for cls in builtin_transfers().classes.values():
+    for name in registry.select(names):
+        cls = registry.get(name)
         card = cls.card
         needs = ", ".join(kind for kind in ACCESS if kind in card.access) or "none"
         takes = "all" if card.takes >= ANYWHERE else ", ".join(sorted(card.takes))
