@@ -37,7 +37,7 @@ MIXES = [i / 50 for i in range(51)]
 
 
 class LDC(TrainedMethod):
-    """z = β z_M + (1 − β) z_D: a classifier's logits, and zero-shot logits without confusion.
+    """z = β z_M + (1 − β) z_D, a mix of a classifier's logits and corrected zero-shot logits.
 
     Li et al., *Logits DeConfusion with CLIP for Few-Shot Learning*, section 3. With x_l the tokens
     behind blocks 6, 8, 10 and 12 of 12, P the image tower's last projection, and z_0 = s · cos(f,

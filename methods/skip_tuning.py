@@ -41,7 +41,7 @@ class SkipTuning(TrainedMethod):
 
     Wu et al., *Skip Tuning: Pre-trained Vision-Language Models are Effective and Efficient
     Adapters Themselves*, section 4. Skipped layers: blocks 1 to ω = 6, and all before them, are
-    frozen, and images enter at block 7. Last norms and projections are trained too. Skipped
+    frozen, so each image passes them only once. Last norms and projections are trained too. Skipped
     classes: the loss of an image is the cross-entropy over some of the C classes. Its own class
     is first, the others follow in the order of cos(f_θ, t_c⁰), with t⁰ of zero-shot. The first
     m = min(⌈C / 2⌉, 50) are kept. Of the C − m others, the one with the number j = 0, 1, ... is
@@ -94,9 +94,10 @@ class SkipTuning(TrainedMethod):
             features = backbone.image.encode(batch.inputs, block=start, weights=weights)
             chosen = choose_classes(features.detach(), frozen_texts, batch.targets, kept)
             # Only classes that an image of the batch has chosen are encoded.
-            classes = chosen.any(0).nonzero()[:, 0]
+            rows = chosen.any(0).cpu().nonzero()[:, 0]
+            classes = rows.to(backbone.device)
             weights = shift_tower(module, backbone, "text", start)
-            texts = backbone.encode_prompts(select_texts(prompts, classes.cpu()), weights)
+            texts = backbone.encode_prompts(select_texts(prompts, rows), weights)
             logits = CosineClassifier(texts, backbone.logit_scale)(features)
             logits = logits.masked_fill(~chosen[:, classes], -torch.inf)
             return F.cross_entropy(logits, torch.searchsorted(classes, batch.targets))

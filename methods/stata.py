@@ -27,9 +27,10 @@ class StatA(StreamMethod):
     whose largest z is that of c, it then computes μ_c = norm(β_c m_c + (1 − β_c) t_c) and
     σ_c = β_c v_c + (1 − β_c) (σ_0 + (t_c − μ_c)²), where m_c = norm(Σ_i z_ic x_i) and
     v_c = Σ_i z_ic (x_i − μ_c)² / Σ_i z_ic. The last round computes z alone. The logits are the
-    argument of the last softmax.
+    numbers inside the last softmax.
 
-    In detail: the module holds the weights g = 1/50 and n = 1/(2k). The stream is one batch with
+    In detail: g = 1/50 weighs the Gaussians and n = 1/(2k) the neighbours; the module holds both.
+    By default k = 3, α = 1, and there are 11 rounds with 5 repeats. The stream is one batch with
     all classes, the last of the paper's protocols; the others choose the classes of a batch by
     their labels. The authors' code divides σ_0 again for each 2,500 images; the paper and we divide
     once.

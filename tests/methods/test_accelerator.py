@@ -14,9 +14,10 @@ import pytest
 from compatbench.files.project_folders import content_files
 
 # How often a training step may wait for the device, if at all: for validation images, after the
-# first step and every hundredth; and after each of Sinkhorn's steps, because unneeded steps would
-# take longer than the wait.
-WAITS = {"cross_modal": 1, "plot": 3, "plot_pp": 5}
+# first step and every hundredth; after each of Sinkhorn's steps, because unneeded steps would
+# take longer than the wait; and for the classes that images have chosen, of which alone the prompts
+# are encoded.
+WAITS = {"cross_modal": 1, "plot": 3, "plot_pp": 5, "skip_tuning": 1}
 
 
 @pytest.mark.slow

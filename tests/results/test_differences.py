@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import binomtest, norm, t, ttest_rel
+from scipy.stats import binom, binomtest, norm, t, ttest_rel
 
 from compatbench.results.differences import (
     ZERO_SHOT,
@@ -107,7 +107,22 @@ def test_an_accuracy_is_not_certain_if_all_images_are_right() -> None:
     whole = estimate_accuracy([[20]], [[20]])
     assert whole is not None
     assert (whole.value, whole.high) == (100, 100)
-    assert 85 < whole.low < 95
+    exact = binomtest(20, 20).proportion_ci(method="exact")
+    assert 100 * exact.low - 5 < whole.low < 100 * exact.low
+
+
+@pytest.mark.parametrize("images", [22, 40, 200])
+@pytest.mark.parametrize("accuracy", [0.05, 0.5, 0.7, 0.9, 0.95])
+def test_interval_of_an_accuracy_contains_the_true_one_in_94_percent_of_cases(
+    images: int, accuracy: float
+) -> None:
+    coverage = 0.0
+    for right in range(images + 1):
+        found = estimate_accuracy([[right]], [[images]])
+        assert found is not None
+        if found.low <= 100 * accuracy <= found.high:
+            coverage += float(binom.pmf(right, images, accuracy))
+    assert coverage >= 0.94
 
 
 def test_measurements_that_are_missing_give_no_comparison() -> None:

@@ -251,7 +251,7 @@ def test_module_and_cache_entry_with_too_many_names_are_refused(tmp_path: Path) 
 def test_tokenizer_merges_are_unpacked_within_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("compatbench.backbone.build.tasks_folder", lambda: tmp_path)
+    monkeypatch.setattr("compatbench.backbone.load.tokenizer_files.tasks_folder", lambda: tmp_path)
     facts = dict(name="b", title="B", licence="MIT", config="ViT-B-32", tag="openai")
     card = BackboneCard.model_validate({**facts, "tokenizer": "merges.gz"})
     good = gzip.compress(bytes(MAX_MERGES + 1))

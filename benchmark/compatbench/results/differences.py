@@ -140,8 +140,9 @@ def _split_rows(scores: pd.DataFrame) -> dict[str, Array]:
 def estimate_accuracy(correct: ArrayLike, total: ArrayLike) -> Interval | None:
     """Return the mean accuracy over a few tasks with an interval over images and seeds.
 
-    The variance of a task is p(1 − p) / n after one right and one wrong image more (Agresti and
-    Caffo, 2000), so that 20 right answers of 20 do not have an interval of length 0.
+    The interval lies around the share after two right and two wrong images more, and has its
+    variance (Agresti and Coull, 1998). So 20 right answers of 20 do not have an interval of length
+    0, and close to 100 % it reaches further down than up.
 
     Args:
         correct: images that are classified correctly, ``[seeds, tasks]``.
@@ -149,7 +150,17 @@ def estimate_accuracy(correct: ArrayLike, total: ArrayLike) -> Interval | None:
     """
     images = np.asarray(total, dtype=float)
     accuracies = 100 * np.asarray(correct, dtype=float) / images
-    interval = _over_images(accuracies, _binomial_variance(accuracies, images), images)
+    shares = accuracies.mean(axis=0) / 100
+    sizes = images.mean(axis=0)
+    centres = (shares * sizes + 2) / (sizes + 4)
+    variance = centres * (1 - centres) / (sizes + 4)
+    interval = _over_images(accuracies, variance[None], images)
+    if interval is None or not interval.bounded:
+        return interval
+    shift = 100 * float(centres.mean()) - interval.value
+    low = min(interval.low + shift, interval.value)
+    high = max(interval.high + shift, interval.value)
+    interval = Interval(interval.value, low, high, interval.units)
     return _clip(interval, 0, 100)
 
 
@@ -212,7 +223,11 @@ def estimate_unpaired(correct: ArrayLike, others: ArrayLike, total: ArrayLike) -
 
 
 def _binomial_variance(accuracies: Array, images: Array) -> Array:
-    """Return p(1 − p) / n by task, with p the mean over seeds; see ``estimate_accuracy``."""
+    """Return p(1 − p) / n by task, with p the mean over seeds.
+
+    Each task has one right and one wrong image more (Agresti and Caffo, 2000), so that 20 right
+    answers of 20 have a variance.
+    """
     shares = accuracies.mean(axis=0) / 100
     sizes = images.mean(axis=0)
     adjusted = (shares * sizes + 1) / (sizes + 2)
