@@ -835,7 +835,7 @@ def test_new_task_is_accepted_as_its_name_and_fit_takes_the_shots_that_it_has(
         assert module.about["task"] == "pets"
         assert module.about["shots"] == 1
     assert cb.evaluate(module, "mini-eva-clip", made).test_set == "pets"
-    assert cb.tasks(made)["name"].tolist() == ["pets"]
+    assert cb.tasks(made)["name"].tolist() == ["pets"]  # pyright: ignore[reportArgumentType]
     assert load_task(made).name == "pets"
     assert cb.plan(methods=["zeroshot"], tasks=made, seeds=1).suite.name == "pets-upgrade"
     with pytest.raises(

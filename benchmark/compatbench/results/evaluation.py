@@ -465,6 +465,7 @@ def _import_checkpoint(
         raise CompatbenchError(
             f"a source is for a checkpoint of other code: give {lacking}, or leave the source out"
         )
+    task = task_cards.resolve(task)
     return import_module(format, checkpoint, task_cards.read(task).parent or task, source, **how)
 
 

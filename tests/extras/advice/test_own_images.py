@@ -504,7 +504,10 @@ def test_downloads_are_named_and_need_consent(monkeypatch: pytest.MonkeyPatch) -
     ("words", "message"),
     [
         (["photos", "--module", "output/seed1", "--source", "mini-clip"], "--target NAME"),
-        (["photos", "--module", "output/seed1", "--target", "mini-eva-clip"], "--source"),
+        (
+            ["photos", "--module", "output/seed1", "--target", "mini-eva-clip"],
+            "seed1 is no module .* name the model that it was trained on: --source NAME$",
+        ),
         (["photos", "--target", "mini-eva-clip"], "Name the old model: --source NAME"),
         (["photos", "--source", "mini-clip", "--target", "mini-clip"], "is the old model; name"),
         (

@@ -15,7 +15,6 @@ from compatbench.data.cards import COPIED, backbone_cards
 from compatbench.data.dataset_folders import cards_option
 from compatbench.data.task import Task, load_task
 from compatbench.engine.request import Names
-from compatbench.engine.single_module import read_fitted
 from compatbench.errors import CompatbenchError
 from compatbench.extras.advice.advice import Advice
 from compatbench.extras.advice.asked import Asked
@@ -37,13 +36,13 @@ from compatbench.extras.advice.own_images import (
     images_for,
     open_images,
     read_modules,
+    read_own_module,
 )
 from compatbench.extras.advice.remembered import Memory
 from compatbench.extras.advice.saved_advice import save_advice, save_modules, save_trained
 from compatbench.extras.advice.targets import backbones_here
 from compatbench.messages import can_show_bar, count
 from compatbench.method import Module
-from compatbench.method.hub import local_file
 from compatbench.method.registry import builtin_methods
 from compatbench.results.evaluation import Evaluation
 from compatbench.tables.console import SafeConsole
@@ -179,7 +178,7 @@ def _find_source(request: OwnRequest) -> str:
         return backbone_cards.resolve(request.source)
     if not request.modules:
         raise CompatbenchError("Name the old model: --source NAME")
-    _, fitted = read_fitted(local_file(request.modules[0]))
+    _, fitted = read_own_module(request.modules[0])
     return fitted.source
 
 

@@ -340,17 +340,32 @@ def _read_module(
     memory: Memory,
 ) -> Module:
     address = local_file(module)
+    if source is None:
+        return read_own_module(module)[0]
     try:
         return read_fitted(address)[0]
     except CompatbenchError:
         if isinstance(address, Module):
             raise
-    if source is None:
-        raise CompatbenchError(
-            f"{module} is no module of compatbench; if it is a checkpoint of other code, name the "
-            "model that it was trained on: --source NAME"
-        )
     return memory.import_checkpoint(address, task, backbone_cards.resolve(source), how)
+
+
+def read_own_module(module: Module | str | Path) -> tuple[Module, Fitted]:
+    """Return a module and its description of the fit.
+
+    Raises:
+        CompatbenchError: it is a checkpoint of other code, which does not name its source.
+    """
+    address = local_file(module)
+    try:
+        return read_fitted(address)
+    except CompatbenchError:
+        if isinstance(address, Module):
+            raise
+    raise CompatbenchError(
+        f"{module} is no module of compatbench; if it is a checkpoint of other code, name the "
+        "model that it was trained on: --source NAME"
+    )
 
 
 def check_modules(measured: Sequence[tuple[str, Evaluation]]) -> None:
