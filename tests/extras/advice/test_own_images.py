@@ -514,6 +514,8 @@ def test_downloads_are_named_and_need_consent(monkeypatch: pytest.MonkeyPatch) -
             ["photos", *OLD_AND_NEW, "--labels", "50"],
             "largest class of 'photos' has 5 images in each half; give at most 5, or add images",
         ),
+        (["photos", "--module", "sed1", *OLD_AND_NEW], "--module .*: there is nothing at 'sed1'"),
+        (["photos", "--module", "sed1", "--target", "mini-eva-clip"], "there is nothing at 'sed1'"),
         (["--module", "output/seed1"], "--module needs your images"),
         (["--source", "mini-clip"], "--source needs your images"),
         (["nothing", "--target", "mini-eva-clip"], "there is nothing at 'nothing'"),
@@ -524,6 +526,13 @@ def test_downloads_are_named_and_need_consent(monkeypatch: pytest.MonkeyPatch) -
 def test_what_is_missing_is_said(work: Path, words: list[str], message: str) -> None:
     with pytest.raises(cb.CompatbenchError, match=message):
         invoke("advise", *words)
+
+
+def test_misspelt_module_leaves_nothing_behind(work: Path) -> None:
+    before = sorted(work.rglob("*"))
+    with pytest.raises(cb.CompatbenchError, match=r"there is nothing at 'nothing\.pt'"):
+        cb.advise("photos", module="nothing.pt", source="mini-clip", target="mini-eva-clip")
+    assert sorted(work.rglob("*")) == before
 
 
 def test_a_suite_is_no_folder_of_images(work: Path) -> None:

@@ -32,6 +32,7 @@ from compatbench.extras.advice.measurements import Answered, answers_of, measure
 from compatbench.extras.advice.own_images import (
     OwnImages,
     check_modules,
+    check_places,
     fetch_missing_files,
     images_for,
     open_images,
@@ -103,6 +104,7 @@ def advise_images(request: OwnRequest) -> Advice:
     """Return advice on modules that are tested on one's own images, and write it to a folder."""
     if request.target is None:
         raise CompatbenchError("Name one or more new models: --target NAME")
+    check_places(request.modules)  # before anything is written
     source = _find_source(request)
     targets = choose_targets(request.target, source)
     fetch_missing_files([source, *targets], request.yes)

@@ -286,6 +286,14 @@ def _learned_here(fitted: Fitted, own: OwnImages) -> bool:
     return fitted.imported is None and fitted.task == own.task.name
 
 
+def check_places(modules: Sequence[Module | str | Path]) -> None:
+    """Raise CompatbenchError if there is nothing at the place of a module."""
+    for module in modules:
+        place = local_file(module)
+        if isinstance(place, Path) and not place.exists():
+            raise CompatbenchError(f"--module (in Python: module): there is nothing at '{module}'")
+
+
 def read_modules(
     modules: Sequence[Module | str | Path],
     task: Task,
