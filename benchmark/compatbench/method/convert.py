@@ -16,7 +16,7 @@ from compatbench.backbone import Labels, load_backbone
 from compatbench.backbone.device import resolve_device
 from compatbench.backbone.parts.products import fast_products
 from compatbench.data.cards import task_cards
-from compatbench.data.cards.names import half_labels
+from compatbench.data.cards.names import did_you_mean, half_labels
 from compatbench.data.task import task_labels
 from compatbench.errors import CompatbenchError, NotTransferable
 from compatbench.files.atomic import write_atomic
@@ -321,18 +321,21 @@ def choose_classes(
     if classes in ("base", "new"):
         kept = list(half_labels(len(names), classes))
     else:
+        place = "--class-names"
         if isinstance(classes, str):
+            place = f"--class-names {classes}"
             classes = _read_class_file(classes)
         if not classes:
-            raise CompatbenchError("--classes: there is no name in it")
+            raise CompatbenchError(f"{place}: there is no name in it")
         kept = []
         for name in classes:
             label = labels.find(name)
             if label is None:
-                raise CompatbenchError(f"--classes: '{name}' is not a class of '{task}'")
+                problem = f"{place}: '{name}' is not a class of '{task}'"
+                raise CompatbenchError(f"{problem}{did_you_mean(name, names)}")
             kept.append(label)
         if len(set(kept)) < len(kept):
-            raise CompatbenchError("--classes: a name is repeated")
+            raise CompatbenchError(f"{place}: a name is repeated")
     return replace(labels, names=tuple(names[label] for label in kept)), kept
 
 
@@ -341,7 +344,7 @@ def _read_class_file(path: str) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        problem = f"--classes '{path}': give all, base, new, or a file of names"
+        problem = f"--class-names '{path}': give all, base, new, or a file of names"
         raise CompatbenchError(f"{problem} ({first_line(error)})") from None
     stripped = [line.strip() for line in lines]
     return [name for name in stripped if name]

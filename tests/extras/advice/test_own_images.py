@@ -171,6 +171,17 @@ def test_rows_without_names_follow_the_file_of_class_names(work: Path) -> None:
         assert advice.options["gain"].equals(expected.options["gain"])
 
 
+@pytest.mark.filterwarnings(QUIET)
+def test_misspelt_class_name_is_found_in_its_file(work: Path) -> None:
+    names = sorted(child.name for child in Path("photos").iterdir())
+    misspelt = names[0][:-1]
+    (work / "names.txt").write_text("\n".join([misspelt, *names[1:]]))
+    words = ["--module", "output/seed1", *OLD_AND_NEW, "--class-names", "names.txt"]
+    right = f"^--class-names names.txt: '{misspelt}' is not a class .*; did you mean '{names[0]}'"
+    with pytest.raises(CompatbenchError, match=right):
+        invoke("advise", "photos", *words)
+
+
 @pytest.mark.filterwarnings("ignore:.*we cannot tell whether coop beats")
 def test_images_that_are_left_out_are_counted_and_named(work: Path) -> None:
     names = sorted(child.name for child in Path("photos").iterdir())

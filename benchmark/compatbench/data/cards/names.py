@@ -128,6 +128,15 @@ def select_names(selection: str | Iterable[str], known: Sequence[str], kind: str
     return [name for name in known if name in chosen]
 
 
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return the end of a message for a misspelt name, with the most similar known ones, or ''."""
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if not close:
+        return ""
+    quoted = [f"'{each}'" for each in close]
+    return f"; did you mean {' or '.join(quoted)}?"
+
+
 def unknown_name(name: str, known: Sequence[str], kind: str) -> str:
     """Return the message for an unknown name, with the most similar known ones."""
     if not name.isprintable():
