@@ -198,6 +198,18 @@ def test_saved_module_evaluates_as_the_fitted_one(tmp_path: Path) -> None:
     ("call", "message"),
     [
         (lambda out: cb.fit("coop", "mini-food", "mini-clip", config={"contxt": 3}), "'contxt' of"),
+        (
+            lambda out: cb.fit("tip_adapter", "mini-food", "mini-clip", config={"btea": 1.0}),
+            "setting 'btea' of .*: there is no such setting; did you mean 'beta'",
+        ),
+        (
+            lambda out: cb.fit("coop", "mini-food", "mini-clip", config={"recipe": {"lrr": 0.01}}),
+            "setting 'recipe.lrr' of .*; did you mean 'lr'",
+        ),
+        (
+            lambda out: cb.fit("coop", "mini-food", "mini-clip", config={"recipe.lr": 0.01}),
+            r"there is no such setting; write \{\"recipe\": \{\"lr\": 0.01\}\}$",
+        ),
         (lambda out: cb.fit("coop", "mini-food", "mini-clip", shots=0), r"shots\): 0 is not valid"),
         (lambda out: cb.plan("mini", "coop", seeds=[], out=out), r"seeds\): the list is empty"),
         (

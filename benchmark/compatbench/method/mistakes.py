@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import traceback
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from compatbench.data.cards import unknown_name
+from compatbench.data.cards.names import did_you_mean
 from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.errors import CompatbenchError
 from compatbench.files.project_folders import CONTENT
@@ -190,7 +192,24 @@ def read_settings(model: type[_ModelT], values: Mapping[str, Any], whose: str) -
         problem = first["msg"]
         if first["type"] == "extra_forbidden":
             problem = "there is no such setting"
+            problem += _suggest_setting(model, parts, first["input"])
         raise CompatbenchError(f"setting '{'.'.join(parts)}' of {whose}: {problem}") from None
+
+
+def _suggest_setting(model: type[BaseModel], parts: Sequence[str], value: object) -> str:
+    """Return what was probably meant by an unknown setting, as the end of a message; or ''."""
+    fields = model.model_fields
+    for part in parts[:-1]:
+        kind = fields[part].annotation if part in fields else None
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return ""
+        fields = kind.model_fields
+    unknown = parts[-1]
+    group, dot, inner = unknown.partition(".")
+    if dot and group in fields:
+        written = json.dumps({group: {inner: value}}, default=str)
+        return f"; write {written}"
+    return did_you_mean(unknown, list(fields))
 
 
 def check_words(field: str, values: Collection[str], kind: type, known: Sequence[str] = ()) -> None:
