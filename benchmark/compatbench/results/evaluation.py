@@ -364,7 +364,7 @@ def evaluate(
     cache = FeatureCache(default_cache_folder())
     address = local_file(module)
     file = "" if isinstance(module, Module) else str(module)
-    backbone = backbone_cards.resolve(backbone)
+    backbone = _resolve_target(backbone)
     if source is not None:
         how = {"settings": settings, "classes": classes, "methods": methods, "device": device}
         address = _import_checkpoint(address, task, source, format, how)
@@ -451,6 +451,17 @@ def evaluate(
         settings=settings,
         classes=classes,
     )
+
+
+def _resolve_target(backbone: str) -> str:
+    """Return the name of the new model; raise CompatbenchError for a list of several."""
+    name = str(backbone)
+    is_place = "@" in name or ":" in name or Path(name).exists()
+    if "," in name and not is_place:
+        raise CompatbenchError(
+            f"'{name}': evaluate takes one target; for several: compatbench advise"
+        )
+    return backbone_cards.resolve(backbone)
 
 
 def _import_checkpoint(
