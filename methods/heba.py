@@ -85,7 +85,8 @@ class HeBA(TrainedMethod):
     def init(self, backbone: Backbone, data: FewShotData, rng: torch.Generator) -> Module:
         trained = {}
         for name, tower in (("text", backbone.text), ("image", backbone.image)):
-            count, width = tower.depth, tower.width
+            count = tower.depth
+            width = tower.width
             hidden = max(width // self.config.reduction, 1)
             trained[f"{name}_down"] = draw_linear((count, hidden, width), width, rng)
             if name == "image":

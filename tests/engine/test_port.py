@@ -16,7 +16,7 @@ from compatbench.backbone.joint_maps import fit_rotation
 from compatbench.backbone.words import encode_words, load_words
 from compatbench.data.task import load_task
 from compatbench.engine.port import turn_module
-from compatbench.errors import NotTransferable
+from compatbench.errors import CompatbenchWarning, NotTransferable
 from compatbench.extras.check.method_under_test import LABELS, MethodUnderTest
 from compatbench.extras.check.models import synthetic_models
 from compatbench.method import Module, load_module
@@ -141,3 +141,14 @@ def test_prompts_are_copied_and_modules_that_cannot_be_ported_are_refused(saved:
         port("zeroshot")
     with pytest.raises(cb.CompatbenchError, match="cannot be written"):
         port("coop", context=torch.randn(16, width + 1))
+
+
+def test_a_transfer_that_changes_nothing_is_named_and_the_module_is_copied() -> None:
+    module = cb.fit("kgcoop", "mini-food", "mini-clip", shots=1, config={"max_steps": 1})
+    message = "words changes nothing for a module of 'kgcoop': it is copied"
+    with pytest.warns(CompatbenchWarning, match=message):
+        found = cb.evaluate(module, "mini-eva-clip", transfer="words")
+    assert found.transfer == "copied"
+    with pytest.warns(CompatbenchWarning, match=message):
+        ported = cb.port(module, "mini-eva-clip", transfer="words")
+    assert ported.about["ported"]["transfer"] == "copied"

@@ -22,7 +22,7 @@ from compatbench.engine.single_module import Fitted, build_method_of, find_label
 from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
 from compatbench.method import Method, Module
 from compatbench.method.hub import local_file
-from compatbench.method.registry import find_transfer
+from compatbench.method.registry import find_transfer, find_useful_transfer
 from compatbench.method.transfer import attach_rotated
 
 TRANSFERS = (COPIED, "words", "words+raw")
@@ -88,6 +88,7 @@ def port(
         )
     if transfer is None:
         transfer = "words" if find_transfer("words").serves(method.card) else COPIED
+    transfer = find_useful_transfer(transfer, method.card)
     labels = find_labels(path, fitted, method.card.needs)
     target = load_backbone(backbone, device)
     moved = module.to(target.device)

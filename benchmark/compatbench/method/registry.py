@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeGuard, TypeVar
 
-from compatbench.data.cards import select_names, unknown_name
+from compatbench.data.cards import COPIED, select_names, unknown_name
 from compatbench.data.cards.names import NAME
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.project_folders import content_files
@@ -364,6 +364,24 @@ def find_transfer(label: str, plugin: str | None = None) -> Transfer:
     """Return the transfer of a label with its settings; load the file ``plugin`` if necessary."""
     builtin_transfers().get(label.partition("+")[0], plugin)
     return builtin_transfers().build(label)
+
+
+def find_useful_transfer(label: str, method: MethodCard) -> str:
+    """Return the label, or ``copied`` with a warning if the transfer changes nothing for a method.
+
+    Raises:
+        CompatbenchError: the transfer cannot take the method's modules.
+    """
+    transfer = find_transfer(label)
+    transfer.require(method)
+    if transfer.serves(method):
+        return label
+    warnings.warn(
+        f"{label} changes nothing for a module of '{method.name}': it is copied",
+        CompatbenchWarning,
+        stacklevel=3,
+    )
+    return COPIED
 
 
 def known_transfer(label: str) -> Transfer | None:

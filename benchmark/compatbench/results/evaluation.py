@@ -39,7 +39,7 @@ from compatbench.harmonic_mean import harmonic_mean
 from compatbench.method import Module, read_settings
 from compatbench.method.convert import AUTO, import_module
 from compatbench.method.hub import local_file
-from compatbench.method.registry import builtin_transfers, find_transfer
+from compatbench.method.registry import builtin_transfers, find_transfer, find_useful_transfer
 from compatbench.method.transfer import Transfer
 from compatbench.results.choice import Decision, decide, judge_effect
 from compatbench.results.differences import (
@@ -382,11 +382,11 @@ def evaluate(
         owner, test_set = match_task(path, fitted, test_set)
     labels = owner.labels_for(method.card.needs)
     [transfer] = builtin_transfers().choose([transfer])
-    chosen = find_transfer(transfer)
     words = None
     if transfer != COPIED and method.card.depth == "none":
         raise CompatbenchError(f"a module of '{fitted.method}' is the same whatever the transfer")
-    chosen.require(method.card)
+    transfer = find_useful_transfer(transfer, method.card)
+    chosen = find_transfer(transfer)
     if chosen.card.access == {"words"}:
         words = find_words(path, fitted.source)
     images = TaskImages(hide_labels(owner), TrainingCard(), fitted.seed or 0, cache)

@@ -137,7 +137,7 @@ def _find_cut_or_padded(tested: MethodUnderTest, backbone: Backbone) -> list[str
 
 
 def turned_space(tested: MethodUnderTest) -> None:
-    """Aligned by words and without an image, a module takes no notice of a rotated joint space."""
+    """Aligned by words and without an image, a module ignores a rotated embedding space."""
     why = "attach looks at images; see the check 'no-image'"
     with _at_an_image(tested.source, SkippedRule(why)):
         tested.attach(tested.source)
@@ -160,7 +160,7 @@ def turned_space(tested: MethodUnderTest) -> None:
 
 @cache
 def _rotate_source() -> tuple[Backbone, Tensor]:
-    """Return the source with a rotated joint space, and the word features of the source itself."""
+    """Return the source with a rotated embedding space, and its word features before that."""
     source = synthetic_models().source
     rotated = rotate_clip(source, random_rotation(source.embed_dim, 1))
     return rotated, encode_words(source, WORDS)

@@ -183,7 +183,7 @@ def wrap(model: nn.Module, name: str, tokenizer: str | None = "mini/tokenizer.tx
 
 
 def rotate_clip(backbone: Backbone, rotation: Tensor) -> Backbone:
-    """Return a CLIP with a rotated joint space: features f become f Rᵀ, and logits stay.
+    """Return a CLIP with a rotated embedding space: features f become f Rᵀ, and logits stay.
 
     ``rotation`` is R, ``[e, e]``.
     """
