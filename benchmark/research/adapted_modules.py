@@ -19,7 +19,7 @@ import pandas as pd
 
 from compatbench.errors import CompatbenchError
 from compatbench.messages import count
-from compatbench.results.estimate import estimate
+from compatbench.results.estimate import Interval, estimate
 from compatbench.results.survival import count_after_correction
 from compatbench.tables.markdown import render_table
 from compatbench.tables.numbers import bounds, percent, signed
@@ -252,24 +252,6 @@ def show_means(results: pd.DataFrame) -> str:
     return render_table(plain_table(header, rows, left=(0, 1)))
 
 
-def show_starts(results: pd.DataFrame) -> str:
-    """Return the table of what the adaptations change, by what they start from."""
-    accuracy: Any = list_changes(results["accuracy"], STARTS)
-    ece: Any = list_changes(results["ece"], STARTS)
-    header = ["Start", "Adaptation"]
-    for title in BACKBONES.values():
-        header += [f"{title}: accuracy", "ECE"]
-    rows: list[list[TableCell | str]] = []
-    for start, start_title in STARTS.items():
-        for adaptation, title in ADAPTATIONS.items():
-            row: list[TableCell | str] = [start_title, title]
-            for backbone in BACKBONES:
-                place = (backbone, start, adaptation)
-                row += [show(accuracy.loc[place]), show(ece.loc[place])]
-            rows.append(row)
-    return render_table(plain_table(header, rows, left=(0, 1)))
-
-
 def show_lead(results: pd.DataFrame) -> str:
     """Return the table of what modules gain over zero-shot with the same adaptation."""
     values: Any = results["accuracy"]
@@ -318,12 +300,93 @@ def describe(results: pd.DataFrame) -> str:
     )
 
 
+def describe_answer(results: pd.DataFrame) -> str:
+    """Return the answer, in numbers: what adaptations change in accuracies and confidences."""
+    accuracy = list_changes(results["accuracy"], STARTS)
+    on_targets = accuracy[accuracy.index.isin(list(TARGETS), level=0)]
+    of_modules = mean_of_modules(on_targets)
+    beside = of_modules - on_targets.xs(ZERO_SHOT, level=1)
+    ece = mean_of_modules(list_changes(results["ece"], STARTS))
+    at_level = mean_of_modules(list_changes(results["ece_at_level"], STARTS))
+    names = ", ".join(ADAPTATIONS.values())
+    return (
+        f"On the new models, {names} change the mean accuracy of six modules by "
+        f"{span(of_modules)}: {count_signs(of_modules)}. Compared with what they add to zero-shot, "
+        f"{count_signs(beside)}. {describe_lowest(results)} The calibration error (ECE) of the "
+        f"mean module changes by {span(ece)} on the three models: {count_signs(ece)}.\n\n"
+        "An adaptation may make answers overconfident. You can undo that without labels: divide "
+        "the adapted logits by one temperature, such that the mean confidence is as before. "
+        f"Then the mean ECE changes by {span(at_level)}: {count_signs(at_level)}."
+    )
+
+
+def mean_of_modules(changes: pd.DataFrame) -> pd.DataFrame:
+    """Return changes by (backbone, start, adaptation) as means over the modules, without start."""
+    modules = changes.drop(ZERO_SHOT, level=1)
+    return modules.groupby(level=[0, 2], sort=False).mean()
+
+
+def to_intervals(changes: pd.DataFrame) -> list[Interval]:
+    """Return the interval over tasks of every row of changes."""
+    intervals = [estimate(by_task.to_numpy()) for _, by_task in changes.iterrows()]
+    return [interval for interval in intervals if interval is not None]
+
+
+def span(changes: pd.DataFrame) -> str:
+    """Return the smallest and the largest mean over tasks: ``-1.0 to +1.3 points``."""
+    values = [interval.value for interval in to_intervals(changes)]
+    return f"{signed(min(values))} to {signed(max(values))} points"
+
+
+def count_signs(changes: pd.DataFrame) -> str:
+    """Return how many intervals over tasks lie above 0 and how many below."""
+    signs = [interval.sign for interval in to_intervals(changes)]
+    above = signs.count(1)
+    return f"{above} of {len(signs)} intervals are above 0 and {signs.count(-1)} below"
+
+
+def describe_lowest(results: pd.DataFrame) -> str:
+    """Return whether modules that are below zero-shot stay below it with the same adaptation."""
+    values: Any = results["accuracy"]
+    sentences = []
+    for backbone, title in TARGETS.items():
+        for module, module_title in MODULES.items():
+            signs = []
+            for adaptation in (ALONE, *ADAPTATIONS):
+                of_module = values.loc[(backbone, module, adaptation)]
+                lead = estimate(of_module - values.loc[(backbone, ZERO_SHOT, adaptation)])
+                assert lead is not None
+                signs.append(lead.sign)
+            if signs[0] < 0:
+                sentences.append(
+                    f"The module *{module_title}* is below zero-shot on the model "
+                    f" that {title}; with the same adaptation of both, it is still below in "
+                    f"{signs[1:].count(-1)} of {len(ADAPTATIONS)} cases."
+                )
+    return " ".join(sentences) or "No module is significantly below zero-shot before."
+
+
+def describe_confidence() -> str:
+    """Return how often the mean confidence is above the accuracy before any adaptation."""
+    rows = pd.read_csv(RESULTS)
+    rows = rows[rows["adaptation"] == ALONE]
+    over = rows["confidence"] > 100 * rows["correct"] / rows["total"]
+    is_zero_shot = rows["start"] == ZERO_SHOT
+    zero_shot = over[is_zero_shot]
+    modules = over[~is_zero_shot]
+    return (
+        "Before any adaptation, the mean confidence is above the accuracy for zero-shot in "
+        f"{zero_shot.sum()} of {len(zero_shot)} cases (a task and a model), and for modules in "
+        f"{modules.sum()} of {len(modules)}."
+    )
+
+
 def make_sections() -> dict[str, str]:
-    """Return the section."""
+    """Return the sections."""
     results = read_results()
     parts = [describe(results), show_means(results), count_significant(results)]
-    parts += [show_starts(results), show_lead(results)]
-    return {"adapted": "\n\n".join(parts)}
+    parts += [show_lead(results), describe_confidence()]
+    return {"adapted-answer": describe_answer(results), "adapted": "\n\n".join(parts)}
 
 
 def main() -> None:

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import adapted_modules
+import embedding_spaces
+import new_classes
 import paper_claims
 import real_task
+import rosetta_rivals
 import several_targets
 import word_gains
 from pages import Page
 
+# In the order of the page.
+PROGRAMS = (
+    word_gains,
+    several_targets,
+    paper_claims,
+    new_classes,
+    real_task,
+    adapted_modules,
+    embedding_spaces,
+    rosetta_rivals,
+)
+
 
 def make_page() -> Page:
-    """Return the sections of all findings that the committed results give."""
-    sections = paper_claims.make_sections()
-    sections |= several_targets.make_sections()
-    sections |= real_task.make_sections()
-    sections |= adapted_modules.make_sections()
-    sections |= word_gains.make_sections()
+    """Return the sections of all findings."""
+    sections: dict[str, str] = {}
+    for program in PROGRAMS:
+        sections |= program.make_sections()
     return Page(sections)

@@ -27,18 +27,42 @@ from compatbench.tables.table import TableCell, plain_table, records, sentence, 
 ROOT = Path(__file__).parents[2]
 SUITE = "mini"
 READINGS = "mini-ablation"  # the suite of ContCoOp's readings
+EVA = "eva-clip"  # in the names of targets of this kind
 LONGEST = 400  # characters of a cell or a note
 
 
 def make_sections() -> dict[str, str]:
     """Return the sections by name."""
-    claims = analyze_claims(SUITE, ROOT)
+    # The paper's claims are about an upgrade to EVA-CLIP.
+    claims = [report for report in analyze_claims(SUITE, ROOT) if EVA in report.upgrade[-1]]
     source, target = claims[0].upgrade
     return {
+        "claims-answer": describe_verdicts(claims),
         "claims": show_claims(claims),
         "readings": show_readings(compare_readings(READINGS), READINGS),
         "layers": show_layers(analyze_layers(source, target, suite=SUITE).changes),
     }
+
+
+def describe_verdicts(reports: list[ClaimsReport]) -> str:
+    """Return how many verdicts there are, and which claims are supported or contradicted."""
+    targets: dict[str, dict[str, list[str]]] = {}
+    total = 0
+    for report in reports:
+        for finding in records(report.findings):
+            claim = f"{finding['says']} ({finding['data']})"
+            if finding["claim"] in (1, 3):  # their data are counts of methods, and ranks
+                claim = finding["says"]
+            of_verdict = targets.setdefault(finding["verdict"], {})
+            of_verdict.setdefault(claim, []).append(f"`{report.upgrade[-1]}`")
+            total += 1
+    counts = {verdict: sum(map(len, claims.values())) for verdict, claims in targets.items()}
+    lines = [f"Of {count(total, 'verdict')}, {counts.get('not decided', 0)} are not decided."]
+    for verdict in ("supported", "contradicted"):
+        claims = targets.get(verdict, {})
+        shown = [f"{claim}, on {' and '.join(names)}" for claim, names in claims.items()]
+        lines.append(f"* {verdict.capitalize()}: {'; '.join(shown) or 'none'}.")
+    return lines[0] + "\n\n" + "\n".join(lines[1:])
 
 
 def show_claims(reports: list[ClaimsReport]) -> str:

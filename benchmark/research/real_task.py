@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
+from method_kinds import group_methods
 from scipy.stats import binomtest
 
 import compatbench as cb
-from compatbench.method.registry import builtin_methods
+from compatbench.results.estimate import estimate
 from compatbench.tables.markdown import render_table
-from compatbench.tables.numbers import percent, signed
+from compatbench.tables.numbers import percent, signed, with_bounds
 from compatbench.tables.table import plain_table
 
 REPOSITORY = Path(__file__).parents[2]
 SUITE = "mini-real"
+DRAWINGS = "mini"
 SOURCE = "mini-clip"
 TARGETS = {
     "mini-eva-clip": "keeps the old embedding space",
     "mini-eva-clip-anew": "has a new embedding space",
 }
-KINDS = ("prompts and updates of the text tower", "both towers, or the image tower", "features")
 LEVEL = 0.05
 
 
@@ -32,13 +35,12 @@ def make_sections() -> dict[str, str]:
     for backbone in (SOURCE, *TARGETS):
         rows = copied[(copied["backbone"] == backbone) & (copied["method"] == "zeroshot")]
         accuracies.append(f"{percent(rows['accuracy'].mean())} % (`{backbone}`)")
-    header = ["The module acts on", "Methods"]
+    header = ["Kind of method", "Methods"]
     for title in TARGETS.values():
         header += [f"{title}: gain, lose", "median gain"]
-    by_kind = pd.Series({name: find_kind(name) for name in copied["method"].unique()}).dropna()
     rows = []
-    for kind in KINDS:
-        methods = by_kind.index[by_kind == kind]
+    totals: dict[str, Counter[str]] = {target: Counter() for target in TARGETS}
+    for kind, methods in group_methods(copied["method"].unique()).items():
         row = [kind, str(len(methods))]
         for target in TARGETS:
             attached = copied[(copied["backbone"] == target) & (copied["status"] == "ok")]
@@ -46,25 +48,47 @@ def make_sections() -> dict[str, str]:
             verdicts = [judge(rows) for _, rows in attached.groupby("method")]
             gains = attached.groupby("method")["gain"].mean()
             row.append(f"{verdicts.count('gains')}, {verdicts.count('loses')}")
+            totals[target].update(verdicts)
             row.append(signed(gains.median()))
         rows.append(row)
     text = f"Zero-shot's accuracies are {', '.join(accuracies)}; guessing has 10 %.\n\n"
-    return {"digits": text + render_table(plain_table(header, rows, left=(0,)))}
+    table = render_table(plain_table(header, rows, left=(0,)))
+    return {"digits-answer": describe_answer(totals), "digits": text + table}
 
 
-def find_kind(name: str) -> str | None:
-    """Return the kind of a method by where its module acts; None if it trains no module."""
-    registry = builtin_methods()
-    method = name.partition("+")[0]
-    card = registry.get(method).card
-    if not card.learns or "stream" in card.needs:
-        return None
-    places = set(card.places)
-    if places & {"image-layers"}:
-        return KINDS[1]
-    if places & {"text-input", "text-layers"}:
-        return KINDS[0]
-    return KINDS[2]
+def describe_answer(totals: Mapping[str, Counter[str]]) -> str:
+    """Return how many methods gain and lose on each target, and what CoOp does on drawings."""
+    parts = []
+    for target, title in TARGETS.items():
+        verdicts = totals[target]
+        parts.append(
+            f"{verdicts['gains']} of {verdicts.total()} copied modules gain and "
+            f"{verdicts['loses']} lose on `{target}`, which {title}"
+        )
+    return f"{'; '.join(parts)}. {compare_with_drawings()}"
+
+
+def compare_with_drawings(method: str = "coop", title: str = "CoOp") -> str:
+    """Return the mean gain of a module on the digits and on the drawings of suite ``mini``."""
+    shown = []
+    for target in TARGETS:
+        gains = []
+        for suite in (SUITE, DRAWINGS):
+            results = cb.results(suite, REPOSITORY)
+            frame = results.frame
+            rows = frame[
+                (frame["transfer"] == "copied")
+                & (frame["method"] == method)
+                & (frame["backbone"] == target)
+                & (frame["task"] == frame["test_set"])
+                & frame["task"].isin(results.expected.tasks)
+            ]
+            gains.append(estimate(rows.groupby("task")["gain"].mean()))
+        shown.append(f"{with_bounds(gains[0])} and {with_bounds(gains[1])} on `{target}`")
+    return (
+        f"How much the images matter shows in the gain of {title}'s module on digits and on "
+        f"drawings: {'; '.join(shown)} (points; intervals over the tasks of suite `{DRAWINGS}`)."
+    )
 
 
 def judge(rows: pd.DataFrame) -> str:

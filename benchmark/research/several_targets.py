@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import anchoring
 import numpy as np
 import pandas as pd
+from method_kinds import group_methods
 from target_kinds import (
     leave_out,
     list_collapsed,
@@ -22,17 +24,20 @@ from target_kinds import (
     to_cells,
 )
 
-from compatbench.data.cards import backbone_cards, suite_cards
+from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.messages import count
 from compatbench.results.estimate import Array, estimate
 from compatbench.results.result_files import ResultFiles
-from compatbench.results.stored_method import MethodInfo, StoredMethod
 from compatbench.tables.markdown import render_table
-from compatbench.tables.numbers import bounds, percent, signed
-from compatbench.tables.table import plain_table
+from compatbench.tables.numbers import NOTHING, bounds, percent, signed, with_bounds
+from compatbench.tables.table import TableCell, number, plain_table
 
 ROOT = Path(__file__).parents[2]
 SUITE = "mini-upgrades"
+# The name of a target without anything special in its training, and its kind of upgrade.
+PLAIN = re.compile(r".+-eva(?:-clip)?(-anew)?(?:-\d+)?")
+KINDS = {None: "keeps the old embedding space", "-anew": "has a new embedding space"}
+Targets = dict[str, list[str]]  # of a kind of upgrade, by source
 REMAINDER = (0, 1, 2)  # methods × tasks × targets, and the chance of a test set
 
 
@@ -71,168 +76,220 @@ def make_sections() -> dict[str, str]:
     """Return the sections by name."""
     suite = suite_cards.read(SUITE)
     results = ResultFiles(ROOT).read_suite(SUITE)
-    rows = results.frame
-    gains = read_gains(rows)
-    # Show the kinds of which a target ships. What other pages say of it should hold for its kind.
-    shipped = set(backbone_cards.builtin_names())
-    kinds = {}
-    for title, upgrades in suite.groups.items():
-        names = [path[-1] for path in upgrades]
-        if not shipped.isdisjoint(names):
-            kinds[title] = names
-    collapsed = list_collapsed(gains[names] for names in kinds.values())
+    gains = read_gains(results.frame)
+    kinds = find_kinds(suite)
+    collapsed = list_collapsed(gains[names] for names in list_columns(kinds).values())
+    titles = {name: method.info.title for name, method in results.methods.items()}
     steady = leave_out(gains, collapsed)
-    heads = describe_targets(gains, kinds, results.methods, collapsed)
-    statistics = show_statistics(steady, kinds)
-    methods = show_methods(gains, kinds, results.methods)
-    infos = {name: method.info for name, method in results.methods.items()}
+    heads = describe_targets(gains, kinds, titles, collapsed)
+    tables = [show_statistics(steady, kinds), *show_methods(gains, kinds, titles)]
+    values = anchoring.group_values(
+        gains, read_zero_shot(results.frame), group_by_kind(gains, collapsed, titles)
+    )
+    trainings = anchoring.find_trainings(suite.upgrades)
     return {
-        "targets": f"{heads}\n\n{statistics}\n\n{methods}",
-        "anchoring": show_anchoring(gains, steady, read_zero_shot(rows), infos, collapsed),
+        "targets-answer": describe_statistics(steady, kinds),
+        "targets": "\n\n".join([heads, *tables]),
+        "anchoring-answer": anchoring.describe_trainings(values, trainings),
+        "anchoring": "\n\n".join(filter(None, show_anchoring(values, trainings))),
     }
+
+
+def find_kinds(suite: SuiteCard) -> dict[str, Targets]:
+    """Return the targets of each kind of upgrade and source that differ only in their seed."""
+    kinds: dict[str, Targets] = {}
+    for path in suite.upgrades:
+        plain = PLAIN.fullmatch(path[-1])
+        if plain is not None:
+            of_kind = kinds.setdefault(KINDS[plain[1]], {})
+            of_kind.setdefault(path[0], []).append(path[-1])
+    return kinds
+
+
+def list_columns(kinds: Mapping[str, Targets]) -> dict[str, list[str]]:
+    """Return the targets of each kind and source by their title."""
+    columns = {}
+    for title, of_kind in kinds.items():
+        for source, targets in of_kind.items():
+            end = f", from {source}" if len(of_kind) > 1 else ""
+            columns[f"{title}{end}"] = targets
+    return columns
 
 
 def describe_targets(
     gains: pd.DataFrame,
-    kinds: Mapping[str, Sequence[str]],
-    methods: Mapping[str, StoredMethod],
+    kinds: Mapping[str, Targets],
+    titles: Mapping[str, str],
     collapsed: Sequence[str],
 ) -> str:
     """Return what was measured, and which methods collapse.
 
     Args:
         gains: the gains of copied modules in points, ``[(method, task), target]``.
-        kinds: the targets of each kind of upgrade.
-        methods: the methods of the suite.
+        kinds: the targets of each kind of upgrade and source.
+        titles: of the methods.
         collapsed: the names of those that collapse on a kind of target.
     """
     measured = gains.index.get_level_values("method").nunique()
     tasks = gains.index.get_level_values("task").nunique()
-    targets = " or ".join(dict.fromkeys(str(len(names)) for names in kinds.values()))
-    titles = ", ".join(methods[name].info.title for name in collapsed)
-    return (
-        f"Suite `{SUITE}` has {measured} methods, {tasks} tasks, and {targets} targets of each "
-        f"kind. {titles} collapse on at least one kind of target and would decide every mean, so "
-        "the first table leaves them out. Intervals in brackets are over targets."
+    numbers = dict.fromkeys(str(len(names)) for names in list_columns(kinds).values())
+    sources = max(len(of_kind) for of_kind in kinds.values())
+    text = (
+        f"Suite `{SUITE}` has {measured} methods, {tasks} tasks, {count(sources, 'source')}, and "
+        f"{' or '.join(numbers)} targets of each kind and source. "
     )
+    if collapsed:
+        names = ", ".join(titles[name] for name in collapsed)
+        text += (
+            f"{names} collapse on at least one kind of target and would decide every mean, so the "
+            "first table leaves them out. "
+        )
+    return text + "Intervals in brackets are over targets."
 
 
-def show_statistics(steady: pd.DataFrame, kinds: Mapping[str, Sequence[str]]) -> str:
-    """Return the table of what one target says about another.
+def show_statistics(steady: pd.DataFrame, kinds: Mapping[str, Targets]) -> str:
+    """Return the table of what one target says about another, and of what one source says.
 
     Args:
         steady: the gains of copied modules in points, ``[(method, task), target]``, without the
             methods that collapse.
-        kinds: the targets of each kind of upgrade.
+        kinds: the targets of each kind of upgrade and source.
     """
-    header = ["One target and others of its kind"]
-    columns = []
-    for title, names in kinds.items():
-        header.append(short_title(title))
-        columns.append(to_cells(steady[names]))
+    columns = {title: to_cells(steady[names]) for title, names in list_columns(kinds).items()}
     rows = []
     for description, statistic in STATISTICS.items():
-        rows.append([description, *(show(cells, *statistic) for cells in columns)])
-    return render_table(plain_table(header, rows))
+        rows.append([description, *(show(cells, *statistic) for cells in columns.values())])
+    header = ["One target and others of its kind and source", *columns]
+    table = render_table(plain_table(header, rows))
+    if all(len(of_kind) > 1 for of_kind in kinds.values()):
+        table += "\n\n" + show_sources(steady, kinds)
+    return table
 
 
-def short_title(title: str) -> str:
-    """Return the title of a kind of upgrade without its subject."""
-    return title.removeprefix("The new model ")
+def describe_statistics(steady: pd.DataFrame, kinds: Mapping[str, Targets]) -> str:
+    """Return the answer: how often orders are reversed, and how far mean gains differ.
+
+    Args:
+        steady: as for ``show_statistics``.
+        kinds: as for ``show_statistics``.
+    """
+    lines = []
+    for title, targets in list_columns(kinds).items():
+        cells = to_cells(steady[targets])
+        lines.append(
+            f"* *{title}*: of the pairs of methods that differ significantly on one target, "
+            f"{percent(reversed_orders(cells))} % have the opposite order on another. The standard "
+            f"deviation of a method's mean gain between targets is "
+            f"{percent(spread_of_means(cells))} points."
+        )
+    sources = max(len(of_kind) for of_kind in kinds.values())
+    if sources == 1:
+        lines.append("* All targets have the same source, so other sources may differ.")
+    for title, of_kind in kinds.items():
+        if len(of_kind) > 1:
+            cells = average_targets(steady, of_kind)
+            lines.append(
+                f"* *{title}*, between sources: {percent(reversed_orders(cells))} % of such pairs "
+                "have the opposite order, and the standard deviation of a method's mean gain is "
+                f"{percent(spread_of_means(cells))} points."
+            )
+    return "\n".join(lines)
+
+
+def average_targets(gains: pd.DataFrame, of_kind: Targets) -> Array:
+    """Return gains with the targets of a source averaged, ``[methods, tasks, sources]``."""
+    means = {source: gains[names].mean(axis="columns") for source, names in of_kind.items()}
+    return to_cells(pd.DataFrame(means))
+
+
+def show_sources(steady: pd.DataFrame, kinds: Mapping[str, Targets]) -> str:
+    """Return the table of what one source says about another; targets are averaged.
+
+    So few sources have no interval.
+    """
+    rows: dict[str, list[str]] = {}
+    for of_kind in kinds.values():
+        cells = average_targets(steady, of_kind)
+        differences = abs(cells.mean(axis=1)[:, 1] - cells.mean(axis=1)[:, 0])
+        statistics = {
+            "pairs of methods that differ significantly on one source: opposite order on "
+            "another, %": reversed_orders(cells),
+            "gains that are significant on one source: opposite sign on another, %": reversals(
+                cells
+            ),
+            "difference of a method's mean gain between the first two sources, points: median": (
+                float(np.median(differences))
+            ),
+            "the same, largest": float(differences.max()),
+        }
+        for description, value in statistics.items():
+            shown = NOTHING if np.isnan(value) else percent(value)
+            rows.setdefault(description, []).append(shown)
+    header = ["One source and another", *kinds]
+    return render_table(plain_table(header, [[name, *values] for name, values in rows.items()]))
 
 
 def show_methods(
-    gains: pd.DataFrame, kinds: Mapping[str, Sequence[str]], methods: Mapping[str, StoredMethod]
-) -> str:
-    """Return the table of the mean gain of each method, with its intervals.
+    gains: pd.DataFrame, kinds: Mapping[str, Targets], titles: Mapping[str, str]
+) -> list[str]:
+    """Return a table for each kind of upgrade: the mean gain of each method, with its intervals.
 
     Args:
         gains: the gains of copied modules in points, ``[(method, task), target]``.
-        kinds: the targets of each kind of upgrade.
-        methods: the methods of the suite.
+        kinds: the targets of each kind of upgrade and source.
+        titles: of the methods.
     """
-    header = ["Mean gain, points"]
-    columns = []
-    for title, names in kinds.items():
-        header += [short_title(title), "interval over tasks"]
-        columns.append(list_gains(gains[names]))
-    rows = []
-    for name in columns[0]:
-        row = [methods[name].info.title]
-        for column in columns:
-            row += column[name]
-        rows.append(row)
-    return render_table(plain_table(header, rows))
+    tables = []
+    for title, of_kind in kinds.items():
+        header = [f"Mean gain, points: {title}"]
+        for source in of_kind:
+            header += [f"from {source}", "interval over tasks"]
+        if len(of_kind) > 1:
+            header.append("second source minus first, interval over tasks")
+        rows = []
+        for name in gains.index.unique("method"):
+            row: list[TableCell | str] = [titles[name]]
+            by_task = []
+            for targets in of_kind.values():
+                of_method = gains.loc[name, targets]
+                by_task.append(of_method.mean(axis="columns"))
+                row.append(number(with_bounds(estimate(of_method.mean()))))
+                row.append(number(bounds(estimate(by_task[-1]), signed)))
+            if len(of_kind) > 1:
+                row.append(number(with_bounds(estimate(by_task[1] - by_task[0]))))
+            rows.append(row)
+        tables.append(render_table(plain_table(header, rows)))
+    return tables
 
 
-def list_gains(gains: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Return what each method gains on a kind of target.
-
-    Args:
-        gains: the gains, ``[(method, task), target]``.
-
-    Returns:
-        By method, the mean with its interval over targets, and the interval over tasks.
-    """
-    shown = {}
-    for name, means in gains.groupby("method").mean().iterrows():
-        gain = f"{signed(means.mean())} ({bounds(estimate(means), signed)})"
-        by_task = gains.xs(str(name)).to_numpy().mean(axis=1)
-        shown[str(name)] = (gain, bounds(estimate(by_task), signed))
-    return shown
-
-
-def group_methods(
-    infos: Mapping[str, MethodInfo], collapsed: Iterable[str]
+def group_by_kind(
+    gains: pd.DataFrame, collapsed: Sequence[str], titles: Mapping[str, str]
 ) -> dict[str, list[str]]:
-    """Return the names of the methods of each kind; those that collapse are a separate kind."""
-    kinds: dict[str, list[str]] = {}
-    for name, info in infos.items():
-        if info.learns and name not in collapsed:
-            kinds.setdefault(anchoring.kind_of(info.inserts), []).append(name)
-    ordered = {title: kinds[title] for title in sorted(kinds, reverse=True)}
-    return {**ordered, "methods that collapse without the penalty": list(collapsed)}
+    """Return the names of the methods of each kind; those that collapse are a separate group."""
+    names = list(gains.index.unique("method"))
+    steady = [name for name in names if name not in collapsed]
+    groups = group_methods(steady)
+    groups[f"mean of these {len(steady)} methods"] = steady
+    if collapsed:
+        shown = ", ".join(titles[name] for name in collapsed)
+        groups[f"methods that collapse without it ({shown})"] = list(collapsed)
+    return groups
 
 
 def show_anchoring(
-    gains: pd.DataFrame,
-    steady: pd.DataFrame,
-    zero_shot: pd.DataFrame,
-    infos: Mapping[str, MethodInfo],
-    collapsed: Sequence[str],
-) -> str:
-    """Return the answer on the penalty, and the table of its weights.
-
-    Args:
-        gains: the gains of copied modules in points, ``[(method, task), target]``.
-        steady: the gains without the methods that collapse.
-        zero_shot: the accuracy of zero-shot in percent, ``[task, target]``.
-        infos: the methods by name.
-        collapsed: the names of those that collapse.
-    """
-    prices = anchoring.price_weights(steady, zero_shot)
-    best = anchoring.best_price(prices)
-    best_of_all = anchoring.best_price(anchoring.price_weights(gains, zero_shot))
-    assert best is not None
-    assert best_of_all is not None
-    assert best.weight == best_of_all.weight
-    kinds = anchoring.compare_kinds(gains, group_methods(infos, collapsed), best.weight)
-    answer = anchoring.answer(
-        best,
-        kinds,
-        anchoring.levels_of(steady, best.weight),
-        anchoring.levels_of(gains, best.weight),
+    values: Mapping[str, pd.DataFrame], trainings: Mapping[str, Sequence[anchoring.Pair]]
+) -> list[str]:
+    """Return the tables on trainings that should keep old modules."""
+    pairs = {len(of_training) for of_training in trainings.values()}
+    sources = {pair.source for of_training in trainings.values() for pair in of_training}
+    head = (
+        f"Each training has {' or '.join(map(str, sorted(pairs)))} targets, from "
+        f"{count(len(sources), 'source')}. Each is compared with the target of the same source and "
+        "seed that was trained without it. Intervals in brackets are over tasks."
     )
-    rows = []
-    for price in prices:
-        row = [f"{price.weight:g}"]
-        for change in (price.gain, price.zero_shot):
-            row.append(f"{signed(change.value)} ({bounds(change, signed)})")
-        row.append("yes" if price.keeps else "not shown")
-        row.append("yes" if price.is_free else "not shown")
-        rows.append(row)
-    header = ["weight", "gain of copied modules, points", "zero-shot, points", "modules gain more"]
-    header.append(f"zero-shot loses less than {anchoring.FREE:g}")
-    table = render_table(plain_table(header, rows, left=(3, 4)))
-    measured = count(steady.index.get_level_values("method").nunique(), "method")
-    return f"**Answer.** {answer}\n\nOf the {measured} that do not collapse:\n\n{table}"
+    return [
+        head,
+        anchoring.show_changes(values, trainings),
+        anchoring.show_levels(values, trainings),
+        anchoring.show_baseline(values, trainings),
+    ]

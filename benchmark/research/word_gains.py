@@ -1,199 +1,189 @@
-"""Make the sections of docs/findings.md on the transfer ``words`` and on Rosetta."""
+"""Make the section of docs/findings.md on the transfer ``words``."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-from rosetta_overlap import COUNTS
+from method_kinds import group_methods, kind_of
 
 import compatbench as cb
+from compatbench.data.cards import COPIED, suite_cards
+from compatbench.messages import count
 from compatbench.results.estimate import Interval, estimate
-from compatbench.results.ranking import rank_methods
-from compatbench.results.tuning_records import read_record, tuning_path
-from compatbench.results.upgrade_rows import pair_rows, task_means
 from compatbench.tables.markdown import render_table
-from compatbench.tables.numbers import NOTHING, bounds, percent, signed
-from compatbench.tables.table import Table, TableCell, number, plain_table
+from compatbench.tables.numbers import NOTHING, signed, with_bounds
+from compatbench.tables.table import TableCell, code, number, plain_table
 
 REPOSITORY = Path(__file__).parents[2]
-SOURCE = "mini-clip"
-TARGETS = ("mini-eva-clip", "mini-eva-clip-anew")
-OWN = ("rosetta", "words")
-RIVAL = ("proker", "words")
-# Its nearest rivals, the best methods of other kinds, and zero-shot.
-BESIDE = ("proker", "tip_adapter", "gda", "contcoop", "zeroshot")
-
-# The suites and targets of the table on ``words``, and the target that orders its rows.
-WORD_UPGRADES = (
-    ("mini", "mini-eva-clip-anew"),
-    ("mini", "mini-eva-clip"),
-    ("mini-no-lineage", "mini-clip-other"),
-)
-ORDERED_BY = "mini-eva-clip-anew"
-
-Option = tuple[str, str]  # a method and the transfer that it is ranked with
+SUITE = "mini"
+WORDS = "words"
+FIRST_TARGET = "mini-eva-clip-anew"  # the answer is about it, and it orders the methods
+ALL = "all of these methods"
+FEWEST_TARGETS = 3  # of an interval over targets
 
 
-@dataclass(frozen=True)
-class TargetResults:
-    """The results on one target.
+def make_sections(root: Path = REPOSITORY) -> dict[str, str]:
+    """Return the answer with the table by kind of method, and the table of all methods."""
+    results = cb.results(SUITE, root)
+    gains = read_gains(results)
+    titles = {info.name: info.title for info in results.suite.infos}
+    kinds = {target: title for title, path in list_targets() for target in path}
+    measured = [target for target in kinds if target in gains.columns]
+    gains = gains[measured]
+    return {
+        "words-answer": describe_answer(gains),
+        "words-kinds": show_kinds(gains, {target: kinds[target] for target in measured}),
+        "words": show_methods(gains, titles) + "\n\n" + describe_targets(gains, titles),
+    }
 
-    Attributes:
-        ranking: the ranking with a row for each option.
-        h: H of each option on each task, seeds averaged.
+
+def list_targets() -> list[tuple[str, tuple[str, ...]]]:
+    """Return the targets of the suite under the title of their kind of upgrade."""
+    groups = suite_cards.read(SUITE).groups
+    return [(title, tuple(path[-1] for path in paths)) for title, paths in groups.items()]
+
+
+def read_gains(results: cb.Results) -> pd.DataFrame:
+    """Return gains over zero-shot in points, ``[(transfer, method, task), target]``.
+
+    Seeds are averaged. A method is there if it trains a module and was measured with both
+    transfers on every task. On a target that was not measured, its gains are NaN.
     """
-
-    ranking: pd.DataFrame
-    h: pd.DataFrame
-
-    def lead(self, other: Option, tasks: list[str] | None = None) -> Interval:
-        """Return H of Rosetta minus that of another option, in points, over some or all tasks."""
-        differences: Any = self.h.T[OWN] - self.h.T[other]
-        if tasks is not None:
-            differences = differences[tasks]
-        interval = estimate(differences.to_numpy())
-        assert interval is not None
-        return interval
-
-
-def read() -> list[TargetResults]:
-    """Return the results on each target of suite ``mini``."""
-    results = cb.results("mini", REPOSITORY)
-    found = []
-    for target in TARGETS:
-        ranking, h = read_options(results, (SOURCE, target), "h")
-        found.append(TargetResults(ranking, h))
-    return found
+    frame = results.frame
+    rows = frame[
+        frame["transfer"].isin([COPIED, WORDS])
+        & frame["task"].isin(results.expected.tasks)
+        & (frame["task"] == frame["test_set"])
+        & (frame["backbone"] != frame["source"])
+    ]
+    both = set(rows.loc[rows["transfer"] == WORDS, "method"])
+    both &= set(rows.loc[rows["transfer"] == COPIED, "method"])
+    rows = rows[[method in both and kind_of(method) is not None for method in rows["method"]]]
+    table = rows.pivot_table("gain", ["transfer", "method", "task"], "backbone")
+    both_transfers = table.loc[COPIED].notna() & table.loc[WORDS].notna()
+    complete = both_transfers.groupby("method").transform("all")
+    return table.where(pd.concat({COPIED: complete, WORDS: complete}, names=["transfer"]))
 
 
-def read_options(
-    results: cb.Results, upgrade: tuple[str, str], column: str
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return the ranking of all options, and a column of each option on each task."""
-    shots = max(results.expected.shots)
-    ranking = rank_methods(results.suite, results.expected, (upgrade,), shots)
-    options = pd.MultiIndex.from_frame(ranking[["method", "ranked_with"]])
-    means = task_means(pair_rows(results.suite, results.expected, upgrade, shots), column)
-    means = means.reindex(ranking["module"]).set_axis(options, axis="index")
-    return ranking.set_index(options), means
+def mean_by_task(gains: pd.DataFrame, methods: Sequence[str], target: str) -> pd.DataFrame:
+    """Return the mean over methods on one target, ``[task, transfer]``."""
+    of_target = gains[target].dropna()
+    chosen = of_target[of_target.index.isin(methods, level="method")]
+    return chosen.groupby(["task", "transfer"]).mean().unstack("transfer")
 
 
-def show_lead(lead: Interval) -> str:
-    """Return ``+1.0 (-0.1 to +2.0)``."""
-    return f"{signed(lead.value)} ({bounds(lead, signed)})"
+def compare(means: pd.DataFrame) -> dict[str, Interval | None]:
+    """Return the gain copied, the gain through words, and their difference.
+
+    Args:
+        means: ``[unit, transfer]``; intervals are over the units.
+    """
+    return {
+        COPIED: estimate(means[COPIED]),
+        WORDS: estimate(means[WORDS]),
+        "difference": estimate(means[WORDS] - means[COPIED]),
+    }
 
 
-def compare(targets: list[TargetResults]) -> Table:
-    """Return the table of Rosetta and other methods, copied and by words."""
-    options = [OWN]
-    for method in BESIDE:
-        options += [(method, "copied"), (method, "words")]
+def methods_on(gains: pd.DataFrame, target: str) -> list[str]:
+    """Return the methods that were measured on a target."""
+    return list(dict.fromkeys(gains[target].dropna().index.get_level_values("method")))
+
+
+def show_kinds(gains: pd.DataFrame, kinds: dict[str, str]) -> str:
+    """Return the table of mean gains by kind of method and target.
+
+    Args:
+        gains: as from ``read_gains``.
+        kinds: the kind of upgrade of each target.
+    """
     rows: list[list[TableCell | str]] = []
-    for option in options:
-        if option not in targets[0].ranking.index:
-            continue
-        method, transfer = option
-        first: Any = targets[0].ranking.loc[option]
-        row: list[TableCell | str] = [first["title"], transfer, settings_tried(method)]
-        row.append(percent(first["source"]))
-        for target in targets:
-            of_option: Any = target.ranking.loc[option]
-            row += [percent(of_option["target"]), percent(of_option["h"])]
-            row.append(NOTHING if option == OWN else number(show_lead(target.lead(option))))
-        rows.append(row)
-    header = ["Method", "Transfer", "Settings", "Source"]
-    for target in TARGETS:
-        header += [target, "H", "Rosetta's lead"]
-    return plain_table(header, rows, left=(0, 1))
+    over_targets: dict[str, list[pd.Series]] = {}
+    for target in gains.columns:
+        methods = methods_on(gains, target)
+        for kind, of_kind in {**group_methods(methods), ALL: methods}.items():
+            means = mean_by_task(gains, of_kind, target)
+            rows.append([code(target), kind, str(len(of_kind)), *show(compare(means))])
+            over_targets.setdefault(kind, []).append(means.mean())
+    for kind, means_of_targets in over_targets.items():
+        means = pd.DataFrame(means_of_targets)
+        if len(means) == len(gains.columns) >= FEWEST_TARGETS:
+            cells = show(compare(means))
+            rows.append([f"mean of {len(means)} targets", kind, "", *cells])
+    header = ["Target", "Kind of method", "Methods", "copied", "through words", "difference"]
+    table = render_table(plain_table(header, rows, left=(0, 1)))
+    notes = [f"`{target}`: {title[:1].lower()}{title[1:]}" for target, title in kinds.items()]
+    return f"{table}\n\n{'; '.join(notes)}."
 
 
-def settings_tried(method: str) -> str:
-    """Return the number of a method's settings that were compared on the development tasks."""
-    record = tuning_path(REPOSITORY, "mini", method)
-    if not record.is_file():
-        return "1"
-    return str(len(read_record(record).settings))
+def show(compared: dict[str, Interval | None]) -> list[TableCell]:
+    """Return the cells of a comparison."""
+    return [number(with_bounds(interval)) for interval in compared.values()]
 
 
-def describe_overlap(targets: list[TargetResults]) -> str:
-    """Return the sentences on test drawings that were used, and the lead with and without them."""
-    counts = pd.read_csv(COUNTS)
-    names = "mini-" + counts["task"]
-    tested = counts["tested"].sum()
-    design = counts["in_design"].sum()
-    held_out = counts["in_first_held_out"].sum()
-    clean = counts["in_design"] == 0
-    without = [show_lead(target.lead(RIVAL, list(names[clean]))) for target in targets]
-    others = [show_lead(target.lead(RIVAL, list(names[~clean]))) for target in targets]
+def describe_answer(gains: pd.DataFrame) -> str:
+    """Return the answer: the mean gain of all methods on the first target."""
+    methods = methods_on(gains, FIRST_TARGET)
+    compared = compare(mean_by_task(gains, methods, FIRST_TARGET))
+    copied = with_bounds(compared[COPIED])
+    words = with_bounds(compared[WORDS])
+    difference = with_bounds(compared["difference"])
     return (
-        f"Matched by icon set and class, {design} of the {tested:,} test drawings "
-        f"({100 * design / tested:.0f} %) were in the tasks of the design. Another {held_out} "
-        f"({100 * held_out / tested:.0f} %) were in the tasks that tested the first configuration. "
-        "The nearest rival is ProKeR moved by words. On the two targets, Rosetta's lead over it is "
-        f"{' and '.join(without)} on the {clean.sum()} tasks without design drawings, and "
-        f"{' and '.join(others)} on the {(~clean).sum()} others. So few tasks decide nothing, and "
-        "the difference was not tested."
+        f"On `{FIRST_TARGET}`, whose embedding space is new, the mean gain over zero-shot of "
+        f"{count(len(methods), 'method')} is {copied} points when modules are copied and {words} "
+        f"through words. The difference is {difference} points. Intervals are over tasks."
     )
 
 
-def show_word_gains() -> str:
-    """Return the table of what ``words`` adds to the accuracy of copied modules."""
-    gains = {}
-    accuracies = {}
-    names: dict[Any, str] = {}
-    for suite, target in WORD_UPGRADES:
-        results = cb.results(suite, REPOSITORY)
-        ranking, accuracy = read_options(results, (SOURCE, target), "target")
-        gains[target] = list_word_gains(accuracy)
-        accuracies[target] = accuracy.mean(axis=1)
-        names |= ranking["title"].droplevel("ranked_with").to_dict()
-    first = gains[ORDERED_BY]
+def show_methods(gains: pd.DataFrame, titles: dict[str, str]) -> str:
+    """Return the table of all methods: the difference between words and copied on each target."""
+    columns = {target: list_differences(gains, target) for target in gains.columns}
+    first = columns[FIRST_TARGET]
+    header = ["Method", f"gain on {FIRST_TARGET}, copied → words"]
+    header += [f"difference on {target}" for target in columns]
     rows = []
     for method in sorted(first, key=lambda name: -first[name].value):
-        copied = accuracies[ORDERED_BY][method, "copied"]
-        moved = accuracies[ORDERED_BY][method, "words"]
-        row: list[TableCell | str] = [names[method]]
-        row.append(number(f"{percent(copied)} → {percent(moved)}"))
-        for of_target in gains.values():
-            row.append(number(show_gain(of_target.get(method))))
+        compared = compare(mean_by_task(gains, [method], FIRST_TARGET))
+        values = [signed(compared[transfer].value) for transfer in (COPIED, WORDS)]
+        row: list[TableCell | str] = [titles[method], number(" → ".join(values))]
+        for differences in columns.values():
+            shown = with_bounds(differences[method]) if method in differences else NOTHING
+            row.append(number(shown))
         rows.append(row)
-    header = ["Method", f"accuracy on {ORDERED_BY}, copied → words"]
-    header += [f"gain on {target}" for target in gains]
     return render_table(plain_table(header, rows))
 
 
-def list_word_gains(accuracy: pd.DataFrame) -> dict[str, Interval]:
-    """Return the gain of ``words`` over copied modules by method, with intervals over tasks.
-
-    Args:
-        accuracy: the accuracy on the target of each option, ``[(method, transfer), task]``.
-    """
-    gains = {}
-    for method in dict.fromkeys(accuracy.index.get_level_values("method")):
-        if (method, "copied") not in accuracy.index or (method, "words") not in accuracy.index:
-            continue
-        by_task: Any = accuracy.T[method, "words"] - accuracy.T[method, "copied"]
-        interval = estimate(by_task.to_numpy())
+def list_differences(gains: pd.DataFrame, target: str) -> dict[str, Interval]:
+    """Return what words gain over copied modules on a target, by method."""
+    differences = {}
+    for method in methods_on(gains, target):
+        interval = compare(mean_by_task(gains, [method], target))["difference"]
         if interval is not None:
-            gains[method] = interval
-    return gains
+            differences[method] = interval
+    return differences
 
 
-def show_gain(gain: Interval | None) -> str:
-    """Return ``+7.1 (+3.4 to +10.8)``; a dash if it was not measured."""
-    if gain is None:
-        return NOTHING
-    return f"{signed(gain.value)} ({bounds(gain, signed)})"
+def describe_targets(gains: pd.DataFrame, titles: dict[str, str]) -> str:
+    """Return a line for each target: how many intervals exclude 0, and who ends above zero-shot."""
+    lines = []
+    for target in gains.columns:
+        differences = list_differences(gains, target)
+        signs = [interval.sign for interval in differences.values()]
+        ends: dict[int, list[str]] = {1: [], 0: [], -1: []}
+        for method in differences:
+            interval = compare(mean_by_task(gains, [method], target))[WORDS]
+            assert interval is not None
+            ends[interval.sign].append(titles[method])
+        lines.append(
+            f"* `{target}`: for {count(len(signs), 'method')}, words are better than copying "
+            f"{signs.count(1)} times and worse {signs.count(-1)} times. Through words, "
+            f"{len(ends[1])} are above zero-shot{_name(ends[1])}, and {len(ends[-1])} "
+            f"below{_name(ends[-1])}."
+        )
+    return "\n".join(lines)
 
 
-def make_sections() -> dict[str, str]:
-    """Return the sections by name."""
-    targets = read()
-    return {
-        "words": show_word_gains(),
-        "rosetta": render_table(compare(targets)),
-        "overlap": describe_overlap(targets),
-    }
+def _name(titles: list[str]) -> str:
+    return f" ({', '.join(titles)})" if titles else ""

@@ -70,6 +70,15 @@ def bounds(interval: Interval | None, show: Callable[[float | None], str] = perc
     return f"{show(interval.low)} to {show(interval.high)}"
 
 
+def with_bounds(interval: Interval | None, show: Callable[[float | None], str] = signed) -> str:
+    """Return ``+1.2 (-0.3 to +2.5)``; the number alone if it has no interval."""
+    if interval is None:
+        return NOTHING
+    if not interval.bounded:
+        return show(interval.value)
+    return f"{show(interval.value)} ({bounds(interval, show)})"
+
+
 def with_interval(row: Mapping[str, Any], name: str, show: Callable[[Any], str] = signed) -> str:
     """Return the columns of ``interval_columns`` as ``+1.2 (-0.3 to +2.5)``."""
     if row[name] is None:
