@@ -360,7 +360,7 @@ def describe_lowest(results: pd.DataFrame) -> str:
             if signs[0] < 0:
                 sentences.append(
                     f"The module *{module_title}* is below zero-shot on the model "
-                    f" that {title}; with the same adaptation of both, it is still below in "
+                    f"that {title}; with the same adaptation of both, it is still below in "
                     f"{signs[1:].count(-1)} of {len(ADAPTATIONS)} cases."
                 )
     return " ".join(sentences) or "No module is significantly below zero-shot before."

@@ -130,16 +130,15 @@ def describe_trainings(
             if group != ZERO_SHOT:
                 named[over_tasks(list_changes(table, pairs)).sign].append(group)
         lines.append(
-            f"* **{training[:1].upper()}{training[1:]}.** Zero-shot changes by "
-            f"{with_bounds(change)} points: {cost}. Copied modules gain more: "
-            f"{_join(named[1])}. They gain less: {_join(named[-1])}. No difference is shown: "
-            f"{_join(named[0])}."
+            f"* *{training}*: zero-shot changes by {with_bounds(change)} points, so {cost}. Copied "
+            f"modules gain more: {_join(named[1])}; they gain less: {_join(named[-1])}; no "
+            f"difference is shown: {_join(named[0])}."
         )
     return "\n".join(lines)
 
 
 def _join(names: Sequence[str]) -> str:
-    return "; ".join(names) or "none"
+    return ", ".join(names) or "none"
 
 
 def show_changes(

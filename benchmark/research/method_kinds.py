@@ -8,16 +8,16 @@ from compatbench.method.registry import builtin_methods
 
 TEXT_INPUT = "prompts at the text input"
 IN_TOWERS = "prompts and updates in the towers"
-ADDED = "features: adapters and caches added to zero-shot"
-OWN_WEIGHTS = "features: classifiers with weights of their own"
+ADDED = "adapters and caches on features"
+OWN_WEIGHTS = "classifiers on features"
 KINDS = (TEXT_INPUT, IN_TOWERS, ADDED, OWN_WEIGHTS)
 
 
 def kind_of(name: str) -> str | None:
     """Return the kind of a method; None if it trains no module, or sees the test images.
 
-    A method on features is *added to zero-shot* if its card says at which module it equals
-    zero-shot: that module adds nothing to the class scores.
+    Of the methods on features, adapters and caches add something to zero-shot: their cards say at
+    which module nothing is added. Classifiers have class weights of their own.
 
     Args:
         name: the method's name, also with a setting, such as ``coop+context-4``.

@@ -83,9 +83,8 @@ def make_sections() -> dict[str, str]:
     steady = leave_out(gains, collapsed)
     heads = describe_targets(gains, kinds, titles, collapsed)
     tables = [show_statistics(steady, kinds), *show_methods(gains, kinds, titles)]
-    values = anchoring.group_values(
-        gains, read_zero_shot(results.frame), group_by_kind(gains, collapsed, titles)
-    )
+    groups = group_by_kind(gains, collapsed, titles)
+    values = anchoring.group_values(gains, read_zero_shot(results.frame), groups)
     trainings = anchoring.find_trainings(suite.upgrades)
     return {
         "targets-answer": describe_statistics(steady, kinds),

@@ -66,6 +66,43 @@ def test_the_readme_has_the_effects_and_verdicts_of_the_claims() -> None:
     assert {verdict for _, verdict in read_findings("shallow modules")} == {"not decided"}
 
 
+def read_rows(section: str, number: int = 0) -> list[dict[str, str]]:
+    """Return the rows of a table of the findings, by heading; equal headings are numbered."""
+    headings, *rows = read_tables("findings", section)[number]
+    names = [f"{name} {headings[:place].count(name)}" for place, name in enumerate(headings)]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def sign_of(shown: str) -> int:
+    """Return the sign of an interval such as ``+1.2 (-0.3 to +2.5)``; 0 if it contains 0."""
+    low, high = re.findall(r"[-+]?[0-9.]+", shown)[1:]
+    return int(float(low) > 0) - int(float(high) < 0)
+
+
+def test_words_recover_the_new_embedding_space_for_every_kind_of_method() -> None:
+    rows = [row for row in read_rows("words-kinds") if row["Target 0"] == "mini-eva-clip-anew"]
+    assert len(rows) > 2
+    assert {sign_of(row["difference 0"]) for row in rows} == {1}
+    assert sign_of(rows[-1]["through words 0"]) <= 0
+    assert_says("findings", "Most of the loss comes back, but the mean module is then not better")
+    copied, through = (
+        float(rows[-1][f"{name} 0"].split()[0]) for name in ("copied", "through words")
+    )
+    assert through > copied / 2
+
+
+def test_a_penalty_keeps_modules_on_features_and_no_prompts_at_no_shown_cost() -> None:
+    rows = {row["Change, points 0"]: row for row in read_rows("anchoring")}
+    zero_shot = rows["zero-shot accuracy"]
+    penalties = [name for name in zero_shot if name.startswith("penalty, weight 1")]
+    assert penalties
+    for penalty in penalties:
+        assert sign_of(rows["adapters and caches on features"][penalty]) == 1
+        assert sign_of(rows["prompts at the text input"][penalty]) == 0
+        assert sign_of(zero_shot[penalty]) == 0
+    assert_says("findings", "Modules on features gain, and prompts do not.")
+
+
 def test_the_page_of_the_mini_suite_names_the_method_that_is_unlike() -> None:
     rows = {row[0]: row[3] for row in read_tables("mini-suite", "likeness")[0][1:]}
     assert "(mma)" in rows["agreement of seeds"]

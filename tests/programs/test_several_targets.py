@@ -1,0 +1,79 @@
+"""The page on several targets keeps sources apart, and says how far they differ."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import several_targets
+
+from compatbench.data.cards import SuiteCard
+
+METHODS = ("gda", "maple", "taskres")
+TASKS = tuple(f"t{i}" for i in range(8))
+KINDS = {
+    "keeps the old embedding space": {
+        "mini-clip": ["mini-eva-clip", "mini-eva-clip-5"],
+        "mini-clip-2": ["mini-clip-2-eva-7", "mini-clip-2-eva-8"],
+    }
+}
+
+
+def make_gains(added: float) -> pd.DataFrame:
+    """Return gains on all targets; those of the second source are higher for one method."""
+    rng = np.random.default_rng(1)
+    index = pd.MultiIndex.from_product([METHODS, TASKS], names=["method", "task"])
+    gains = {}
+    for source, targets in KINDS["keeps the old embedding space"].items():
+        for target in targets:
+            values = pd.Series(rng.normal(size=len(index)) / 10, index)
+            values["maple"] += 3
+            if source == "mini-clip-2":
+                values["gda"] += added
+            gains[target] = values
+    return pd.DataFrame(gains)
+
+
+def test_targets_are_grouped_by_kind_and_source() -> None:
+    names = [
+        ("mini-clip", "mini-eva-clip"),
+        ("mini-clip", "mini-eva-clip-anew"),
+        ("mini-clip", "mini-eva-clip-anew-5"),
+        ("mini-clip", "mini-eva-clip-anew-5-anchored-1"),
+        ("mini-clip", "mini-eva-clip-anew-5-compatible"),
+        ("mini-clip-2", "mini-clip-2-eva-7"),
+        ("mini-clip-2", "mini-clip-2-eva-anew-7"),
+    ]
+    suite = SuiteCard.model_construct(upgrades=tuple(names))
+    assert several_targets.find_kinds(suite) == {
+        "keeps the old embedding space": {
+            "mini-clip": ["mini-eva-clip"],
+            "mini-clip-2": ["mini-clip-2-eva-7"],
+        },
+        "has a new embedding space": {
+            "mini-clip": ["mini-eva-clip-anew", "mini-eva-clip-anew-5"],
+            "mini-clip-2": ["mini-clip-2-eva-anew-7"],
+        },
+    }
+
+
+def test_two_sources_are_compared() -> None:
+    gains = make_gains(added=6)
+    table = several_targets.show_sources(gains, KINDS)
+    assert "opposite order on another, % | 0.0 |" not in table
+    equal = several_targets.show_sources(make_gains(added=0), KINDS)
+    assert "opposite order on another, % | 0.0 |" in equal
+    assert "points: median | 0.0 |" in table
+    assert "largest | 6.0 |" in table
+    titles = {name: name for name in METHODS}
+    [methods] = several_targets.show_methods(gains, KINDS, titles)
+    assert "| from mini-clip | interval over tasks | from mini-clip-2 |" in methods
+    [row] = [line for line in methods.splitlines() if line.startswith("| gda |")]
+    assert row.split("|")[-2].strip().startswith("+6.0 (")
+
+
+def test_one_source_is_named_as_a_limit() -> None:
+    one = {title: {"mini-clip": of_kind["mini-clip"]} for title, of_kind in KINDS.items()}
+    assert "same source" in several_targets.describe_statistics(make_gains(0), one)
+    both = several_targets.describe_statistics(make_gains(0), KINDS)
+    assert "same source" not in both
+    assert "between sources" in both
