@@ -146,6 +146,7 @@ def test_likeness_on_page_and_card_equals_the_committed_results() -> None:
     page = likeness.PAGE.read_text(encoding="utf-8")
     card = likeness.CARD.read_text(encoding="utf-8")
     assert fill_section(page, "likeness", tables) == page
+    assert fill_section(page, "steps", likeness.describe_steps()) == page
     assert likeness.fill_card(card, facts) == card
 
 

@@ -9,7 +9,6 @@ REPOSITORY = Path(__file__).parents[2]
 FILES = {
     "readme": "README.md",
     "findings": "docs/findings.md",
-    "mini-suite": "docs/mini-suite.md",
 }
 PAGES = {name: (REPOSITORY / path).read_text(encoding="utf-8") for name, path in FILES.items()}
 
@@ -101,12 +100,3 @@ def test_a_penalty_keeps_modules_on_features_and_no_prompts_at_no_shown_cost() -
         assert sign_of(rows["prompts at the text input"][penalty]) == 0
         assert sign_of(zero_shot[penalty]) == 0
     assert_says("findings", "Modules on features gain, and prompts do not.")
-
-
-def test_the_page_of_the_mini_suite_names_the_method_that_is_unlike() -> None:
-    rows = {row[0]: row[3] for row in read_tables("mini-suite", "likeness")[0][1:]}
-    assert "(mma)" in rows["agreement of seeds"]
-    assert_says(
-        "mini-suite",
-        "The modules of MMA differ from seed to seed by more than those of any other",
-    )

@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from compatbench.data.cards import suite_cards
+from compatbench.method.registry import builtin_methods
 from compatbench.results.estimate import (
     Interval,
     draw_resamples,
@@ -55,8 +56,25 @@ def write_likeness(work: Path) -> None:
     del work
     rows, tables = likeness()
     text = fill_section(PAGE.read_text(encoding="utf-8"), "likeness", tables)
+    text = fill_section(text, "steps", describe_steps())
     PAGE.write_text(text, encoding="utf-8")
     CARD.write_text(fill_card(CARD.read_text(encoding="utf-8"), rows), encoding="utf-8")
+
+
+def describe_steps() -> str:
+    """Return how many steps the suite allows to methods that train through a tower."""
+    limits: dict[str, int] = {}
+    for name, settings in suite_cards.read("mini").methods.items():
+        card = builtin_methods().get(settings.get("method", name)).card
+        if "max_steps" in settings and not {"feature", "classifier"}.issuperset(card.places):
+            limits[name] = settings["max_steps"]
+    fewest = min(limits, key=limits.__getitem__)
+    most = max(limits, key=limits.__getitem__)
+    return (
+        f"Methods that train through a tower have {limits[fewest]:,} steps (`{fewest}`) to "
+        f"{limits[most]:,} (`{most}`). Published fits take thousands. CoOp learns sixteen vectors "
+        f"from a random start in {limits['coop']:,} steps."
+    )
 
 
 def fill_card(text: str, rows: list[dict[str, str]]) -> str:
