@@ -69,7 +69,7 @@ def show(cells: Array, statistic: Callable[[Array], float], upper: float) -> str
     """Return a statistic of gains as text, with its interval if there is one."""
     interval = over_targets(cells, statistic, upper)
     value = percent(interval.value)
-    return f"{value} ({bounds(interval)})" if interval.decides else value
+    return f"{value} ({bounds(interval)})" if interval.bounded else value
 
 
 def make_sections() -> dict[str, str]:

@@ -49,7 +49,8 @@ def read_gains(results: cb.Results) -> pd.DataFrame:
     """Return gains over zero-shot in points, ``[(transfer, method, task), target]``.
 
     Seeds are averaged. A method is there if it trains a module and was measured with both
-    transfers on every task. On a target that was not measured, its gains are NaN.
+    transfers on every task. On a target that was not measured, its gains are NaN; a target
+    without any gain is left out.
     """
     frame = results.frame
     rows = frame[
@@ -64,7 +65,8 @@ def read_gains(results: cb.Results) -> pd.DataFrame:
     table = rows.pivot_table("gain", ["transfer", "method", "task"], "backbone")
     both_transfers = table.loc[COPIED].notna() & table.loc[WORDS].notna()
     complete = both_transfers.groupby("method").transform("all")
-    return table.where(pd.concat({COPIED: complete, WORDS: complete}, names=["transfer"]))
+    known = table.where(pd.concat({COPIED: complete, WORDS: complete}, names=["transfer"]))
+    return known.dropna(axis="columns", how="all")
 
 
 def mean_by_task(gains: pd.DataFrame, methods: Sequence[str], target: str) -> pd.DataFrame:

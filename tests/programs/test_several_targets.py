@@ -77,3 +77,14 @@ def test_one_source_is_named_as_a_limit() -> None:
     both = several_targets.describe_statistics(make_gains(0), KINDS)
     assert "same source" not in both
     assert "between sources" in both
+
+
+def test_three_targets_have_an_interval() -> None:
+    shown = several_targets.show(draw_cells(), several_targets.spread_of_means, np.inf)
+    assert " to " in shown
+
+
+def draw_cells() -> np.ndarray:
+    """Return gains of methods on tasks and three targets that differ."""
+    rng = np.random.default_rng(4)
+    return rng.normal(size=(3, 8, 1)) + rng.normal(size=(3, 1, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -54,3 +55,13 @@ def test_a_method_needs_both_transfers_on_every_task() -> None:
     # It has no second transfer, it needs no module, and it sees the test images.
     assert methods.isdisjoint({"coop", "zeroshot", "tda"})
     assert gains.groupby(["transfer", "method"]).size().eq(8).all()
+
+
+def test_a_target_without_rows_of_words_is_left_out() -> None:
+    results = cb.results("mini", ROOT)
+    gains = word_gains.read_gains(results)
+    frame = results.frame
+    kept = frame[(frame["transfer"] != "words") | (frame["backbone"] != "mini-eva-clip")]
+    without = replace(results, suite=replace(results.suite, frame=kept))
+    assert "mini-eva-clip" in gains.columns
+    assert "mini-eva-clip" not in word_gains.read_gains(without).columns
