@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from torch.nn.functional import cross_entropy, normalize
 
+from compatbench.backbone import load_backbone
 from compatbench.backbone.load import locate_weights, read_backbone, weights_key
-from compatbench.data.cards import BackboneCard
+from compatbench.files.hashes import hash_file
 from compatbench.tables.markdown import fill_section
 from compatbench.tasks.mini.build import (
     classes,
+    corpus,
     duplicates,
     likeness,
     sets,
     sheets,
+    source,
+    stage,
     target,
     tokenizer,
     towers,
     training,
     upgrades,
 )
+from compatbench.tasks.mini.build.captions import CaptionWriter
 from compatbench.tasks.mini.build.names import slug
 from compatbench.tasks.mini.build.reading import read_split, sheet
 from compatbench.tasks.mini.painting import paint
@@ -173,12 +182,12 @@ def test_published_table_has_methods_with_all_eleven_datasets() -> None:
 def test_further_targets_differ_from_the_first_as_their_names_say(tmp_path):
     def facts(further: upgrades.Further) -> dict[str, object]:
         plan = further.plan(tmp_path)
-        found: dict[str, object] = {"anchoring": plan.anchoring}
+        found: dict[str, object] = {"source": plan.source_weights.name}
+        for name in ("anchoring", "compatible"):
+            found[name] = getattr(plan, name)
         for part in ("distillation", "contrastive"):
-            recipe = getattr(plan, part)
-            if recipe is not None:
-                for name, value in vars(recipe).items():
-                    found[f"{part}.{name}"] = value
+            for name, value in vars(getattr(plan, part)).items():
+                found[f"{part}.{name}"] = value
         return found
 
     def changed(one: upgrades.Further, other: upgrades.Further) -> set[str]:
@@ -188,52 +197,205 @@ def test_further_targets_differ_from_the_first_as_their_names_say(tmp_path):
         first = upgrades.Further(kind, 5)
         seeds = {"distillation.seed", "contrastive.seed"}
         assert changed(first, upgrades.Further(kind, 6)) == seeds
-        assert changed(first, upgrades.Further(kind, 5, 0.5)) == {"contrastive.steps"}
+        assert changed(first, upgrades.Further(kind, 5, towers.SECOND_SOURCE)) == {"source"}
         assert changed(first, upgrades.Further(kind, 5, anchoring=1)) == {"anchoring"}
-    assert upgrades.Further(towers.APART, 5).plan(tmp_path).distillation is None
+        assert changed(first, upgrades.Further(kind, 5, compatible=True)) == {"compatible"}
     shipped = {target.DISTILLATION.seed}
-    shipped |= {target.CONTRASTIVE[kind].seed for kind in (towers.TARGET, towers.ANEW)}
+    shipped |= {recipe.seed for recipe in target.CONTRASTIVE.values()}
     every = upgrades.choose([*upgrades.TARGETS])
     assert not shipped & {further.seed for further in every}
     # Targets share no file except the distillation, from which all targets of a seed continue.
     plans = [further.plan(tmp_path) for further in every]
     for separate in ("weights", "facts", "checkpoints"):
         assert len({getattr(plan, separate) for plan in plans}) == len(every)
-    assert len({plan.distilled for plan in plans if plan.distillation}) == 5
+    seeds_of_sources = {(further.source, further.seed) for further in every}
+    assert len({plan.distilled for plan in plans}) == len(seeds_of_sources) == 5
+
+
+def test_both_sources_have_three_targets_of_each_kind():
+    count = Counter((towers.SOURCE, kind) for kind in (towers.TARGET, towers.ANEW))
+    for further in upgrades.choose(["replication", "second-source"]):
+        count[further.source, further.kind] += 1
+    assert len(count) == 4
+    assert set(count.values()) == {3}
 
 
 def test_further_targets_are_chosen_by_name_or_purpose():
-    pair = ["mini-eva-clip-5", "mini-eva-clip-apart-5-length-0.5"]
+    pair = ["mini-clip-2-eva-anew-7", "mini-eva-clip-anew-5-anchored-10"]
     assert [each.name for each in upgrades.choose([*pair, pair[0]])] == pair
-    both = {*upgrades.TARGETS["replication"], *upgrades.TARGETS["properties"]}
-    assert {*upgrades.choose(["replication", "properties"])} == both
+    both = {*upgrades.TARGETS["replication"], *upgrades.TARGETS["compatible"]}
+    assert {*upgrades.choose(["replication", "compatible"])} == both
     with pytest.raises(SystemExit, match=r"no target.*'mini-eva-clip-4'.*replication"):
         upgrades.choose(["mini-eva-clip-4"])
 
 
-@pytest.mark.slow
-def test_anchored_step_adds_the_distance_from_the_source_texts():
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Train on batches of eight pairs."""
+    for module in (stage, target, training):
+        monkeypatch.setattr(module, "BATCH", 8)
+    monkeypatch.setattr(training, "TEXT_GROUPS", (4, 4))
+
+
+@pytest.fixture
+def few_steps(small_batches, monkeypatch):
+    """Train for a few steps, on random drawings."""
+    rng = np.random.default_rng(0)
+    drawings = torch.from_numpy(rng.integers(0, 256, (12, 48, 48, 4), np.uint8))
+    rows = {"label": "", "tags": "", "style": "", "set": "openmoji", "emoji": True, "tone": 0}
+    table = pd.DataFrame({"concept": [f"thing-{i}" for i in range(12)], **rows})
+    captions = CaptionWriter.for_table(table)
+    monochrome = torch.zeros(12, dtype=torch.bool)
+    drawn = corpus.Corpus(drawings, monochrome, torch.arange(12), np.full(12, 1 / 12), captions)
+    for module in (source, target):
+        monkeypatch.setattr(module, "load_corpus", lambda *_: drawn)
+    monkeypatch.setattr(stage, "REPORT_EVERY", 2)
+    for module, name in ((source, "FIRST"), (source, "SECOND"), (upgrades, "DISTILLATION")):
+        monkeypatch.setattr(module, name, replace(getattr(module, name), steps=3))
+    for kind, recipe in target.CONTRASTIVE.items():
+        monkeypatch.setitem(target.CONTRASTIVE, kind, replace(recipe, steps=3))
+    monkeypatch.setattr(upgrades, "table_path", lambda work: sets.MINI_FOLDER)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the program does; both towers run side by side
+    yield
+    torch.set_num_threads(threads)
+
+
+def read_trained(work: Path) -> dict[str, str]:
+    """Return the hashes of the weights that a working folder has in ``upgrades/``."""
+    return {path.stem: hash_file(path) for path in (work / "upgrades").glob("*.safetensors")}
+
+
+def test_training_killed_anywhere_resumes_to_the_same_models(few_steps, tmp_path, monkeypatch):
+    name = "mini-clip-2-eva-anew-7"
+    uninterrupted = tmp_path / "uninterrupted"
+    upgrades.train_upgrades(uninterrupted, [name])
+    expected = read_trained(uninterrupted)
+    assert {*expected} == {"mini-clip-2", name}
+    # Kill the process at every third step or writing of weights.
+    moments = 0
+
+    class Killed(BaseException):
+        pass
+
+    def may_kill(function):
+        def call(*arguments):
+            nonlocal moments
+            moments += 1
+            if moments % 3 == 0:
+                raise Killed
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(stage, "set_rates", may_kill(stage.set_rates))
+    monkeypatch.setattr(towers, "save", may_kill(towers.save))
+    kills = 0
+    killed = tmp_path / "killed"
+    while kills < 20:
+        try:
+            upgrades.train_upgrades(killed, [name])
+        except Killed:
+            kills += 1
+        else:
+            break
+    assert 4 < kills < 20
+    assert read_trained(killed) == expected
+    facts = json.loads((killed / "upgrades" / f"{name}.json").read_text())
+    assert {each["steps"] for each in facts["stages"].values()} == {3}
+
+
+def test_weights_are_written_after_the_facts_of_a_training(few_steps, tmp_path, monkeypatch):
+    weights = upgrades.weights_path(tmp_path, towers.SECOND_SOURCE)
+    facts = upgrades.facts_path(tmp_path, towers.SECOND_SOURCE)
+    with monkeypatch.context() as killed:
+        killed.setattr(source, "write_facts", lambda *_, **stages: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            source.train_second_source(tmp_path, weights, facts)
+    # Weights without facts would count as a finished training.
+    assert not weights.exists()
+    source.train_second_source(tmp_path, weights, facts)
+    assert weights.exists()
+    assert facts.exists()
+
+
+def test_targets_are_trained_with_the_penalty_in_their_name(few_steps, tmp_path, monkeypatch):
+    given = {}
+    contrast = target.contrast
+
+    def record(folder, name, model, corpus, recipe, old):
+        given[folder.name] = old
+        return contrast(folder, name, model, corpus, recipe, old)
+
+    monkeypatch.setattr(target, "contrast", record)
+    plain = "mini-eva-clip-anew-5"
+    upgrades.train_upgrades(tmp_path, [plain, f"{plain}-anchored-10", f"{plain}-compatible"])
+    assert given[plain] is None
+    anchored = given[f"{plain}-anchored-10"]
+    compatible = given[f"{plain}-compatible"]
+    assert (anchored.anchoring, anchored.compatible) == (10, False)
+    assert (compatible.anchoring, compatible.compatible) == (0, True)
+    source_weights = towers.load("mini-clip", sets.MINI_FOLDER / "mini-clip.safetensors")
+    for old in (anchored, compatible):
+        for name, tensor in source_weights.state_dict().items():
+            assert torch.equal(old.model.state_dict()[name], tensor), name
+    assert len({*read_trained(tmp_path).values()}) == 3
+
+
+def test_influence_loss_classifies_new_images_with_old_captions():
+    images = torch.eye(3)
+    right = torch.eye(3)
+    swapped = right[[1, 0, 2]]
+    scale = torch.tensor(5.0)
+    concepts = torch.arange(3)
+    good = training.influence_loss(images, right, scale, concepts)
+    bad = training.influence_loss(images, swapped, scale, concepts)
+    # One right caption of three: a cosine of 1 against two of 0.
+    assert float(good) == pytest.approx(np.log(np.exp(5) + 2) - 5)
+    assert float(bad) == pytest.approx((float(good) + 2 * (float(good) + 5)) / 3)
+    # A caption of the same concept is not wrong.
+    same = torch.tensor([0, 0, 1])
+    assert float(training.influence_loss(images, swapped, scale, same)) < float(bad)
+
+
+@pytest.mark.parametrize(
+    "parts", [{"anchoring": 2.0}, {"compatible": True}], ids=["anchored", "compatible"]
+)
+def test_step_adds_what_the_old_model_says_of_the_captions(parts, small_batches):
     torch.manual_seed(0)
     model = towers.create(towers.TARGET)
-    frozen = towers.create(towers.TARGET)
-    tokens = tokenizer.load_tokenizer()([f"a photo of a {i}." for i in range(256)])
-    order = tokens.argmax(-1).argsort(stable=True)
-    batch = training.Batch(torch.randn(256, 3, 48, 48), tokens[order], torch.arange(256))
-    losses = {}
-    gradients = {}
-    with ThreadPoolExecutor(2) as workers, torch.random.fork_rng():
-        for weight in (0.0, 2.0):
+    frozen = towers.create(towers.TARGET).requires_grad_(False)
+    frozen.logit_scale.fill_(2.0)
+    tokens = tokenizer.load_tokenizer()([f"a photo of a {i}." for i in range(8)])
+    batch = training.Batch(torch.randn(8, 3, 48, 48), tokens, torch.arange(8))
+    losses = []
+    gradients = []
+    with ThreadPoolExecutor(2) as workers:
+        for old in (None, training.OldTexts(frozen, **parts)):
             model.zero_grad()
-            anchor = (frozen.requires_grad_(False), weight) if weight else None
-            losses[weight], _ = training.contrastive_step(model, batch, workers, anchor)
-            gradients[weight] = model.text.token_embedding.weight.grad.clone()
+            loss, _ = training.contrastive_step(model, batch, workers, old)
+            losses.append(float(loss))
+            images = model.visual.trunk.patch_embed.proj.weight.grad.clone()
+            texts = model.text.token_embedding.weight.grad.clone()
+            gradients.append({"images": images, "texts": texts})
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         # Grouping as in training changes only 16-bit rounding.
+        images = towers.encode_images(model, batch.images)
         texts = towers.encode_text(model, batch.tokens)
-        kept = towers.encode_text(frozen, batch.tokens)
-    distance = (texts - kept).square().sum(-1).mean()
-    assert losses[2.0] - losses[0.0] == pytest.approx(2 * float(distance), rel=0.02)
-    assert not torch.equal(gradients[0.0], gradients[2.0])
+        old_texts = towers.encode_text(frozen, batch.tokens)
+        if "anchoring" in parts:
+            added = 2 * (texts - old_texts).square().sum(-1).mean()
+            trained = "texts"
+        else:
+            logits = np.exp(2.0) * images.float() @ old_texts.float().T
+            own = torch.arange(8)
+            added = sum(cross_entropy(each, own) for each in (logits, logits.T)) / 2
+            trained = "images"
+    assert losses[1] - losses[0] == pytest.approx(float(added), rel=0.02)
+    # Each part trains one of the two towers.
+    for tower in ("images", "texts"):
+        unchanged = torch.equal(gradients[0][tower], gradients[1][tower])
+        assert unchanged == (tower != trained)
     for p in frozen.parameters():
         assert p.grad is None
 
@@ -262,6 +424,28 @@ def test_further_target_gets_a_card_beside_its_weights(card_of_target, tmp_path,
     found = read_backbone("mini-eva-clip-5")
     assert locate_weights(found) == further.plan(tmp_path).weights
     assert weights_key(found) == hashlib.sha256(b"weights").hexdigest()
-    alone = card_of_target(upgrades.Further(towers.APART, 5, 0.5), b"weights")
-    assert BackboneCard.model_validate(alone).text_from is None
-    assert "nothing inherited, seed 5, 0.5 of the steps" in alone["title"]
+    compatible = card_of_target(upgrades.Further(towers.ANEW, 5, compatible=True), b"weights")
+    assert "new embedding space, seed 5, backward-compatible" in compatible["title"]
+
+
+def test_models_of_the_second_source_are_loaded_by_their_cards(tmp_path, monkeypatch):
+    further = upgrades.Further(towers.ANEW, 7, towers.SECOND_SOURCE)
+    configs = {"mini-clip-2": "mini-clip-2", further.name: "mini-clip-2-eva"}
+    features = {}
+    images = torch.randn(2, 3, 48, 48)
+    for name, config in configs.items():
+        model = towers.create(config).eval().requires_grad_(False)
+        towers.save(model, upgrades.weights_path(tmp_path, name))
+        features[name] = towers.encode_images(model, images)
+    upgrades.write_source_card(tmp_path)
+    upgrades.write_card(tmp_path, further)
+    monkeypatch.setenv("COMPATBENCH_CARDS", str(tmp_path / "upgrades"))
+    card = read_backbone(further.name)
+    assert card.title == "mini EVA-CLIP 2, new embedding space, seed 7 (EVA-02, patch 12, 160 wide)"
+    assert card.text_from == "mini-clip-2"
+    assert "initialised from mini-clip-2," in card.lineage
+    assert "distilled from mini-clip-2's" in card.lineage
+    assert read_backbone("mini-clip-2").title == "mini CLIP 2 (ViT, patch 12, 160 wide)"
+    for name, expected in features.items():
+        found = normalize(load_backbone(name).encode_images(images))
+        assert torch.allclose(found, expected, atol=1e-2)

@@ -24,7 +24,7 @@ STEPS = {
     "report": "report:report",
     "manifest": "manifest:write_manifest",
 }
-# What does not ship, or reads the finished suite or its results, is no part of ``all``.
+# Not part of ``all``: what does not ship, or reads the finished suite or its results.
 EXTRA_STEPS = {
     "upgrades": "upgrades:train_upgrades",
     "contact": "contact:write_contact_sheets",
@@ -35,13 +35,13 @@ EXTRA_STEPS = {
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m compatbench.tasks.mini.build",
-        description="Builds the mini suite. Each step goes on where an earlier run stopped.",
+        description="Build the mini suite. Each step resumes where an earlier run stopped.",
     )
     parser.add_argument("step", choices=[*STEPS, *EXTRA_STEPS, "all"])
     parser.add_argument("--work", type=Path, default=Path("mini-build"), help="working folder")
     parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")
     parser.add_argument(
-        "--only", nargs="+", help="targets of the step upgrades, or what they are for; default: all"
+        "--only", nargs="+", help="targets of the step upgrades, or their purposes; default: all"
     )
     arguments = parser.parse_args()
     if arguments.only and arguments.step != "upgrades":

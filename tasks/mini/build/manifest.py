@@ -1,4 +1,4 @@
-"""Step ``manifest``: copies the models into the suite and writes ``manifest.json``."""
+"""Step ``manifest``: copy the models into the suite, and write ``manifest.json``."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ PATTERNS = (
 
 
 def copy_models(work: Path) -> None:
-    """Copies the trained models from the working folder into the suite."""
+    """Copy the trained models from the working folder into the suite."""
     for name in trained_models(work):
         weights = towers.trained_path(work, name)
         shutil.copyfile(weights, MINI_FOLDER / weights.name)
 
 
 def trained_models(work: Path) -> list[str]:
-    """The models whose training has come to its end in this working folder."""
-    return [name for name in towers.CONFIGS if towers.facts_path(work, name).exists()]
+    """Return the models whose training has ended in this working folder."""
+    return [name for name in towers.CONFIGS if towers.trained_path(work, name).exists()]
 
 
 def write_manifest(work: Path) -> None:
-    """Writes what the suite consists of, with hashes, and where it comes from.
+    """Write what the suite consists of, with hashes, and where it comes from.
 
     A model that was not trained in this working folder keeps the facts of the manifest before.
     """

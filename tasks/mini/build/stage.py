@@ -1,4 +1,4 @@
-"""One stage of a training: the steps, the schedule, the checkpoints, the facts."""
+"""Run one stage of a training: steps, schedule, checkpoints, facts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import open_clip
 import timm
 import torch
 
-from compatbench.files.atomic import open_atomic
+from compatbench.files.atomic import open_atomic, write_atomic
 
 from .progress import bar
 
@@ -29,7 +29,7 @@ REPORT_EVERY = 100
 
 @dataclass
 class Progress:
-    """How far a stage has got; part of its checkpoint and of the manifest."""
+    """The progress of a stage; part of its checkpoint and of the manifest."""
 
     step: int = 0
     seconds: float = 0.0
@@ -38,7 +38,7 @@ class Progress:
 
 
 def set_rates(optimisers: Iterable[torch.optim.Optimizer], step: int, steps: int) -> None:
-    """Sets the learning rates of a step: linear warm-up, then a cosine down to almost nothing."""
+    """Set the learning rates of a step: linear warm-up, then a cosine down to almost nothing."""
     cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
     factor = min(1.0, (step + 1) / WARM_UP) * (FINAL_RATE + (1 - FINAL_RATE) * cosine)
     for optimiser in optimisers:
@@ -47,14 +47,14 @@ def set_rates(optimisers: Iterable[torch.optim.Optimizer], step: int, steps: int
 
 
 class Stage:
-    """Runs one stage of training step by step, with checkpoints and a progress bar.
+    """Run one stage of training step by step, with checkpoints and a progress bar.
 
     Args:
         name: Shown in the bar; also the checkpoint's name.
         folder: Where the checkpoint is kept.
         steps: How many steps the stage has.
-        modules: All that is trained, by name.
-        optimisers: What trains it.
+        modules: The trained modules by name.
+        optimisers: Their optimisers.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Stage:
             self._resume()
 
     def run(self, take_step: Callable[[int], tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Trains to the end.
+        """Train to the end.
 
         Args:
-            take_step: Sets the gradients of a step; gives its loss and one more figure.
+            take_step: Sets the gradients of a step; returns its loss and one more figure.
         """
         parameters = [p for o in self.optimisers for g in o.param_groups for p in g["params"]]
         started, before = time.monotonic(), self.progress.seconds
@@ -130,7 +130,7 @@ class Stage:
 
 
 def write_facts(path: Path, **stages: Stage) -> None:
-    """Writes what the manifest says about a training: steps, pairs, times, losses, versions."""
+    """Write the facts of a training: steps, images, times, losses, versions."""
     facts: dict[str, Any] = {
         "versions": {
             "python": platform.python_version(),
@@ -149,4 +149,5 @@ def write_facts(path: Path, **stages: Stage) -> None:
             for name, stage in stages.items()
         },
     }
-    path.write_text(json.dumps(facts, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    text = json.dumps(facts, indent=2, sort_keys=True) + "\n"
+    write_atomic(path, text.encode())

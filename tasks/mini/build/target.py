@@ -2,8 +2,8 @@
 
 First the image tower learns to predict the source's patch features at masked
 patches. Then both towers train contrastively on more data, the text tower from the
-source's weights and at half the learning rate. Further targets (``upgrades.py``) may inherit
-nothing, or be held near the source's text features.
+source's weights and at half the learning rate. Further targets (``upgrades.py``) may come from
+another source, or be trained to stay compatible with their source.
 """
 
 from __future__ import annotations
@@ -20,48 +20,56 @@ from compatbench.backbone.text.text_anatomy import text_tower
 from . import towers
 from .corpus import Corpus, load_corpus
 from .stage import BATCH, Stage, write_facts
-from .training import Ahead, Recipe, contrast, draw_images, step_rng
+from .training import Ahead, OldTexts, Recipe, contrast, draw_images, step_rng
 
 DISTILLATION = Recipe(seed=1, steps=350, rate=1.5e-3)
 #: The contrastive training of each kind of target.
 CONTRASTIVE = {
     towers.TARGET: Recipe(seed=1, steps=1400, text_factor=0.5),
     towers.ANEW: Recipe(seed=4, steps=1600, text_factor=0.5),
-    towers.APART: Recipe(seed=5, steps=1600),
 }
 MASKED_SHARE = 0.4
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a target is trained from, and where its files go.
+    """The training of a target: its source, its recipes, and where its files go.
 
     Attributes:
-        kind: The target of this kind that ships; decides sizes, sets and how it starts.
-        source: Weights of the source.
+        kind: The target of this kind that ships; decides the sets and how the target starts.
+        source: Name of the source; decides the target's widths.
+        source_weights: The file of its weights.
         distilled: Folder of the distillation's checkpoint, which targets of both kinds share.
-        checkpoints: Folder of the checkpoint of what follows.
+        checkpoints: Folder of the checkpoint of the contrastive training.
         weights: Where the target's weights go.
         facts: Where steps, losses and times go.
-        distillation: Its recipe; None if nothing is inherited, the text tower neither.
-        contrastive: The recipe of what follows.
-        anchoring: Weight of a penalty in what follows: the mean squared distance of a caption's
-            unit features from those that the source gives it.
+        distillation: The recipe of the distillation.
+        contrastive: The recipe of the contrastive training.
+        anchoring: As of ``OldTexts``, with the source as the old model.
+        compatible: As of ``OldTexts``.
     """
 
     kind: str
-    source: Path
+    source: str
+    source_weights: Path
     distilled: Path
     checkpoints: Path
     weights: Path
     facts: Path
-    distillation: Recipe | None
+    distillation: Recipe
     contrastive: Recipe
     anchoring: float = 0.0
+    compatible: bool = False
+
+    def with_old_texts(self, teacher: towers.Model) -> OldTexts | None:
+        """Return what the source adds to the loss of the contrastive training, if anything."""
+        if not self.anchoring and not self.compatible:
+            return None
+        return OldTexts(teacher, self.anchoring, self.compatible)
 
 
 class MaskedPredictor(nn.Module):
-    """Predicts a teacher's patch features where a student's patches are masked.
+    """Predict a teacher's patch features where a student's patches are masked.
 
     Args:
         model: The student; only its image tower is used.
@@ -76,11 +84,11 @@ class MaskedPredictor(nn.Module):
         self.head = nn.Linear(own_width, width)
 
     def forward(self, images: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
-        """Predicts patch features.
+        """Predict patch features.
 
         Args:
             images: Normalised, float [B, 3, 48, 48].
-            masked: bool [B, patches], True where the student must not see.
+            masked: bool [B, patches], True where the student sees nothing.
 
         Returns:
             float [B, patches, width].
@@ -98,12 +106,12 @@ class MaskedPredictor(nn.Module):
 
 
 def train_target(work: Path) -> None:
-    """Trains the target model: distillation of the source, then contrastive training."""
+    """Train the target model: distillation of the source, then contrastive training."""
     train(work, _plan_shipped(work, towers.TARGET))
 
 
 def train_anew(work: Path) -> None:
-    """Trains a second target whose joint space is its own.
+    """Train a second target, with a new embedding space.
 
     The distilled image tower and the source's text tower are the same as the target's,
     but the text projection starts from random weights, as the image projection does.
@@ -114,7 +122,8 @@ def train_anew(work: Path) -> None:
 def _plan_shipped(work: Path, kind: str) -> Plan:
     return Plan(
         kind,
-        source=towers.trained_path(work, towers.SOURCE),
+        towers.SOURCE,
+        source_weights=towers.trained_path(work, towers.SOURCE),
         distilled=work / "distilled",
         checkpoints=work / kind,
         weights=towers.trained_path(work, kind),
@@ -125,33 +134,27 @@ def _plan_shipped(work: Path, kind: str) -> Plan:
 
 
 def train(work: Path, plan: Plan) -> None:
-    """Trains a target, unless its weights are there; goes on from checkpoints."""
+    """Train a target unless its weights are there; resume from checkpoints."""
     if plan.weights.exists():
         return
-    teacher = towers.load(towers.SOURCE, plan.source)
-    first = plan.distillation or plan.contrastive
+    teacher = towers.load(plan.source, plan.source_weights)
     # Both targets are distilled from the same start, so the second finds it done.
-    torch.manual_seed(first.seed)
-    model = towers.create(plan.kind).train()
+    torch.manual_seed(plan.distillation.seed)
+    model = towers.create(towers.TARGET_CONFIGS[plan.source]).train()
     corpus = load_corpus(work, *towers.PRETRAINING[plan.kind])
-    stages: dict[str, Stage] = {}
-    if plan.distillation is not None:
-        inherit_text_tower(model, teacher)
-        recipe = plan.distillation
-        stages["distillation"] = distil(plan.distilled, model, teacher, corpus, recipe)
+    inherit_text_tower(model, teacher)
+    distillation = distil(plan.distilled, model, teacher, corpus, plan.distillation)
     if plan.kind == towers.ANEW:
         forget_projections(model, plan.contrastive.seed)
-    anchor = (teacher, plan.anchoring) if plan.anchoring else None
-    stages["contrastive"] = contrast(
-        plan.checkpoints, "contrastive", model, corpus, plan.contrastive, anchor
-    )
-    plan.weights.parent.mkdir(parents=True, exist_ok=True)
+    old = plan.with_old_texts(teacher)
+    contrastive = contrast(plan.checkpoints, "contrastive", model, corpus, plan.contrastive, old)
+    write_facts(plan.facts, distillation=distillation, contrastive=contrastive)
+    # Weights come last, because their presence means that the training has ended.
     towers.save(model, plan.weights)
-    write_facts(plan.facts, **stages)
 
 
 def inherit_text_tower(model: towers.Model, teacher: towers.Model) -> None:
-    """Copies the source's text tower, projection and temperature into the target."""
+    """Copy the source's text tower, projection and temperature into the target."""
     own, other = text_tower(model), text_tower(teacher)
     for part in ("token_embedding", "transformer", "ln_final"):
         getattr(own, part).load_state_dict(getattr(other, part).state_dict())
@@ -162,7 +165,7 @@ def inherit_text_tower(model: towers.Model, teacher: towers.Model) -> None:
 
 
 def forget_projections(model: towers.Model, seed: int) -> None:
-    """Sets both projections into the joint space to random weights."""
+    """Set both projections into the embedding space to random weights."""
     torch.manual_seed(seed)
     projection = text_tower(model).text_projection
     nn.init.normal_(projection, std=projection.shape[0] ** -0.5)
@@ -172,7 +175,7 @@ def forget_projections(model: towers.Model, seed: int) -> None:
 def distil(
     folder: Path, model: towers.Model, teacher: towers.Model, corpus: Corpus, recipe: Recipe
 ) -> Stage:
-    """Masked distillation of the teacher's patch features into the model's image tower."""
+    """Train the model's image tower to predict the teacher's features of masked patches."""
     teacher.visual.output_tokens = True
     predictor = MaskedPredictor(model, teacher.visual.ln_post.normalized_shape[0])
     parameters = [p for p in predictor.parameters() if p.requires_grad]

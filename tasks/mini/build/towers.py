@@ -1,4 +1,4 @@
-"""Makes the two models and reaches into their towers."""
+"""Make models, and encode with their towers."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 
 from compatbench.backbone.load.mini_towers import register_mini_towers
 from compatbench.backbone.text.text_anatomy import text_tower
+from compatbench.files.atomic import write_atomic
 
 from .sets import TASKS_FOLDER, Role
 
 SOURCE, NEXT, OTHER = "mini-clip", "mini-clip-next", "mini-clip-other"
 TARGET, ANEW = "mini-eva-clip", "mini-eva-clip-anew"
-#: A kind of target that inherits nothing; none of it ships.
-APART = "mini-eva-clip-apart"
-#: Every model that ships, and the config that says what it is built of.
+#: A source of another seed and other widths. Neither it nor its targets ship.
+SECOND_SOURCE = "mini-clip-2"
+#: The open_clip config of every model that ships.
 CONFIGS = {SOURCE: SOURCE, NEXT: SOURCE, OTHER: SOURCE, TARGET: TARGET, ANEW: TARGET}
+#: The open_clip config of the targets of each source, which have its widths.
+TARGET_CONFIGS = {SOURCE: TARGET, SECOND_SOURCE: "mini-clip-2-eva"}
 #: The roles of the sets that each model learns from.
 PRETRAINING: dict[str, tuple[Role, ...]] = {
     SOURCE: ("source",),
@@ -28,42 +31,47 @@ PRETRAINING: dict[str, tuple[Role, ...]] = {
     OTHER: ("target",),
     TARGET: ("source", "target"),
     ANEW: ("source", "target"),
-    APART: ("source", "target"),
+    SECOND_SOURCE: ("source",),
 }
 
 Model = Any
 
 
 def create(name: str) -> Model:
-    """Makes a model with random weights; of a further target, those of the target that ships."""
+    """Make a model with random weights, by the name of a model that ships or of a config."""
     register_mini_towers(TASKS_FOLDER)
-    return open_clip.create_model(CONFIGS.get(name, TARGET), precision="fp32")
+    return open_clip.create_model(CONFIGS.get(name, name), precision="fp32")
 
 
 def trained_path(work: Path, name: str) -> Path:
-    """Where a training leaves a model's weights."""
+    """Return where a training leaves the weights of a model that ships."""
     return work / name / f"{name}.safetensors"
 
 
 def facts_path(work: Path, name: str) -> Path:
-    """Where a training leaves its steps, losses and times."""
+    """Return where the training of a model that ships leaves its steps, losses and times."""
     return work / name / "facts.json"
 
 
 def load(name: str, path: Path) -> Model:
-    """Makes a model with the weights of a safetensors file, ready for evaluation."""
+    """Make a model with the weights of a safetensors file, ready for evaluation.
+
+    ``name`` is as for ``create``.
+    """
     model = create(name)
-    model.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    tensors = safetensors.torch.load_file(path)
+    model.load_state_dict({key: value.float() for key, value in tensors.items()})
     return model.eval().requires_grad_(False)
 
 
 def save(model: Model, path: Path) -> None:
-    """Writes a model's weights as float16."""
-    save_file({k: v.half().contiguous() for k, v in model.state_dict().items()}, path)
+    """Write a model's weights as float16; a killed process leaves no incomplete file."""
+    tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomic(path, safetensors.torch.save(tensors))
 
 
 def text_parameters(model: Model) -> dict[int, torch.nn.Parameter]:
-    """The text encoder's parameters by id."""
+    """Return the text encoder's parameters by id."""
     tower = text_tower(model)
     modules = (tower.transformer, tower.token_embedding, tower.ln_final)
     parameters = [p for module in modules for p in module.parameters()]
@@ -72,7 +80,7 @@ def text_parameters(model: Model) -> dict[int, torch.nn.Parameter]:
 
 
 def encode_text(model: Model, tokens: torch.Tensor) -> torch.Tensor:
-    """Encodes tokens, int64 [B, L], to unit features, float [B, dim].
+    """Encode tokens, int64 [B, L], to unit features, float [B, dim].
 
     The text encoder is causal and EOT has the highest id, so columns past the
     longest EOT may be cut off.
@@ -85,5 +93,5 @@ def encode_text(model: Model, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def encode_images(model: Model, images: torch.Tensor) -> torch.Tensor:
-    """Encodes normalised images, float [B, 3, 48, 48], to unit features, float [B, dim]."""
+    """Encode normalised images, float [B, 3, 48, 48], to unit features, float [B, dim]."""
     return F.normalize(model.visual(images).float(), dim=-1)

@@ -1,4 +1,4 @@
-"""What both pre-trainings share: batches, optimisers and the contrastive step.
+"""Train both towers contrastively: batches, losses, optimisers.
 
 All randomness of a step comes from a generator seeded by (seed, stage, step). So a
 run that is stopped and started again goes the same way as one that was not.
@@ -25,7 +25,6 @@ from .tokenizer import load_tokenizer
 from .towers import Model, encode_images, encode_text, text_parameters
 
 T = TypeVar("T")
-Anchor = tuple[Model, float]
 
 # Captions are encoded in groups of similar length: a third of the time is saved
 # that padding would cost.
@@ -37,7 +36,7 @@ MASKED = -1e4
 
 @dataclass
 class Recipe:
-    """How one stage of a pre-training runs.
+    """The settings of one stage of a pre-training.
 
     Attributes:
         seed: Of everything random.
@@ -73,15 +72,31 @@ class Batch:
     concepts: torch.Tensor
 
 
+@dataclass(frozen=True)
+class OldTexts:
+    """The old model in the training of a new one: its features of the batch's captions.
+
+    Attributes:
+        model: The old model, frozen.
+        anchoring: Weight of a penalty on the text tower: the mean squared distance of unit text
+            features from the old ones.
+        compatible: If True, ``influence_loss`` is added with weight 1.
+    """
+
+    model: Model
+    anchoring: float = 0.0
+    compatible: bool = False
+
+
 def step_rng(seed: int, stage: int, step: int) -> np.random.Generator:
-    """The generator of one training step."""
+    """Return the generator of one training step."""
     return np.random.default_rng([seed, stage, step])
 
 
 def draw_images(
     corpus: Corpus, recipe: Recipe, rng: np.random.Generator
 ) -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray]:
-    """Draws a batch: normalised images, rows of the corpus, background and ink colours."""
+    """Draw a batch: normalised images, rows of the corpus, background and ink colours."""
     rows = rng.choice(len(corpus), BATCH, p=corpus.weights)
     tiles, monochrome = corpus.drawings[rows], corpus.monochrome[rows]
     images, grounds, inks = finish(tiles, monochrome, rng, recipe.strength, recipe.grey_share)
@@ -94,7 +109,7 @@ def draw_batch(
     recipe: Recipe,
     rng: np.random.Generator,
 ) -> Batch:
-    """Draws a batch of image-text pairs, sorted by the captions' lengths."""
+    """Draw a batch of image-text pairs, sorted by the captions' lengths."""
     images, rows, grounds, inks = draw_images(corpus, recipe, rng)
     captions = [
         corpus.captions.write(int(row), int(ground), int(ink), rng)
@@ -106,10 +121,10 @@ def draw_batch(
 
 
 class Ahead(Generic[T]):
-    """Makes what a step needs while the step before it is computed.
+    """Make what a step needs while the step before it is computed.
 
     Args:
-        draw: Gives what a step needs.
+        draw: Returns what a step needs.
     """
 
     def __init__(self, draw: Callable[[int], T]) -> None:
@@ -125,17 +140,60 @@ class Ahead(Generic[T]):
         return drawn
 
 
-def contrastive_step(
-    model: Model, batch: Batch, workers: ThreadPoolExecutor, anchor: Anchor | None = None
+def contrastive_loss(
+    images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor, concepts: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """CLIP's symmetric loss and its gradients; other pairs of the same concept are no negatives.
+    """Return CLIP's symmetric loss, and the logits of texts for each image.
+
+    Other pairs of the same concept are no negatives.
+
+    Args:
+        images: Unit features, float [B, dim].
+        texts: Unit features of the images' captions, float [B, dim].
+        scale: Factor on the cosines.
+        concepts: As of ``Batch``.
+    """
+    own = torch.arange(len(concepts))
+    logits = scale * images @ texts.T
+    same = concepts[:, None] == concepts[None]
+    logits = logits.masked_fill(same & (own[:, None] != own), MASKED)
+    loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    return loss, logits
+
+
+def influence_loss(
+    images: torch.Tensor, old_texts: torch.Tensor, old_scale: torch.Tensor, concepts: torch.Tensor
+) -> torch.Tensor:
+    """Return the influence loss of backward-compatible training (Shen et al., arXiv:2003.11942).
+
+    The old model's classifier must classify the new model's images, too. A CLIP classifies with
+    features of texts, so this is its contrastive loss between the new features of the images and
+    the old features of their captions, in both directions and with the old temperature. As in the
+    paper, nothing holds the new classifier (here: the new text tower) to the old model.
+
+    The paper makes class weights from old features where the old classifier lacks a class. That is
+    not needed here, because the old text tower encodes every caption. XBT (arXiv:2405.14715), a
+    variant for CLIP, maps the features of a finished new model to the old space by a projection.
+    It was not chosen, because it leaves the new model as it is, and needs the projection at test
+    time.
+    """
+    loss, _ = contrastive_loss(images, old_texts, old_scale, concepts)
+    return loss
+
+
+def contrastive_step(
+    model: Model, batch: Batch, workers: ThreadPoolExecutor, old: OldTexts | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the contrastive loss of a batch and its gradients.
 
     The two towers run forwards and backwards side by side, one thread each. On few
     cores that others use too, this loses far less than two threads in every operation.
 
     Args:
-        anchor: A frozen model and the weight of a penalty: how far, in mean squared distance, unit
-            text features are from that model's.
+        model: The model to train.
+        batch: Its images and captions.
+        workers: Two threads.
+        old: What the old model adds to the loss, if anything.
 
     Returns:
         The loss and the share of images whose own caption ranks first. The
@@ -147,20 +205,20 @@ def contrastive_step(
     ]
     features = [future.result() for future in encoded]
     images, texts = (f.detach().requires_grad_() for f in features)
-    logits = model.logit_scale.exp() * images @ texts.T
-    same = batch.concepts[:, None] == batch.concepts[None]
-    logits = logits.masked_fill(same & ~torch.eye(BATCH, dtype=torch.bool), MASKED)
-    own = torch.arange(BATCH)
-    loss = (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
-    if anchor is not None:
-        frozen, weight = anchor
+    loss, logits = contrastive_loss(images, texts, model.logit_scale.exp(), batch.concepts)
+    if old is not None:
         with torch.no_grad():
-            kept = _encode(_encode_texts, frozen, batch.tokens)
-        loss = loss + weight * (texts - kept).square().sum(-1).mean()
+            old_texts = _encode(_encode_texts, old.model, batch.tokens)
+            old_scale = old.model.logit_scale.exp()
+        if old.anchoring:
+            loss = loss + old.anchoring * (texts - old_texts).square().sum(-1).mean()
+        if old.compatible:
+            loss = loss + influence_loss(images, old_texts, old_scale, batch.concepts)
     loss.backward()
     gradients = (images.grad, texts.grad)
     for done in [workers.submit(f.backward, g) for f, g in zip(features, gradients, strict=True)]:
         done.result()
+    own = torch.arange(BATCH)
     return loss.detach(), (logits.argmax(1) == own).float().mean()
 
 
@@ -183,9 +241,9 @@ def contrast(
     model: Model,
     corpus: Corpus,
     recipe: Recipe,
-    anchor: Anchor | None = None,
+    old: OldTexts | None = None,
 ) -> Stage:
-    """Trains both towers contrastively, as one stage with its checkpoints in a folder."""
+    """Train both towers contrastively, as one stage with its checkpoints in a folder."""
     tokenizer = load_tokenizer()
     stage = Stage(name, folder, recipe.steps, {"model": model}, make_optimisers(model, recipe))
     # The stage's name decides its batches, so that two stages do not see the same ones.
@@ -197,14 +255,17 @@ def contrast(
     def take_step(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         with torch.no_grad():
             model.logit_scale.clamp_(0, MAX_SCALE)
-        return contrastive_step(model, batches(step), stage.workers, anchor)
+        return contrastive_step(model, batches(step), stage.workers, old)
 
     stage.run(take_step)
     return stage
 
 
 def make_optimisers(model: Model, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for weight matrices, AdamW for the rest; groups carry their peak rate as ``peak``."""
+    """Return Muon for weight matrices and AdamW for the rest.
+
+    Groups have their peak rate as ``peak``.
+    """
     text = text_parameters(model)
     groups: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
     for is_matrix in (True, False):

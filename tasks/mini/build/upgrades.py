@@ -1,7 +1,7 @@
-"""Step ``upgrades``: further targets, for what one target of a kind cannot say.
+"""Step ``upgrades``: train further models, for questions that one model of a kind cannot answer.
 
-They are trained from the source that ships, and do not ship themselves. Each gets a card beside its
-weights, outside the repository: ``--cards mini-build/upgrades`` finds both.
+They do not ship. Each gets a card beside its weights, outside the repository: ``--cards
+mini-build/upgrades`` finds both.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from compatbench.files.atomic import write_atomic
 from compatbench.files.hashes import hash_file
 
 from . import towers
@@ -19,6 +21,7 @@ from .fetch import fetch
 from .names import table_path, write_table
 from .render import render
 from .sets import MINI_FOLDER, TASKS_FOLDER
+from .source import train_second_source
 from .target import CONTRASTIVE, DISTILLATION, Plan, train
 
 
@@ -27,71 +30,89 @@ class Further:
     """A target beside those that ship.
 
     Attributes:
-        kind: What it inherits; a key of ``CONTRASTIVE``.
-        seed: Of distillation, start and batches. Both kinds of a seed that are distilled share
-            the distillation, and targets of all lengths and anchorings, too.
-        length: Share of its kind's contrastive steps.
+        kind: The target of this kind that ships.
+        seed: Of distillation, start and batches. Targets of the same source and seed share the
+            distillation.
+        source: The source that it is trained from.
         anchoring: As of ``Plan``.
+        compatible: As of ``Plan``.
     """
 
     kind: str
     seed: int
-    length: float = 1.0
+    source: str = towers.SOURCE
     anchoring: float = 0.0
+    compatible: bool = False
 
     @property
     def name(self) -> str:
-        length = "" if self.length == 1 else f"-length-{self.length:g}"
-        anchoring = f"-anchored-{self.anchoring:g}" if self.anchoring else ""
-        return f"{self.kind}-{self.seed}{length}{anchoring}"
+        name = towers.TARGET_CONFIGS[self.source]
+        if self.kind == towers.ANEW:
+            name += "-anew"
+        name += f"-{self.seed}"
+        if self.anchoring:
+            name += f"-anchored-{self.anchoring:g}"
+        if self.compatible:
+            name += "-compatible"
+        return name
 
     def plan(self, work: Path) -> Plan:
-        """What it is trained from, in a working folder."""
-        recipe = CONTRASTIVE[self.kind]
-        steps = round(self.length * recipe.steps)
+        """Return how it is trained in a working folder."""
+        source_weights = MINI_FOLDER / f"{towers.SOURCE}.safetensors"
+        distilled = f"distilled-{self.seed}"
+        if self.source == towers.SECOND_SOURCE:
+            source_weights = weights_path(work, self.source)
+            distilled = f"{self.source}-{distilled}"
         return Plan(
             self.kind,
-            source=MINI_FOLDER / f"{towers.SOURCE}.safetensors",
-            distilled=work / f"distilled-{self.seed}",
+            self.source,
+            source_weights=source_weights,
+            distilled=work / distilled,
             checkpoints=work / self.name,
-            weights=work / "upgrades" / f"{self.name}.safetensors",
-            facts=work / "upgrades" / f"{self.name}.json",
-            distillation=None
-            if self.kind == towers.APART
-            else replace(DISTILLATION, seed=self.seed),
-            contrastive=replace(recipe, seed=self.seed, steps=steps),
+            weights=weights_path(work, self.name),
+            facts=facts_path(work, self.name),
+            distillation=replace(DISTILLATION, seed=self.seed),
+            contrastive=replace(CONTRASTIVE[self.kind], seed=self.seed),
             anchoring=self.anchoring,
+            compatible=self.compatible,
         )
 
 
-# Seeds 1 to 4 have made models that ship.
-_ANCHORINGS = (0.3, 1, 3, 10)
-#: The further targets by what they are for. ``docs/findings.md`` has the questions.
+_KINDS = (towers.TARGET, towers.ANEW)
+# Seeds 1 to 4 have made models that ship. Seeds of the two sources differ, so that no target of one
+# sees the batches of a target of the other.
+#: The further targets by purpose. ``docs/findings.md`` has the questions.
 TARGETS: dict[str, list[Further]] = {
-    # With the target that ships, six of each kind that ships.
-    "replication": [
-        Further(kind, seed) for seed in range(5, 10) for kind in (towers.TARGET, towers.ANEW)
-    ],
-    "properties": [
-        Further(kind, seed, length)
-        for seed in range(5, 9)
-        for kind in CONTRASTIVE
-        for length in (1, 0.5)
+    # With the targets that ship, three of each kind.
+    "replication": [Further(kind, seed) for seed in (5, 6) for kind in _KINDS],
+    "second-source": [
+        Further(kind, seed, towers.SECOND_SOURCE) for seed in (7, 8, 9) for kind in _KINDS
     ],
     "anchoring": [
-        Further(towers.ANEW, seed, anchoring=weight) for seed in (5, 6) for weight in _ANCHORINGS
+        Further(towers.ANEW, seed, anchoring=weight) for seed in (5, 6) for weight in (1, 10)
     ],
+    "compatible": [Further(towers.ANEW, seed, compatible=True) for seed in (5, 6)],
 }
 
 
+def weights_path(work: Path, name: str) -> Path:
+    """Return where the weights of a further model go; its card lies beside them."""
+    return work / "upgrades" / f"{name}.safetensors"
+
+
+def facts_path(work: Path, name: str) -> Path:
+    """Return where steps, losses and times of a further model go."""
+    return weights_path(work, name).with_suffix(".json")
+
+
 def choose(only: Sequence[str]) -> list[Further]:
-    """The targets of these names, or for these purposes; each once, in order.
+    """Return the further targets of these names, or for these purposes; each once, in order.
 
     Raises:
-        SystemExit: a name that is neither.
+        SystemExit: a name is neither.
     """
     every = {each.name: each for group in TARGETS.values() for each in group}
-    chosen = dict[str, Further]()
+    chosen: dict[str, Further] = {}
     for name in only:
         group = TARGETS.get(name, [every[name]] if name in every else [])
         if not group:
@@ -102,37 +123,65 @@ def choose(only: Sequence[str]) -> list[Further]:
 
 
 def train_upgrades(work: Path, only: Sequence[str] = tuple(TARGETS)) -> None:
-    """Trains further targets, and writes their cards; goes on where it stopped.
+    """Train further targets, and write their cards; resume where an earlier run stopped.
+
+    The second source is trained before its first target.
 
     Args:
         work: The working folder, which gets the drawings first; weights go to ``upgrades/`` in it.
-        only: Names of targets, or of what they are for.
+        only: Names of targets, or of purposes.
     """
     chosen = choose(only)
     if not table_path(work).exists():
         for prepare in (fetch, render, write_table):
             prepare(work)
     for each in chosen:
+        if each.source == towers.SECOND_SOURCE:
+            weights = weights_path(work, each.source)
+            train_second_source(work, weights, facts_path(work, each.source))
+            write_source_card(work)
         train(work, each.plan(work))
         write_card(work, each)
 
 
 def write_card(work: Path, further: Further) -> None:
-    """Write a target's card beside its weights: that of its kind, with its own name and hash."""
-    weights = further.plan(work).weights
-    ships = towers.TARGET if further.kind == towers.APART else further.kind
-    path = TASKS_FOLDER / "backbones" / f"{ships}.yaml"
-    card = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if further.kind == towers.APART:
-        del card["text_from"]
-        card |= {"title": card["title"].replace(" (", ", nothing inherited (")}
-        card |= {"lineage": "none; trained from a random start"}
+    """Write a target's card beside its weights: that of its kind, with what differs."""
+    card = _read_card(further.kind)
     about = f", seed {further.seed}"
-    about += f", {further.length:g} of the steps" if further.length != 1 else ""
-    about += f", texts anchored by {further.anchoring:g}" if further.anchoring else ""
-    card["name"] = further.name
+    if further.anchoring:
+        about += f", texts anchored by {further.anchoring:g}"
+    if further.compatible:
+        about += ", backward-compatible"
     card["title"] = card["title"].replace(" (", f"{about} (")
+    if further.source == towers.SECOND_SOURCE:
+        card["title"] = _title_of_second(card["title"])
+        card["config"] = towers.TARGET_CONFIGS[further.source]
+        card["lineage"] = card["lineage"].replace(towers.SOURCE, further.source)
+        card["text_from"] = further.source
+    _write_card(work, further.name, card)
+
+
+def write_source_card(work: Path) -> None:
+    """Write the second source's card beside its weights: that of the first, with what differs."""
+    card = _read_card(towers.SOURCE)
+    card["title"] = _title_of_second(card["title"])
+    card["config"] = towers.SECOND_SOURCE
+    _write_card(work, towers.SECOND_SOURCE, card)
+
+
+def _title_of_second(title: str) -> str:
+    return title.replace("CLIP", "CLIP 2", 1).replace("patch 12", "patch 12, 160 wide")
+
+
+def _read_card(name: str) -> dict[str, Any]:
+    path = TASKS_FOLDER / "backbones" / f"{name}.yaml"
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _write_card(work: Path, name: str, card: dict[str, Any]) -> None:
+    weights = weights_path(work, name)
+    card["name"] = name
     card["weights"] = weights.name
     card["sha256"] = hash_file(weights)
     text = yaml.safe_dump(card, sort_keys=False, width=1000)
-    weights.with_suffix(".yaml").write_text(text, encoding="utf-8")
+    write_atomic(weights.with_suffix(".yaml"), text.encode())

@@ -1,7 +1,7 @@
 """The miniature CLIP and EVA-CLIP towers, built by open_clip and timm themselves.
 
 open_clip reads the size of a CLIP image tower from its config, but the size of a timm tower from
-the name of a timm model. So the mini suite's EVA-02 tower is registered under such a name.
+the name of a timm model. So the mini suite's EVA-02 towers are registered under such names.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from typing import Any
 _EVA02 = dict(
     img_size=48,
     patch_size=12,
-    embed_dim=128,
     depth=6,
-    num_heads=4,
     qkv_fused=False,
     mlp_ratio=4 * 2 / 3,
     swiglu_mlp=True,
@@ -27,19 +25,32 @@ _EVA02 = dict(
     ref_feat_shape=(4, 4),
     global_pool="token",
 )
+_HEAD_WIDTH = 32
+# The width of each tower by its name in timm. The wider one belongs to targets of a second source.
+_WIDTHS = {"eva02_mini_patch12_clip_48": 128, "eva02_mini160_patch12_clip_48": 160}
 
 
 @cache
 def register_mini_towers(tasks_folder: Path) -> None:
-    """Register ``mini-clip`` and ``mini-eva-clip`` with open_clip, once per process."""
+    """Register the mini suite's models with open_clip, once per process."""
+    import open_clip
+
+    for name, width in _WIDTHS.items():
+        _register_eva02(name, width)
+    open_clip.add_model_config(tasks_folder / "mini" / "configs")
+
+
+def _register_eva02(name: str, width: int) -> None:
+    """Register an EVA-02 tower of this width with timm, which names it by a function."""
     import open_clip
     from timm.models import register_model
     from timm.models.eva import Eva
 
-    def eva02_mini_patch12_clip_48(pretrained: bool = False, **settings: Any) -> Eva:
+    def create(pretrained: bool = False, **settings: Any) -> Eva:
         for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
             settings.pop(key, None)
-        model = Eva(**{**_EVA02, **settings})  # type: ignore[arg-type]
+        sizes = {"embed_dim": width, "num_heads": width // _HEAD_WIDTH}
+        model = Eva(**{**_EVA02, **sizes, **settings})  # type: ignore[arg-type]
         facts = dict(
             input_size=(3, 48, 48),
             num_classes=0,
@@ -54,7 +65,7 @@ def register_mini_towers(tasks_folder: Path) -> None:
         vars(model).update(default_cfg=facts, pretrained_cfg=facts)
         return model
 
+    create.__name__ = name
     # timm files a model under the module that defines it, which must be importable.
-    eva02_mini_patch12_clip_48.__module__ = __name__
-    register_model(eva02_mini_patch12_clip_48)
-    open_clip.add_model_config(tasks_folder / "mini" / "configs")
+    create.__module__ = __name__
+    register_model(create)
