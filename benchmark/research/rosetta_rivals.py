@@ -101,8 +101,8 @@ def describe_leads(targets: list[TargetResults]) -> str:
         not_below = []
         for option in list_options():
             if option != OWN and option in target.ranking.index and target.lead(option).sign <= 0:
-                title = target.ranking.loc[[option], "title"].iloc[0]
-                not_below.append(f"{title} ({option[1]})")
+                of_option: Any = target.ranking.loc[option]
+                not_below.append(f"{of_option['title']} ({option[1]})")
         if not_below:
             found.append(f"{', '.join(not_below)} on `{name}`")
     exceptions = f", except {'; '.join(found)}" if found else ""
@@ -111,7 +111,7 @@ def describe_leads(targets: list[TargetResults]) -> str:
 
 def list_options() -> list[Option]:
     """Return the options of the table: Rosetta, then each other method copied and by words."""
-    options = [OWN]
+    options: list[Option] = [OWN]
     for method in BESIDE:
         options += [(method, "copied"), (method, "words")]
     return options

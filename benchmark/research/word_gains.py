@@ -147,9 +147,9 @@ def show_methods(gains: pd.DataFrame, titles: dict[str, str]) -> str:
     header += [f"difference on {target}" for target in columns]
     rows = []
     for method in sorted(first, key=lambda name: -first[name].value):
-        compared = compare(mean_by_task(gains, [method], FIRST_TARGET))
-        values = [signed(compared[transfer].value) for transfer in (COPIED, WORDS)]
-        row: list[TableCell | str] = [titles[method], number(" → ".join(values))]
+        means = mean_by_task(gains, [method], FIRST_TARGET).mean()
+        values = f"{signed(means[COPIED])} → {signed(means[WORDS])}"
+        row: list[TableCell | str] = [titles[method], number(values)]
         for differences in columns.values():
             shown = with_bounds(differences[method]) if method in differences else NOTHING
             row.append(number(shown))
