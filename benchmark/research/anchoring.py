@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
+from target_kinds import FEWEST_TARGETS
 
 from compatbench.results.estimate import Interval, estimate
 from compatbench.tables.markdown import render_table
@@ -21,7 +22,6 @@ from compatbench.tables.table import TableCell, number, plain_table
 
 # A training costs nothing if zero-shot loses fewer points, by the whole interval.
 FREE = 2.0
-FEWEST_TARGETS = 3  # of an interval over targets
 ZERO_SHOT = "zero-shot accuracy"
 BASELINE = "backward-compatible training"
 # The end of a target's name, and what its training is called.
@@ -57,7 +57,8 @@ def find_trainings(upgrades: Iterable[Sequence[str]]) -> dict[str, list[Pair]]:
     known = {(path[0], path[-1]) for path in upgrades}
     trainings: dict[str, list[Pair]] = {}
     for path in upgrades:
-        source, target = path[0], path[-1]
+        source = path[0]
+        target = path[-1]
         without, training = split_name(target)
         if training and (source, without) in known:
             trainings.setdefault(training, []).append(Pair(source, without, target))

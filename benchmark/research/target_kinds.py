@@ -18,6 +18,7 @@ from compatbench.extras.studies.frames import COLLAPSE
 from compatbench.results.estimate import Array, Interval, estimate
 from compatbench.results.ties import ALPHA
 
+FEWEST_TARGETS = 3  # of an interval over targets
 AXES = ("methods", "tasks", "targets")
 # The effects of each axis, and the interactions of two and of three: (0,), (1,), ..., (0, 1, 2).
 EFFECTS = tuple(chain.from_iterable(combinations(range(3), size) for size in (1, 2, 3)))

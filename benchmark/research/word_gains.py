@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from method_kinds import group_methods, kind_of
+from target_kinds import FEWEST_TARGETS
 
 import compatbench as cb
 from compatbench.data.cards import COPIED, suite_cards
@@ -21,7 +22,6 @@ SUITE = "mini"
 WORDS = "words"
 FIRST_TARGET = "mini-eva-clip-anew"  # the answer is about it, and it orders the methods
 ALL = "all of these methods"
-FEWEST_TARGETS = 3  # of an interval over targets
 
 
 def make_sections(root: Path = REPOSITORY) -> dict[str, str]:

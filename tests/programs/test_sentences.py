@@ -83,7 +83,7 @@ def test_words_recover_the_new_embedding_space_for_every_kind_of_method() -> Non
     assert len(rows) > 2
     assert {sign_of(row["difference 0"]) for row in rows} == {1}
     assert sign_of(rows[-1]["through words 0"]) <= 0
-    assert_says("findings", "Most of the loss comes back, but the mean module is then not better")
+    assert_says("findings", "Most of the loss comes back, but the mean module is then not shown")
     copied, through = (
         float(rows[-1][f"{name} 0"].split()[0]) for name in ("copied", "through words")
     )
@@ -99,4 +99,4 @@ def test_a_penalty_keeps_modules_on_features_and_no_prompts_at_no_shown_cost() -
         assert sign_of(rows["adapters and caches on features"][penalty]) == 1
         assert sign_of(rows["prompts at the text input"][penalty]) == 0
         assert sign_of(zero_shot[penalty]) == 0
-    assert_says("findings", "Modules on features gain, and prompts do not.")
+    assert_says("findings", "Modules on features gain; for prompts, no gain is shown.")
