@@ -255,7 +255,7 @@ def make_page() -> Page:
     tasks = len(page.expected.tasks)
     seeds = len(page.expected.seeds)
     upgrades = []
-    for upgrade in page.expected.upgrades:
+    for upgrade in page.leaderboard_upgrades:
         h = read_h(page, upgrade)
         upgrades.append(
             {

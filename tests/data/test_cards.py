@@ -319,9 +319,14 @@ def test_suite_inherits_missing_fields_from_the_extended_one(tmp_path: Path) -> 
     card = read_card(write(tmp_path, EXTENDING), SuiteCard)
     assert card == base.model_copy(update=OWN | {"extends": "small"})
     path = write(tmp_path, EXTENDING.replace("small\n", "mini\n"))  # a built-in one
+    mini = suite_cards.read("mini")
     not_inherited = {"likeness": "", "about": "", "tuning": None, "run_seeds": ()}
+    more = set(mini.more_upgrades)
+    upgrades = tuple(path for path in mini.upgrades if path not in more)
+    groups = {title: paths for title, paths in mini.groups.items() if more.isdisjoint(paths)}
+    not_inherited |= {"upgrades": upgrades, "more_upgrades": (), "groups": groups}
     changes = OWN | not_inherited | {"extends": "mini"}
-    assert suite_cards.read(str(path)) == suite_cards.read("mini").model_copy(update=changes)
+    assert suite_cards.read(str(path)) == mini.model_copy(update=changes)
 
 
 @pytest.mark.parametrize(
@@ -393,6 +398,23 @@ def test_upgrade_groups_are_read_from_their_titles() -> None:
     pair = ["mini-clip", "mini-eva-clip"]
     with pytest.raises(ValueError, match="is in two groups: 'a' and 'b'"):
         SuiteCard.model_validate(suite.model_dump() | {"upgrades": {"a": [pair], "b": [pair]}})
+
+
+def test_more_upgrades_are_measured_and_known_apart_and_not_inherited(tmp_path: Path) -> None:
+    groups = {"a": [["mini-clip", "mini-eva-clip"]]}
+    more = {"b": [["mini-clip", "mini-clip-next"]]}
+    card = {"name": "own", "title": "Own", "tasks": ["mini-food"], "shots": [4], "seeds": [1]}
+    suite = SuiteCard.model_validate(card | {"upgrades": groups, "more_upgrades": more})
+    first, second = ("mini-clip", "mini-eva-clip"), ("mini-clip", "mini-clip-next")
+    assert suite.upgrades == (first, second)
+    assert suite.more_upgrades == (second,)
+    assert suite.groups == {"a": (first,), "b": (second,)}
+    # A card that was read is the same if it is read again.
+    assert SuiteCard.model_validate(suite.model_dump()) == suite
+    values = card | {"upgrades": groups, "more_upgrades": more}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(values))
+    (tmp_path / "of.yaml").write_text(yaml.safe_dump({"name": "of", "title": "Of", "extends": "own"}))
+    assert read_card(tmp_path / "of.yaml", SuiteCard).upgrades == (first,)
 
 
 @pytest.mark.parametrize(

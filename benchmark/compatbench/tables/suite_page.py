@@ -50,6 +50,8 @@ class SuitePage:
     results: SuiteResults
     # Title -> upgrades, of a suite that keeps kinds of upgrades apart.
     groups: Mapping[str, tuple[Upgrade, ...]] = field(default_factory=dict)
+    # Upgrades that the suite's own page shows, but not the leaderboard.
+    more_upgrades: frozenset[Upgrade] = frozenset()
     paths: tuple[tuple[str, ...], ...] = ()  # the upgrade paths of more than one target
     # Named config -> the method that it configures, in the suite's order.
     configs: Mapping[str, str] = field(default_factory=dict)
@@ -72,6 +74,28 @@ class SuitePage:
     def most_shots(self) -> int:
         """Return the largest number of shots, at which methods are compared."""
         return max(self.expected.shots)
+
+    @property
+    def leaderboard_upgrades(self) -> list[Upgrade]:
+        """Return the upgrades that the leaderboard shows."""
+        return [pair for pair in self.expected.upgrades if pair not in self.more_upgrades]
+
+    @property
+    def kinds(self) -> dict[str, Upgrade]:
+        """Return the kinds of upgrade that the leaderboard shows and that have one upgrade each."""
+        return self._kinds_of(self.leaderboard_upgrades)
+
+    @property
+    def more_kinds(self) -> dict[str, Upgrade]:
+        """Return the kinds of one upgrade that only the suite's own page shows."""
+        return self._kinds_of(self.more_upgrades)
+
+    def _kinds_of(self, shown: Collection[Upgrade]) -> dict[str, Upgrade]:
+        kinds = {}
+        for title, upgrades in self.groups.items():
+            if len(upgrades) == 1 and upgrades[0] in shown:
+                kinds[title] = upgrades[0]
+        return kinds
 
     def ranking(self, upgrade: Upgrade, shots: int) -> pd.DataFrame:
         """Return all methods on an upgrade: copied modules first, then those of each transfer.
@@ -207,6 +231,7 @@ def read_suite_page(
         expected=replace(whole, seeds=seeds),
         results=_mark_titles(results, suite, files.out),
         groups={title: upgrade_pairs(paths) for title, paths in suite.groups.items()},
+        more_upgrades=frozenset(upgrade_pairs(suite.more_upgrades)),
         paths=tuple(path for path in suite.upgrades if len(path) > 2),
         configs={name: suite.base_method(name) for name in suite.configs},
         elsewhere=elsewhere,

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from compatbench.data.cards import COPIED
+from compatbench.results.expected import Upgrade
 from compatbench.results.survival import (
     VERDICTS,
     WELL_KNOWN,
@@ -40,36 +41,43 @@ _HEADS = {
 
 def has_survival(page: SuitePage) -> bool:
     """Return True for a suite that names the kind of each upgrade and has results."""
-    return bool(page.results.methods) and any(len(of) == 1 for of in page.groups.values())
+    return bool(page.results.methods and page.kinds)
 
 
-def read_survival(page: SuitePage) -> pd.DataFrame:
+def read_survival(page: SuitePage, more: bool = False) -> pd.DataFrame:
     """Return the verdict on each untouched module, for each kind of upgrade of a suite.
 
     Kinds of several upgrades are left out. See ``judge_survival`` for the columns.
+
+    Args:
+        more: the kinds that only the suite's own page shows, instead of the leaderboard's.
     """
+    kinds = page.more_kinds if more else page.kinds
     rankings = {}
-    for kind, upgrades in page.groups.items():
-        if len(upgrades) == 1:
-            rankings[kind] = page.ranking(upgrades[0], page.most_shots)
+    for kind, upgrade in kinds.items():
+        rankings[kind] = page.ranking(upgrade, page.most_shots)
     return judge_survival(rankings)
 
 
-def count_survivors(page: SuitePage) -> dict[str, dict[str, int]]:
+def count_survivors(page: SuitePage, more: bool = False) -> dict[str, dict[str, int]]:
     """Return the number of modules with each verdict, and of ``all``, for each kind of upgrade.
 
     Methods that read a list of words when they are attached are not counted, because their modules
     are not untouched. ``gains corrected`` and ``loses corrected`` are after Holm's correction over
     all ``attached`` modules.
+
+    Args:
+        more: as for ``read_survival``.
     """
-    frame = read_survival(page)
+    frame = read_survival(page, more)
     frame = frame[~frame["with_words"] & (frame["verdict"] != "not measured")]
     counts = {}
     for kind in frame["kind"].unique():
         verdicts = frame.loc[frame["kind"] == kind, "verdict"]
         counts[kind] = {verdict: int((verdicts == verdict).sum()) for verdict in VERDICTS}
         counts[kind]["all"] = len(verdicts)
-        counts[kind] |= _count_corrected(page, kind)
+        upgrade = (page.kinds | page.more_kinds)[kind]
+        counts[kind] |= _count_corrected(page, upgrade)
     return counts
 
 
@@ -80,9 +88,8 @@ def list_with_words(page: SuitePage) -> list[str]:
     return list(titles.unique())
 
 
-def _count_corrected(page: SuitePage, kind: str) -> dict[str, int]:
+def _count_corrected(page: SuitePage, upgrade: Upgrade) -> dict[str, int]:
     """Return how many modules are attached, and still gain or lose after Holm's correction."""
-    [upgrade] = page.groups[kind]
     ranking = page.ranking(upgrade, page.most_shots)
     untouched = (ranking["ranked_with"] == COPIED) & ranking["learns"] & ~ranking["sees_tests"]
     modules = ranking.loc[untouched & ranking["gain"].notna(), "module"]
@@ -135,9 +142,13 @@ def _entry(row: Mapping[str, Any]) -> TableCell:
     return sentence(*parts)
 
 
-def survival_by_method(page: SuitePage) -> Table:
-    """Return a row for each method with the verdict, the gain and its interval for each kind."""
-    frame = read_survival(page)
+def survival_by_method(page: SuitePage, more: bool = False) -> Table:
+    """Return a row for each method with the verdict, the gain and its interval for each kind.
+
+    Args:
+        more: as for ``read_survival``.
+    """
+    frame = read_survival(page, more)
     kinds = list(frame["kind"].unique())
     rows: dict[str, dict[str, Any]] = {}
     for each in records(frame):

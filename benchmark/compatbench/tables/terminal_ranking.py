@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from compatbench.data.cards.shots import count_shots
-from compatbench.messages import one_line
+from compatbench.messages import count, one_line
 from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.public_results import Results
 from compatbench.results.ranking import rank_transfer
@@ -20,7 +20,7 @@ from compatbench.tables.terminal import render_table
 
 
 def print_ranking(console: Console, page: SuitePage) -> None:
-    """Print the ranking of every upgrade at the most shots, and what failed or is missing."""
+    """Print the leaderboard's rankings at the most shots, and what failed or is missing."""
     console.print(render_ranking(page, console.width))
     for row in gap_table(page).rows:
         title, kind, count, _, reason = [cell.text for cell in row]
@@ -42,7 +42,10 @@ def print_flags(console: Console, page: SuitePage, methods: Collection[str]) -> 
 
 
 def list_rankings(page: SuitePage) -> pd.DataFrame:
-    """Return the printed rankings as one frame, with ``upgrade`` and ``transfer``, best first."""
+    """Return the rankings of all upgrades as one frame, with ``upgrade`` and ``transfer``.
+
+    The best of a ranking is first. Upgrades that only the suite's page shows are not printed.
+    """
     results = Results(page.results, page.expected)
     frames = []
     for upgrade in page.expected.upgrades:
@@ -54,9 +57,9 @@ def list_rankings(page: SuitePage) -> pd.DataFrame:
 
 
 def render_ranking(page: SuitePage, width: int) -> RenderableType:
-    """Return the ranking of every upgrade, as far as it is measured, in so many characters."""
+    """Return the ranking of each upgrade of the leaderboard, in so many characters."""
     parts: list[RenderableType] = []
-    for upgrade in page.expected.upgrades:
+    for upgrade in page.leaderboard_upgrades:
         every = page.ranking(upgrade, page.most_shots)
         for transfer in page.results.transfers:
             ranking = rank_transfer(every, transfer)
@@ -72,6 +75,9 @@ def render_ranking(page: SuitePage, width: int) -> RenderableType:
             for name, state, why in explain_unranked(ranking):
                 between = ": " if state == "null" else " "
                 parts.append(Text(f"{name}: {state}{between}{why}", style="yellow"))
+    if page.more_upgrades:
+        more = count(len(page.more_upgrades), "more upgrade")
+        parts.append(Text(f"{more}: see results/{page.card.name}/README.md, or the site."))
     if page.legend:
         parts.append(Text(page.legend))
     return Group(*parts)

@@ -151,9 +151,9 @@ def test_only_files_that_follow_from_methods_are_committed() -> None:
 
 def test_a_merged_method_is_run_on_every_suite_that_compares_it() -> None:
     others = dict(other.split(":") for other in list_others(["gda", "contcoop"]))
-    assert others["mini-no-lineage"] == "contcoop,gda"
+    assert others["mini-shots"] == "gda"
     # Named configs of a method are run with it.
-    assert others["mini-lineage"] == "contcoop,gda,contcoop+literal"
+    assert others["mini-real"] == "contcoop,gda,contcoop+literal"
     assert "gda" not in others["mini-ablation"].split(",")
     assert "mini" not in others  # has a step of its own
     assert "mini-upgrades" not in others  # no clone has its weights

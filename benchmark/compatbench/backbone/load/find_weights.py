@@ -152,9 +152,7 @@ def _find_shipped(card: BackboneCard, weights: str) -> Path:
         if not path.is_file():
             write_atomic(path, lzma.decompress(packed.read_bytes()))
         return path
-    # A wheel has only the models of the suites ``mini`` and ``smoke``.
-    fix = f"put tasks/{weights} of the repository there, or work in a clone"
-    raise _missing(card, f"weights {path} are", fix)
+    raise _missing(card, f"weights {path} are", "put them there, or install compatbench again")
 
 
 def _missing(card: BackboneCard, what: str, fix: str = "correct the path") -> MissingWeights:

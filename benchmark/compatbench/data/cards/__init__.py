@@ -249,11 +249,16 @@ def _resolve_suite(card: Any, folder: Path) -> Any:
     renamed = {}
     for path in card.upgrades:
         renamed[path] = tuple(resolve(backbone_cards, name) for name in path)
-    upgrades = tuple(renamed[path] for path in card.upgrades)
     groups = {}
     for title, paths in card.groups.items():
         groups[title] = tuple(map(renamed.get, paths))
-    return card.model_copy(update={"tasks": tasks, "upgrades": upgrades, "groups": groups})
+    update = {
+        "tasks": tasks,
+        "upgrades": tuple(renamed[path] for path in card.upgrades),
+        "more_upgrades": tuple(renamed[path] for path in card.more_upgrades),
+        "groups": groups,
+    }
+    return card.model_copy(update=update)
 
 
 def suite_tasks(suite: SuiteCard) -> tuple[str, ...]:

@@ -253,7 +253,10 @@ class SuiteCard(CardModel):
     # the question that it asks, or its ranking if it asks none.
     publish: bool | Literal["section"] = True
     upgrades: Annotated[tuple[UpgradePath, ...], AT_LEAST_ONE]
-    groups: dict[str, tuple[UpgradePath, ...]] = {}  # upgrades by group, from 'upgrades'
+    # Upgrades that are measured with the others and shown on the suite's page, but not on the
+    # leaderboard. In YAML as 'upgrades', which then contains them. Not inherited.
+    more_upgrades: tuple[UpgradePath, ...] = ()
+    groups: dict[str, tuple[UpgradePath, ...]] = {}  # upgrades by group, from both
     tasks: Annotated[tuple[str, ...], AT_LEAST_ONE]
     variants: tuple[str, ...] = ()
     # Training and test sets. 'few-shot' trains on all classes of a task and also tests on its
@@ -303,17 +306,22 @@ class SuiteCard(CardModel):
     @model_validator(mode="before")
     @classmethod
     def _flatten_groups(cls, values: Any) -> Any:
-        upgrades = values.get("upgrades") if isinstance(values, dict) else None
-        if not isinstance(upgrades, dict):
+        if not isinstance(values, dict):
             return values
-        flat: list[Any] = []
-        groups = {}
-        for title, paths in upgrades.items():
-            if not isinstance(paths, (list, tuple)):
-                raise ValueError("upgrades: a group is a title with a list of upgrades")
-            flat += paths
-            groups[str(title)] = paths
-        return values | {"upgrades": flat, "groups": groups}
+        values = dict(values)
+        groups: dict[str, Any] = {}
+        for field in ("upgrades", "more_upgrades"):
+            paths_by_title = values.get(field)
+            if isinstance(paths_by_title, dict):
+                groups |= _check_group_lists(field, paths_by_title)
+                values[field] = list(chain.from_iterable(paths_by_title.values()))
+        if groups:
+            values["groups"] = groups
+        upgrades = values.get("upgrades")
+        more = values.get("more_upgrades")
+        if isinstance(upgrades, (list, tuple)) and isinstance(more, (list, tuple)):
+            values["upgrades"] = [*upgrades, *(path for path in more if path not in upgrades)]
+        return values
 
     @model_validator(mode="after")
     def _check(self) -> SuiteCard:
@@ -374,6 +382,16 @@ class SuiteCard(CardModel):
     def configs(self) -> tuple[str, ...]:
         """Return the named configs of methods, in the order of the file."""
         return tuple(name for name, settings in self.methods.items() if "method" in settings)
+
+
+def _check_group_lists(field: str, paths_by_title: dict[Any, Any]) -> dict[str, Any]:
+    """Return the upgrades of a field by group; raise ValueError if a group is no list."""
+    groups = {}
+    for title, paths in paths_by_title.items():
+        if not isinstance(paths, (list, tuple)):
+            raise ValueError(f"{field}: a group is a title with a list of upgrades")
+        groups[str(title)] = paths
+    return groups
 
 
 def _check_method_settings(name: str, settings: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ def check_place(place: str, card_folder: Path) -> str:
 
 Card = TypeVar("Card", bound=CardModel)
 # Fields that a suite does not take from the suite that it extends.
-NOT_INHERITED = ("tuning", "run_seeds", "likeness", "about", "made_by")
+NOT_INHERITED = ("tuning", "run_seeds", "more_upgrades", "likeness", "about", "made_by")
 
 
 def read_card(path: Path, model: type[Card], find: Callable[[str], Path] | None = None) -> Card:

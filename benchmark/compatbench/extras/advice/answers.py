@@ -128,7 +128,7 @@ def short_answer_table(page: SuitePage) -> Table:
 def _list_rows(page: SuitePage) -> list[dict[str, TableCell]]:
     """Return the cells of each row by column. The first row of an upgrade names it."""
     rows = []
-    for upgrade in page.expected.upgrades:
+    for upgrade in page.leaderboard_upgrades:
         title = page.kind_title(upgrade)
         for answer in _list_answers(page, upgrade):
             rows.append(
@@ -145,7 +145,7 @@ def describe_kinds(page: SuitePage) -> list[TableCell]:
     table among them.
     """
     texts = []
-    for upgrade in page.expected.upgrades:
+    for upgrade in page.leaderboard_upgrades:
         kinds = [
             (replication, title, upgrades)
             for replication in page.replications

@@ -151,7 +151,7 @@ def analyze_claims(suite: str | SuiteCard = "mini", out: str | Path = ".") -> li
             f"'compatbench run --suite {page.card.name}'"
         )
     shots = max(page.expected.shots)
-    return [check_claims(page, upgrade, shots) for upgrade in page.expected.upgrades]
+    return [check_claims(page, upgrade, shots) for upgrade in page.leaderboard_upgrades]
 
 
 def check_claims(page: SuitePage, upgrade: Upgrade, shots: int) -> ClaimsReport:

@@ -168,7 +168,7 @@ def _result_tables(name: str, pages: Sequence[SuitePage]) -> list[tuple[SuitePag
     tables = []
     for page in pages:
         rows = []
-        for upgrade in page.expected.upgrades:
+        for upgrade in page.leaderboard_upgrades:
             rows += _list_rows(name, page, upgrade)
         if rows:
             header = ["New model", "Module", "Source", "Target", "H", _GAIN]
