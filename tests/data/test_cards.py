@@ -413,7 +413,8 @@ def test_more_upgrades_are_measured_and_known_apart_and_not_inherited(tmp_path: 
     assert SuiteCard.model_validate(suite.model_dump()) == suite
     values = card | {"upgrades": groups, "more_upgrades": more}
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(values))
-    (tmp_path / "of.yaml").write_text(yaml.safe_dump({"name": "of", "title": "Of", "extends": "own"}))
+    extending = {"name": "of", "title": "Of", "extends": "own"}
+    (tmp_path / "of.yaml").write_text(yaml.safe_dump(extending))
     assert read_card(tmp_path / "of.yaml", SuiteCard).upgrades == (first,)
 
 

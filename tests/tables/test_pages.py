@@ -137,6 +137,23 @@ def test_the_command_gives_the_seeds_and_transfers_that_were_run() -> None:
         render_leaderboard([with_card(make_page(), name="tiny; rm -r")])
 
 
+def test_more_upgrades_are_on_the_suite_s_page_and_not_on_the_leaderboard() -> None:
+    page = suites.survival_page()
+    page = replace(page, more_upgrades=frozenset([("old", "other")]))
+    kind, other_kind = suites.KINDS
+    leaderboard = render_leaderboard([page])
+    assert f"| Method | {kind} |" in leaderboard
+    assert "Other model" not in leaderboard
+    assert other_kind not in leaderboard
+    of_suite = render_suite(page)
+    assert f"| Method | {other_kind} |" in of_suite
+    assert "## Old model → Other model" in of_suite
+    shown = StringIO()
+    print_ranking(Console(file=shown, width=100), page)
+    assert "Old model → Other model" not in shown.getvalue()
+    assert "1 more upgrade: see results/" in shown.getvalue()
+
+
 def test_a_part_of_a_suite_keeps_its_development_tasks(tmp_path: Path) -> None:
     page = suites.breakage_page()
     ranking = page.restrict(tasks=("dogs",)).ranking(("old", "new"), 4)
