@@ -19,6 +19,10 @@ import numpy as np
 from scipy import stats
 
 UPGRADES = (("mini-clip", "mini-eva-clip"), ("mini-clip", "mini-eva-clip-anew"))
+# Only the suite's page and the site show these.
+MORE_UPGRADES = (("mini-clip", "mini-clip-next"), ("mini-clip", "mini-clip-other"))
+# The pages with rankings, and the upgrades in their order.
+PAGES = {"leaderboard.md": UPGRADES, "results/mini/README.md": UPGRADES + MORE_UPGRADES}
 SHOTS = "16"
 # Labels per class of retrained+1, +2, ...: up to 4 more choose the settings, and they count.
 LABELS = (2, 4, 8, 12, 20)
@@ -168,7 +172,7 @@ def check_site(root: Path, suite: Suite, found: list[str]) -> None:
     index = (root / "results/report/index.js").read_text(encoding="utf-8")
     columns = json.loads("[" + between(index, '"columns": [', "\n]") + "]")
     titles = [column["title"] for column in columns]
-    for upgrade in UPGRADES:
+    for upgrade in UPGRADES + MORE_UPGRADES:
         [board] = [each for each in boards if tuple(each["upgrade"]) == upgrade]
         ranked = rank_all(suite, upgrade)
         if len(ranked) != len(board["rows"]):
@@ -187,9 +191,9 @@ def check_site(root: Path, suite: Suite, found: list[str]) -> None:
 
 def check_rankings(root: Path, suite: Suite, found: list[str]) -> None:
     """Compare the rankings of leaderboard.md and of the suite's page, and what is said of ties."""
-    for page in ("leaderboard.md", "results/mini/README.md"):
+    for page, upgrades in PAGES.items():
         tables = read_tables(root / page, "Rank")
-        for upgrade, table in zip(UPGRADES, tables, strict=True):
+        for upgrade, table in zip(upgrades, tables, strict=True):
             by_title = {}
             for (name, track), (module, place) in rank_all(suite, upgrade).items():
                 by_title[suite.cards[name]["title"], track] = (module, place)
@@ -234,17 +238,22 @@ def describe_stability(suite: Suite, upgrade: tuple[str, str]) -> tuple[str, str
 
 
 def check_survival(root: Path, suite: Suite, found: list[str]) -> None:
-    """Compare what leaderboard.md says of each module: its gain, the interval and the verdict."""
-    rows = read_tables(root / "leaderboard.md", "Method")[0]
+    """Compare what two pages say of each module: its gain, the interval and the verdict."""
+    check_verdicts(root, "leaderboard.md", suite, UPGRADES, found)
+    check_verdicts(root, "results/mini/README.md", suite, MORE_UPGRADES, found)
+
+
+def check_verdicts(root: Path, page: str, suite: Suite, upgrades: tuple, found: list[str]) -> None:
+    """Compare the first table of a page that has a row for each method."""
+    rows = read_tables(root / page, "Method")[0]
     for row in rows:
         title, *cells = row.values()
         names = [n for n, card in suite.cards.items() if card["title"] == plain_title(title)]
-        for upgrade, cell in zip(UPGRADES, cells, strict=True):
+        for upgrade, cell in zip(upgrades, cells, strict=True):
+            where = f"{page}: {title} on {upgrade[1]}"
             gain = suite.measure((names[0], "copied"), upgrade)["gain"].mean(axis=1)
             if np.isnan(gain).any():
-                differs(
-                    found, f"leaderboard.md: {title} on {upgrade[1]}", cell, "cannot be attached"
-                )
+                differs(found, where, cell, "cannot be attached")
                 continue
             effect = interval(gain)
             verdict = {"supported": "gains", "contradicted": "loses"}
@@ -256,7 +265,6 @@ def check_survival(root: Path, suite: Suite, found: list[str]) -> None:
                 digits = len(text.partition(".")[2])
                 agree = agree and abs(float(text) - value) <= 0.5 / 10**digits + 1e-9
             if not agree:
-                where = f"leaderboard.md: {title} on {upgrade[1]}"
                 found.append(f"{where}: published {cell}, recomputed {expected} {plus(*effect)}")
 
 

@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import budgets
 import numpy as np
 import pandas as pd
 from pages import Page
@@ -271,6 +272,7 @@ def make_page() -> Page:
             "intervals": show_intervals(upgrades, tasks, seeds),
             "false": show_tests(upgrades),
             "missed": show_power(upgrades),
+            "budgets": budgets.describe_budgets(),
         }
     )
 

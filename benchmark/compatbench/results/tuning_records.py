@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -152,6 +153,8 @@ def tuning_path(out: Path, suite: str, method: str) -> Path:
 def is_tuned(out: Path, suite: SuiteCard, method: str, config: Any) -> bool:
     """Return True if a record in ``results/`` has chosen these settings.
 
+    Numbers of steps and epochs may differ: a suite may train longer with the chosen settings.
+
     Raises:
         CompatbenchError: the record is broken.
     """
@@ -160,7 +163,17 @@ def is_tuned(out: Path, suite: SuiteCard, method: str, config: Any) -> bool:
         return False
     record = read_record(path)
     training = suite.methods.get(method, {}).get("training", {})
-    return record.config == config and record.settings[record.chosen].training == training
+    if record.settings[record.chosen].training != training:
+        return False
+    return _without_budget(record.config) == _without_budget(config)
+
+
+def _without_budget(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a method's settings without those that say how long it is trained."""
+    kept = {name: value for name, value in config.items() if name not in ("steps", "max_steps")}
+    if isinstance(kept.get("recipe"), Mapping):
+        kept["recipe"] = {**kept["recipe"], "epochs": None}
+    return kept
 
 
 def read_record(path: Path) -> Tuning:

@@ -1,0 +1,232 @@
+"""Choose for how many steps the suite ``mini`` trains each method.
+
+    python benchmark/research/budgets.py coop kgcoop    # or all; --out and --jobs as of 'run'
+
+A method begins with the steps that eight seconds of one core allow. They are doubled as long as
+that gains half a point or more of source accuracy on the development tasks, and twice at most.
+Rate and training stay as ``compatbench maintain tune`` has chosen them. ``budgets.csv`` keeps the
+counts. The program prints the lines for ``tasks/suites/mini.yaml``; a test compares both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import compatbench as cb
+from compatbench.data.cards import SuiteCard, suite_cards, task_cards
+from compatbench.engine.matrix import MethodChoice, build_matrix
+from compatbench.engine.pace import count_images
+from compatbench.engine.request import make_request
+from compatbench.files.yaml_text import dump_yaml
+from compatbench.method.registry import builtin_methods
+from compatbench.method.trained import TrainedMethod
+from compatbench.tables.markdown import render_table
+from compatbench.tables.numbers import NOTHING, percent
+from compatbench.tables.table import plain_table
+
+SUITE = "mini"
+COUNTS = Path(__file__).with_suffix(".csv")
+SHOTS = 16
+SEED = 1
+FACTORS = (1, 2, 4)
+FLAT = 0.5  # doubling the steps must gain as many points of accuracy
+# Settings that are numbers of steps, of methods that ``TrainedMethod`` does not train.
+STEP_FIELDS = ("max_steps", "steps")
+
+
+def read_suite() -> SuiteCard:
+    """Return the suite with its development tasks in place of the ranked ones."""
+    card = suite_cards.read(SUITE)
+    return card.model_copy(update={"tasks": card.development, "variants": ()})
+
+
+def list_choices(card: SuiteCard, methods: Iterable[str]) -> list[MethodChoice]:
+    """Return the methods that are trained step by step and ranked, without their named configs."""
+    choices = []
+    for choice in build_matrix(make_request(card, list(methods))).choices:
+        ranked = choice.name not in card.unranked and choice.name not in card.configs
+        if ranked and scale_budget(card, choice, 1):
+            choices.append(choice)
+    return choices
+
+
+def scale_budget(card: SuiteCard, choice: MethodChoice, factor: int) -> dict[str, Any]:
+    """Return the settings with which a method takes so many times its steps; none without steps.
+
+    The number of epochs is among them if the recipe would end a fit of four times the steps.
+    """
+    largest = max(card.tasks, key=lambda name: len(task_cards.read(name).classes))
+    method = choice.build(largest)
+    config = method.config
+    if not isinstance(method, TrainedMethod):
+        numbers = {}
+        for field in STEP_FIELDS:
+            if getattr(config, field, None) is not None:
+                numbers[field] = getattr(config, field)
+        # The smaller one ends a fit.
+        ending = min(numbers, key=numbers.__getitem__, default="")
+        return {ending: factor * numbers[ending]} if ending else {}
+    images = count_images(choice, task_cards.read(largest), SHOTS)
+    epochs, per_epoch = method.plan_steps(SHOTS, images)
+    steps = epochs * per_epoch
+    cap = config.max_steps
+    unlimited = type(method)(config.model_copy(update={"max_steps": None}))
+    whole_epochs, whole_per_epoch = unlimited.plan_steps(SHOTS, images)
+    whole = whole_epochs * whole_per_epoch
+    settings: dict[str, Any] = {}
+    if cap < card.training.max_steps or FACTORS[-1] * whole > cap:
+        settings["max_steps"] = factor * cap
+    if whole < FACTORS[-1] * steps:
+        needed = math.ceil(factor * steps / whole_per_epoch)
+        settings["recipe"] = {"epochs": max(whole_epochs, needed)}
+    return settings
+
+
+def measure(methods: Iterable[str], out: Path, jobs: int | None) -> pd.DataFrame:
+    """Return the counts of every budget that the rule asks for, as in ``budgets.csv``."""
+    card = read_suite()
+    choices = list_choices(card, methods)
+    frames: list[pd.DataFrame] = []
+    for factor in FACTORS:
+        if factor == FACTORS[-1]:
+            chosen = choose(pd.concat(frames))
+            choices = [choice for choice in choices if chosen[choice.name] == factor / 2]
+        if choices:
+            frames.append(_measure_factor(card, choices, factor, out, jobs))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _measure_factor(
+    card: SuiteCard, choices: list[MethodChoice], factor: int, out: Path, jobs: int | None
+) -> pd.DataFrame:
+    """Fit methods on the development tasks with so many times their steps."""
+    budgets = {choice.name: scale_budget(card, choice, factor) for choice in choices}
+    configs = {}
+    for name, settings in budgets.items():
+        configs[f"{name}+steps-{factor}"] = {"method": name} | settings
+    suite = {
+        "name": "mini-steps",
+        "title": f"Mini, {factor} times the steps",
+        "extends": SUITE,
+        "publish": False,
+        "upgrades": [list(card.upgrades[0])],  # a suite needs a target; the source alone counts
+        "tasks": list(card.tasks),
+        "variants": [],
+        "seeds": [SEED],
+        "compare": list(configs),
+        "methods": configs,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "mini-steps.yaml")
+        path.write_text(dump_yaml(suite, width=100), encoding="utf-8")
+        compute = cb.Compute(jobs=jobs)
+        rows = cb.run(str(path), list(configs), out=out, compute=compute).frame
+    on_source = rows["backbone"] == rows["source"]
+    records = []
+    for row in rows[on_source & rows["method"].isin(configs)].to_dict("records"):
+        name = str(row["method"]).partition("+")[0]
+        settings = budgets[name]
+        records.append(
+            {
+                "method": name,
+                "factor": factor,
+                "max_steps": settings.get("max_steps", settings.get("steps", "")),
+                "epochs": settings.get("recipe", {}).get("epochs", ""),
+                "task": row["task"],
+                "correct": row["correct"],
+                "total": row["total"],
+            }
+        )
+    return pd.DataFrame(records)
+
+
+def tabulate(counts: pd.DataFrame) -> pd.DataFrame:
+    """Return the mean accuracy in percent by method (rows) and factor (columns)."""
+    accuracy = counts.assign(accuracy=100 * counts["correct"] / counts["total"])
+    by_factor = accuracy.groupby(["method", "factor"])["accuracy"].mean()
+    return by_factor.unstack("factor")
+
+
+def choose(counts: pd.DataFrame) -> dict[str, int]:
+    """Return the factor of each method: it is doubled as long as that gains ``FLAT`` or more."""
+    chosen = {}
+    for name, accuracies in tabulate(counts).iterrows():
+        factor = FACTORS[0]
+        for larger in FACTORS[1:]:
+            # A gain that was not measured is NaN, which is not enough either.
+            if not accuracies.get(larger, math.nan) - accuracies[factor] >= FLAT:
+                break
+            factor = larger
+        chosen[str(name)] = factor
+    return chosen
+
+
+def list_settings(counts: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Return ``max_steps`` and ``epochs`` of each method's chosen budget, where it has them."""
+    settings: dict[str, dict[str, int]] = {}
+    for name, factor in choose(counts).items():
+        rows = counts[(counts["method"] == name) & (counts["factor"] == factor)]
+        first = rows.iloc[0]
+        numbers = first[["max_steps", "epochs"]].dropna()
+        settings[name] = {str(field): int(value) for field, value in numbers.items()}
+    return settings
+
+
+def describe_budgets() -> str:
+    """Return the sentences on the committed counts, and the table of the budgets that grew."""
+    counts = read_counts()
+    chosen = choose(counts)
+    accuracies = tabulate(counts)
+    titles = {name: builtin_methods().get(name).card.title for name in chosen}
+    grown = [name for name, factor in chosen.items() if factor > 1]
+    at_limit = [name for name in grown if chosen[name] == FACTORS[-1]]
+    rows = []
+    for name in sorted(grown, key=lambda name: (-chosen[name], titles[name].lower())):
+        of_method = accuracies.loc[name]
+        row = [titles[name], f"{chosen[name]} ×"]
+        for factor in FACTORS:
+            value = of_method.get(factor, math.nan)
+            row.append(NOTHING if math.isnan(value) else percent(value))
+        rows.append(row)
+    header = ["Method", "Steps", *(f"accuracy with {factor} ×" for factor in FACTORS)]
+    limit = ", ".join(sorted(titles[name] for name in at_limit)) or "none"
+    return (
+        f"Of {len(chosen)} methods that are trained step by step, {len(chosen) - len(grown)} keep "
+        f"their steps, and {len(grown)} get more. These reach the limit of {FACTORS[-1]} times the "
+        f"steps, where their accuracy may not have stopped to rise: {limit}.\n\n"
+        f"{render_table(plain_table(header, rows))}"
+    )
+
+
+def read_counts() -> pd.DataFrame:
+    """Return the committed counts."""
+    return pd.read_csv(COUNTS)
+
+
+def main() -> None:
+    """Measure some methods, and write their counts in place of earlier ones."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("methods", nargs="+")
+    parser.add_argument("--out", type=Path, default=Path())
+    parser.add_argument("--jobs", type=int)
+    options = parser.parse_args()
+    found = measure(options.methods, options.out, options.jobs)
+    if COUNTS.is_file():
+        earlier = read_counts()
+        found = pd.concat([earlier[~earlier["method"].isin(found["method"])], found])
+    found = found.sort_values(["method", "factor", "task"])
+    found.to_csv(COUNTS, index=False)
+    print(tabulate(read_counts()).round(1).to_string(na_rep="–"))
+    for name, numbers in list_settings(read_counts()).items():
+        print(f"{name}: {numbers}")
+
+
+if __name__ == "__main__":
+    main()

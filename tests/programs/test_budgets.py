@@ -1,0 +1,59 @@
+"""The steps of each method in suite ``mini`` are those that the committed counts give."""
+
+from __future__ import annotations
+
+import budgets
+import pandas as pd
+import pytest
+
+from compatbench.data.cards import suite_cards
+
+
+def count_right(accuracies: dict[int, float]) -> pd.DataFrame:
+    """Return counts of one method on two tasks with these accuracies in percent, by factor."""
+    rows = []
+    for factor, accuracy in accuracies.items():
+        for task in ("a", "b"):
+            budget = {"max_steps": 100 * factor, "epochs": None}
+            right = {"task": task, "correct": 10 * accuracy, "total": 1000}
+            rows.append({"method": "coop", "factor": factor} | budget | right)
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "factor"),
+    [
+        ({1: 60.0, 2: 60.4}, 1),
+        ({1: 60.0, 2: 60.5}, 2),
+        ({1: 60.0, 2: 60.5, 4: 60.9}, 2),
+        ({1: 60.0, 2: 60.5, 4: 61.0}, 4),
+        # What came later does not count: the curve was flat before.
+        ({1: 60.0, 2: 60.4, 4: 70.0}, 1),
+    ],
+)
+def test_steps_are_doubled_as_long_as_that_gains_half_a_point(
+    accuracies: dict[int, float], factor: int
+) -> None:
+    assert budgets.choose(count_right(accuracies)) == {"coop": factor}
+    assert budgets.list_settings(count_right(accuracies)) == {"coop": {"max_steps": 100 * factor}}
+
+
+def test_the_suite_has_the_steps_that_the_counts_give() -> None:
+    counts = budgets.read_counts()
+    in_suite = suite_cards.read("mini").methods
+    chosen = budgets.choose(counts)
+    assert len(chosen) > 40
+    for name, numbers in budgets.list_settings(counts).items():
+        settings = in_suite.get(name, {})
+        for field, number in numbers.items():
+            if field == "epochs":
+                assert settings["recipe"]["epochs"] == number, name
+            else:
+                assert settings.get("max_steps", settings.get("steps")) == number, name
+
+
+def test_a_budget_that_grew_was_measured_with_the_smaller_ones() -> None:
+    measured = budgets.tabulate(budgets.read_counts())
+    for name, factor in budgets.choose(budgets.read_counts()).items():
+        smaller = [each for each in budgets.FACTORS if each <= factor]
+        assert measured.loc[name, smaller].notna().all()
