@@ -9,12 +9,14 @@ import paper_claims
 import real_task
 import rosetta_rivals
 import several_targets
+import survival_features
 import word_gains
 from pages import Page
 
 # In the order of the page.
 PROGRAMS = (
     word_gains,
+    survival_features,
     several_targets,
     paper_claims,
     new_classes,

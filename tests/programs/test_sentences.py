@@ -90,6 +90,13 @@ def test_words_recover_the_new_embedding_space_for_every_kind_of_method() -> Non
     assert through > copied / 2
 
 
+def test_two_features_predict_losses_better_than_chance_on_tasks_and_targets_left_out() -> None:
+    row = read_rows("survival", 1)[0]
+    assert row["Predictor 0"].startswith("ridge regression")
+    low = re.findall(r"[0-9.]+", row["within a task 0"])[1]
+    assert float(low) > 0.5
+
+
 def test_a_penalty_keeps_modules_on_features_and_no_prompts_at_no_shown_cost() -> None:
     rows = {row["Change, points 0"]: row for row in read_rows("anchoring")}
     zero_shot = rows["zero-shot accuracy"]
