@@ -221,7 +221,7 @@ def test_both_sources_have_three_targets_of_each_kind():
 
 
 def test_further_targets_are_chosen_by_name_or_purpose():
-    pair = ["mini-clip-2-eva-anew-7", "mini-eva-clip-anew-5-anchored-10"]
+    pair = ["mini-clip-2-eva-anew-7", "mini-eva-clip-anew-5-anchored-1"]
     assert [each.name for each in upgrades.choose([*pair, pair[0]])] == pair
     both = {*upgrades.TARGETS["replication"], *upgrades.TARGETS["compatible"]}
     assert {*upgrades.choose(["replication", "compatible"])} == both
@@ -329,11 +329,11 @@ def test_targets_are_trained_with_the_penalty_in_their_name(few_steps, tmp_path,
 
     monkeypatch.setattr(target, "contrast", record)
     plain = "mini-eva-clip-anew-5"
-    upgrades.train_upgrades(tmp_path, [plain, f"{plain}-anchored-10", f"{plain}-compatible"])
+    upgrades.train_upgrades(tmp_path, [plain, f"{plain}-anchored-1", f"{plain}-compatible"])
     assert given[plain] is None
-    anchored = given[f"{plain}-anchored-10"]
+    anchored = given[f"{plain}-anchored-1"]
     compatible = given[f"{plain}-compatible"]
-    assert (anchored.anchoring, anchored.compatible) == (10, False)
+    assert (anchored.anchoring, anchored.compatible) == (1, False)
     assert (compatible.anchoring, compatible.compatible) == (0, True)
     source_weights = towers.load("mini-clip", sets.MINI_FOLDER / "mini-clip.safetensors")
     for old in (anchored, compatible):
