@@ -21,7 +21,6 @@ from compatbench.data.cards import (
 )
 from compatbench.data.labels import NEEDS
 from compatbench.errors import CompatbenchWarning
-from compatbench.results.estimate import FEWEST_UNITS
 from compatbench.results.expected import Expected, Upgrade, expect_suite, upgrade_pairs
 from compatbench.results.ranking import rank_methods
 from compatbench.results.reports import Origin, RowReports
@@ -56,8 +55,6 @@ class SuitePage:
     # Named config -> the method that it configures, in the suite's order.
     configs: Mapping[str, str] = field(default_factory=dict)
     sections: tuple[SuitePage, ...] = ()  # suites that extend this one and are shown under it
-    # Suites that extend it and have many targets of a kind; they have no pages of their own.
-    replications: tuple[SuitePage, ...] = ()
     elsewhere: frozenset[str] = frozenset()  # backbones and test sets that no clone has
     # Of a suite whose rows were reported: the reports, and who measured the rows of each method.
     reports: RowReports | None = None
@@ -294,14 +291,11 @@ def published_pages(files: ResultFiles, also: SuiteCard | None = None) -> list[S
     """
     known = suites_with_results(files.out, also)
     sections: dict[str, list[SuitePage]] = {}
-    replications: dict[str, list[SuitePage]] = {}
     for suite in known:
         if suite.extends not in suite_cards.names():
             continue
         if suite.publish == "section":
             sections.setdefault(suite.extends, []).append(read_suite_page(suite, files))
-        elif not suite.publish and any(len(of) >= FEWEST_UNITS for of in suite.groups.values()):
-            replications.setdefault(suite.extends, []).append(read_suite_page(suite, files))
     shown = {suite.name: suite for suite in known if suite.publish is True}
     # A section may have results before its suite has any.
     for name in sections:
@@ -309,10 +303,5 @@ def published_pages(files: ResultFiles, also: SuiteCard | None = None) -> list[S
     pages = []
     for name in sorted(shown):
         page = read_suite_page(shown[name], files)
-        page = replace(
-            page,
-            sections=tuple(sections.get(name, ())),
-            replications=tuple(replications.get(name, ())),
-        )
-        pages.append(page)
+        pages.append(replace(page, sections=tuple(sections.get(name, ()))))
     return pages

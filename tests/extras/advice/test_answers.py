@@ -22,12 +22,10 @@ from made_results import (
 from compatbench.extras.advice.answers import (
     ANSWERS,
     answer_table,
-    describe_kinds,
     describe_tied,
 )
 from compatbench.extras.advice.measurements import read_measurements
 from compatbench.extras.advice.verdicts import judge
-from compatbench.results.estimate import estimate
 from compatbench.tables.suite_page import SuitePage
 
 SIX = replace(TWO_BY_TWO, tasks=tuple("abcdef"))
@@ -164,32 +162,3 @@ def test_options_that_do_the_same_stand_together() -> None:
     ]
     said = describe_tied(pd.DataFrame(options)).text
     assert said == "stay with the old model: Old one or Old two; or One, untouched"
-
-
-def test_the_interval_of_a_kind_is_over_its_targets() -> None:
-    """On the k-th of further targets the module has k more answers right than on the first."""
-    base = on_tasks("coop", [70, 71, 72, 73, 74, 75])
-    names = ["new", *(f"new-{seed}" for seed in range(5))]
-    rows = base.rows.set_index("backbone")
-    targets = [
-        rows.loc[["new"]].assign(correct=rows.loc["new"]["correct"] + more).rename({"new": name})
-        for more, name in enumerate(names)
-    ]
-    every = pd.concat([rows.loc[["old"]], *targets]).reset_index()[base.rows.columns]
-    method = replace(base, rows=every.astype(base.rows.dtypes))
-    upgrades = tuple(("old", name) for name in names)
-
-    def page_of(count: int) -> SuitePage:
-        kind = {"Text tower inherited": upgrades[:count], "Others": upgrades[count:]}
-        replication = make_page(method, expected=replace(SIX, upgrades=upgrades), groups=kind)
-        return make_page(base, expected=SIX, replications=(replication,))
-
-    over = estimate([13.5 + more for more in range(6)])
-    assert over is not None
-    [told] = [cell.text for cell in describe_kinds(page_of(6))]
-    assert told == (
-        "coop, untouched, gains +16.0 points on average over 6 models (95 % interval over models "
-        f"+{over.low:.1f} to +{over.high:.1f}) if text tower inherited"
-    )
-    assert told.partition("untouched")[2] in ANSWERS.render(page_of(6))
-    assert describe_kinds(page_of(5)) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from compatbench.extras.advice.price import (
     show_labels,
 )
 from compatbench.extras.advice.price_pages import has_prices
-from compatbench.messages import count, lower_first
+from compatbench.messages import count
 from compatbench.results.choice import Decision, choose_option, decide
 from compatbench.results.costs import cost_table, labels_of
 from compatbench.results.differences import ZERO_SHOT, compare_tasks
@@ -136,51 +135,6 @@ def _list_rows(page: SuitePage) -> list[dict[str, TableCell]]:
             )
             title = ""
     return rows
-
-
-def describe_kinds(page: SuitePage) -> list[TableCell]:
-    """Return what the table's untouched modules gain on all new models of a kind, a text for each.
-
-    The interval is over targets, of which a replication of the suite has six or more, that of the
-    table among them.
-    """
-    texts = []
-    for upgrade in page.leaderboard_upgrades:
-        kinds = [
-            (replication, title, upgrades)
-            for replication in page.replications
-            for title, upgrades in replication.groups.items()
-            if upgrade in upgrades and len(upgrades) >= FEWEST_UNITS
-        ]
-        answers = _list_answers(page, upgrade) if kinds else []
-        untouched = [answer.option for answer in answers if answer.option is not None]
-        untouched = [option for option in untouched if option["action"] == COPIED]
-        for (replication, title, upgrades), option in product(kinds, untouched):
-            gains = _gains_on(replication, upgrades, option["method"])
-            over = estimate(gains)
-            if len(gains) == len(upgrades) and over is not None:
-                gain = f", gains {signed(over.value)} points on average over {over.units} models"
-                gain += f" (95 % interval over models {bounds(over, signed)}) if "
-                texts.append(sentence(*_describe([option]), gain, text(lower_first(title))))
-    return texts
-
-
-@lru_cache(maxsize=64)
-def _gains_on(page: SuitePage, upgrades: tuple[Upgrade, ...], method: str) -> list[float]:
-    """Return the mean gains of a method's untouched modules on the upgrades that have them."""
-    gains = []
-    for upgrade in upgrades:
-        by_task = _task_gains(page, upgrade, method)
-        if by_task:
-            gains.append(sum(by_task) / len(by_task))
-    return gains
-
-
-def _task_gains(page: SuitePage, upgrade: Upgrade, method: str) -> list[float]:
-    """Return the gain of a method's untouched module on each task; none if one is missing."""
-    rows = pair_rows(page.results, page.expected, upgrade, page.most_shots)
-    untouched = rows[(rows["method"] == method) & (rows["transfer"] == COPIED)]
-    return task_means(untouched, "gain").to_numpy().ravel().tolist()
 
 
 @lru_cache(maxsize=64)
@@ -392,7 +346,6 @@ ANSWERS = Section(
     {
         "answer_table": answer_table,
         "short_answer_table": short_answer_table,
-        "describe_kinds": describe_kinds,
         "has_prices": has_prices,
         "fewest": FEWEST_UNITS,
         "marks": MARKS,
