@@ -64,7 +64,7 @@ def scale_budget(card: SuiteCard, choice: MethodChoice, factor: int) -> dict[str
     """
     largest = max(card.tasks, key=lambda name: len(task_cards.read(name).classes))
     method = choice.build(largest)
-    config = method.config
+    config: Any = method.config
     if not isinstance(method, TrainedMethod):
         numbers = {}
         for field in STEP_FIELDS:
@@ -189,7 +189,7 @@ def describe_budgets() -> str:
     at_limit = [name for name in grown if chosen[name] == FACTORS[-1]]
     rows = []
     for name in sorted(grown, key=lambda name: (-chosen[name], titles[name].lower())):
-        of_method = accuracies.loc[name]
+        of_method: Any = accuracies.loc[name]
         row = [titles[name], f"{chosen[name]} ×"]
         for factor in FACTORS:
             value = of_method.get(factor, math.nan)
