@@ -17,6 +17,7 @@ from compatbench.engine.flat_settings import flat_settings
 from compatbench.messages import one_line
 from compatbench.results.costs import access_of
 from compatbench.results.expected import Upgrade
+from compatbench.tables import survival_tables
 from compatbench.tables.figures.figure_list import (
     PlannedFigure,
     figures_of_suite,
@@ -78,6 +79,11 @@ class SiteColumns(NamedTuple):
     measures: dict[str, str]
 
 
+def _which_kind(page: SuitePage) -> str:
+    """Return how to find the kind of an upgrade, as Markdown."""
+    return render_markdown("which_kind.md.jinja", page=page, survival=survival_tables)
+
+
 def describe_survival(page: SuitePage) -> Json:
     """Return the verdict on each module and what to do about it, for the first view of the site."""
     frame = read_survival(page)
@@ -105,7 +111,7 @@ def describe_survival(page: SuitePage) -> Json:
         "seeds": len(page.expected.seeds),
         "note": one_line(page.card.note or "", 2000),
         "miniature": bool(page.card.likeness),
-        "which": to_html(render_markdown("which_kind.md.jinja", page=page), mixed=False),
+        "which": to_html(_which_kind(page), mixed=False),
         "answers": answers,
     }
 
