@@ -28,7 +28,7 @@ from compatbench.messages import count
 from compatbench.method.predictions import Predictions
 from compatbench.results.estimate import Array, Interval, estimate
 from compatbench.tables.markdown import render_table
-from compatbench.tables.numbers import NOTHING, with_bounds
+from compatbench.tables.numbers import NOTHING, rounded, with_bounds
 from compatbench.tables.table import TableCell, number, plain_table
 
 RESULTS = Path(__file__).with_suffix(".csv")
@@ -283,15 +283,20 @@ def describe_policy(rows: pd.DataFrame) -> str:
     )
 
 
+def show_difference(value: float | None) -> str:
+    """Return a difference of two AUROCs with two decimals and its sign; ``0.00`` has none."""
+    found = rounded(value, 2)
+    if found is None:
+        return NOTHING
+    return f"{found:+.2f}" if found else "0.00"
+
+
 def describe_difference(rows: pd.DataFrame) -> str:
     """Return what the regression adds to the agreement with the old module alone."""
     shown = []
     for unit in UNITS:
         interval = judge(rows, RIDGE, unit, AGREEMENT)
-        if interval is None:
-            shown.append(NOTHING)
-            continue
-        shown.append(f"{interval.value:+.2f} ({interval.low:+.2f} to {interval.high:+.2f})")
+        shown.append(with_bounds(interval, show_difference))
     return (
         f"The AUROC of the regression minus that of the second feature alone is {shown[0]} within "
         f"a target and {shown[1]} within a task."

@@ -124,7 +124,7 @@ def show_effect(finding: Row) -> str:
         shown = with_interval(finding, "effect", lambda value: f"{100 * value:.0f}")
         value, space, interval = shown.partition(" ")
         return shown if finding["effect"] is None else f"{value} %{space}{interval}"
-    return with_interval(finding, "effect", "{:+.1f}".format)
+    return with_interval(finding, "effect")
 
 
 def analyze_claims(suite: str | SuiteCard = "mini", out: str | Path = ".") -> list[ClaimsReport]:
@@ -370,7 +370,8 @@ def _compare_reading(evidence: Evidence, says: str, reading: str, rivals: Sequen
         data += f", p = {p_value:.2g} by Holm"
         verdict = judge_best(scores, reading)
         if verdict != "not decided":
-            why.append(_stability(scores, reading, verdict))
+            title = evidence.title(reading)
+            why.append(_stability(scores, reading, title, verdict))
     return _finding(says, data, estimate(difference), verdict, why, unit="points of H")
 
 
@@ -386,12 +387,13 @@ def judge_best(scores: pd.DataFrame, name: str) -> Verdict:
     return "contradicted" if compared.loc[name, "worse"] else "not decided"
 
 
-def _stability(scores: pd.DataFrame, name: str, verdict: Verdict) -> str:
+def _stability(scores: pd.DataFrame, name: str, title: str, verdict: Verdict) -> str:
     """Return, in words, how often a verdict holds with one task left out."""
     same = 0
     for task in scores.columns:
         same += judge_best(scores.drop(columns=[task]), name) == verdict
-    return f"the verdict holds in {same} of {len(scores.columns)} rankings with one task left out"
+    rankings = f"{same} of {len(scores.columns)} rankings with one task left out"
+    return f"the verdict on {title} holds in {rankings}"
 
 
 def gains_as_reported(evidence: Evidence) -> Iterator[Row]:
