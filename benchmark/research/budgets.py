@@ -200,7 +200,7 @@ def describe_budgets() -> str:
     return (
         f"Of {len(chosen)} methods that are trained step by step, {len(chosen) - len(grown)} keep "
         f"their steps, and {len(grown)} get more. These reach the limit of {FACTORS[-1]} times the "
-        f"steps, where their accuracy may not have stopped to rise: {limit}.\n\n"
+        f"steps, where their accuracy may still rise: {limit}.\n\n"
         f"{render_table(plain_table(header, rows))}"
     )
 
