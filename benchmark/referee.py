@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -304,8 +305,7 @@ def read_tables(path: Path, column: str) -> list[list[dict[str, str]]]:
     tables: list[list[dict[str, str]]] = []
     header: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
-        cells = [cell.removeprefix("| ").strip() for cell in cells]
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]]
         if not line.startswith("|"):
             header = []
         elif not header:
@@ -382,17 +382,19 @@ def list_options(root: Path, mini: Suite, price: Suite, upgrade: tuple[str, str]
     return list(options.values())
 
 
-def choose(options: list[dict]) -> dict | None:
+def choose(options: list[dict]) -> tuple[dict, str]:
     """Return the cheapest option that gains and is not significantly worse than the best.
 
-    None if choosing on the other tasks does not gain on the task that is left out.
+    If choosing on the other tasks does not gain on the task that is left out, we cannot tell. Then
+    the option without labels that gains most is returned.
     """
     gains = np.array([each["accuracy"] - each["zero"] for each in options])
     tasks = range(gains.shape[1])
     left_out = [gains[np.delete(gains, i, axis=1).mean(axis=1).argmax(), i] for i in tasks]
     gaining = [i for i in range(len(options)) if interval(gains[i])[1] > 0]
     if not gaining or interval(np.array(left_out))[1] <= 0:
-        return None
+        free = [i for i in range(len(options)) if not options[i]["labels"]]
+        return options[max(free, key=lambda i: gains[i].mean())], "cannot tell"
     by_cost: dict[tuple, int] = {}
     for i in sorted(gaining, key=lambda i: -gains[i].mean()):
         by_cost.setdefault(options[i]["cost"], i)  # the best of each cost is compared
@@ -402,7 +404,7 @@ def choose(options: list[dict]) -> dict | None:
     for i, is_worse in zip(compared, worse, strict=True):
         # An option that gains no more than a cheaper one that is worse, is worse, too.
         if not is_worse and gains[i].mean() > most:
-            return options[i]
+            return options[i], ""
         most = max(most, gains[i].mean())
     raise AssertionError("the best option is not worse than itself")
 
@@ -425,27 +427,26 @@ def check_answers(root: Path, mini: Suite, price: Suite, found: list[str]) -> No
         for extra, labels in HELD:
             needs = FREE | extra if extra is not None else set()
             allowed = [o for o in options if o["needs"] <= needs and o["labels"] <= labels]
-            chosen = choose(allowed)
-            if chosen is None:
-                continue
+            chosen, doubt = choose(allowed)
             accuracy = chosen["accuracy"].mean()
             zero = chosen["zero"].mean()
             worth = break_even(accuracy, np.array([zero, *curve]))
             shown = "–" if chosen["name"].startswith("retrained") else decimal(worth)
             shown = f"> {LABELS[-1]}" if shown == "inf" else shown
-            expected.add((chosen["title"], decimal(accuracy), decimal(zero), shown))
+            expected.add((doubt, chosen["title"], decimal(accuracy), decimal(zero), shown))
         published = set()
         for row in part:
             columns = {}
             for start in ("Try first", "Accuracy", "Zero-shot", "Worth"):
                 [columns[start]] = [text for title, text in row.items() if title.startswith(start)]
-            columns["Try first"] = plain_title(columns["Try first"].split("**")[1])
-            published.add(tuple(columns.values()))
+            before, title, *_ = columns["Try first"].split("**")
+            columns["Try first"] = plain_title(title)
+            doubt = "cannot tell" if before.startswith("cannot tell") else ""
+            published.add((doubt, *columns.values()))
         for answer in sorted(published ^ expected):
             kind = "published" if answer in published else "recomputed"
-            found.append(
-                f"leaderboard: try first on {upgrade[1]}: only {kind}: {', '.join(answer)}"
-            )
+            shown = ", ".join(filter(None, answer))
+            found.append(f"leaderboard: try first on {upgrade[1]}: only {kind}: {shown}")
 
 
 def judge(low: float, high: float, bound: float = 0.0) -> str:
@@ -549,7 +550,11 @@ def claim_4(known: dict[str, dict]) -> dict:
 
 def plus(value: float, *bounds: float) -> str:
     """Return ``+1.2 (-0.3 to +2.5)``."""
-    return f"{value:+.1f}" + (f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else "")
+    shown = []
+    for number in (value, *bounds):
+        rounded = f"{number:+.1f}"
+        shown.append("0.0" if float(rounded) == 0 else rounded)
+    return shown[0] + (f" ({shown[1]} to {shown[2]})" if bounds else "")
 
 
 def list_differences(root: Path) -> list[str]:
