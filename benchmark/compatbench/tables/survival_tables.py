@@ -69,6 +69,8 @@ def count_survivors(page: SuitePage, more: bool = False) -> dict[str, dict[str, 
     Args:
         more: as for ``read_survival``.
     """
+    if not (page.more_kinds if more else page.kinds):
+        return {}
     frame = read_survival(page, more)
     frame = frame[~frame["with_words"] & (frame["verdict"] != "not measured")]
     counts = {}
