@@ -81,7 +81,8 @@ class SiteColumns(NamedTuple):
 
 def _which_kind(page: SuitePage) -> str:
     """Return how to find the kind of an upgrade, as Markdown."""
-    return render_markdown("which_kind.md.jinja", page=page, survival=survival_tables)
+    values = {"page": page, "survival": survival_tables, "on_site": True}  # it has no such links
+    return render_markdown("which_kind.md.jinja", **values)
 
 
 def describe_survival(page: SuitePage) -> Json:
