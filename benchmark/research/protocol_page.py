@@ -282,7 +282,7 @@ def describe_units(upgrades: list[dict[str, Any]], tasks: int, seeds: int) -> st
     between = " and ".join(f"{upgrade['between_tasks']:.0f} %" for upgrade in upgrades)
     stable = " and ".join(f"{upgrade['stability'] * tasks:.0f} of {tasks}" for upgrade in upgrades)
     return (
-        f"On the two upgrades of suite `{SUITE}`, {between} of the variance of a difference "
+        f"On the two upgrades of the leaderboard, {between} of the variance of a difference "
         "between two ranked methods lies between tasks, not between seeds (median pair of "
         f"methods). An interval that counted {tasks} tasks and {seeds} seeds as {tasks * seeds} "
         "independent results would be far too narrow. If one task is left out, the same methods "

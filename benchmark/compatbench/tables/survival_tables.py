@@ -52,9 +52,8 @@ def read_survival(page: SuitePage, more: bool = False) -> pd.DataFrame:
     Args:
         more: the kinds that only the suite's own page shows, instead of the leaderboard's.
     """
-    kinds = page.more_kinds if more else page.kinds
     rankings = {}
-    for kind, upgrade in kinds.items():
+    for kind, upgrade in _shown_kinds(page, more).items():
         rankings[kind] = page.ranking(upgrade, page.most_shots)
     return judge_survival(rankings)
 
@@ -69,7 +68,8 @@ def count_survivors(page: SuitePage, more: bool = False) -> dict[str, dict[str, 
     Args:
         more: as for ``read_survival``.
     """
-    if not (page.more_kinds if more else page.kinds):
+    kinds = _shown_kinds(page, more)
+    if not kinds:
         return {}
     frame = read_survival(page, more)
     frame = frame[~frame["with_words"] & (frame["verdict"] != "not measured")]
@@ -78,9 +78,13 @@ def count_survivors(page: SuitePage, more: bool = False) -> dict[str, dict[str, 
         verdicts = frame.loc[frame["kind"] == kind, "verdict"]
         counts[kind] = {verdict: int((verdicts == verdict).sum()) for verdict in VERDICTS}
         counts[kind]["all"] = len(verdicts)
-        upgrade = (page.kinds | page.more_kinds)[kind]
-        counts[kind] |= _count_corrected(page, upgrade)
+        counts[kind] |= _count_corrected(page, kinds[kind])
     return counts
+
+
+def _shown_kinds(page: SuitePage, more: bool) -> dict[str, Upgrade]:
+    """Return the kinds that the leaderboard shows, or those that only the suite's page shows."""
+    return page.more_kinds if more else page.kinds
 
 
 def list_with_words(page: SuitePage) -> list[str]:

@@ -146,7 +146,7 @@ def render_leaderboard(
 
 def render_summary(page: SuitePage) -> str:
     """Return what ``README.md`` shows of a suite: the verdicts, and what to try first."""
-    return _render("summary.md.jinja", page=page, root="", top=TOP)
+    return _render("summary.md.jinja", page=page, root="", top=TOP, on_site=False)
 
 
 def render_suite(page: SuitePage, figures: Mapping[str, FigureKind] = {}) -> str:

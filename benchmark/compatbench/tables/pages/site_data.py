@@ -81,7 +81,7 @@ class SiteColumns(NamedTuple):
 
 def _which_kind(page: SuitePage) -> str:
     """Return how to find the kind of an upgrade, as Markdown."""
-    values = {"page": page, "survival": survival_tables, "on_site": True}  # it has no such links
+    values = {"page": page, "survival": survival_tables, "on_site": True}
     return render_markdown("which_kind.md.jinja", **values)
 
 
