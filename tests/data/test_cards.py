@@ -93,6 +93,7 @@ def write(folder: Path, text: str, name: str = "card") -> Path:
         (SuiteCard, "methods:", "protocol: base-to-new\nvariants: [x]\nmethods:", 1, "test sets"),
         (SuiteCard, "methods:", "protocol: cross-dataset\nmethods:", 1, "needs 'train_on'"),
         (SuiteCard, "methods:", "train_on: [pets]\nmethods:", 1, "only protocol 'cross"),
+        (SuiteCard, "methods:", "compare: []\nmethods:", 12, "field 'compare'"),
         (SuiteCard, "methods:", "protocol: old-to-new\nmethods:", 12, "'protocol': .* 'few-shot'"),
         (TaskCard, "- a photo of a {}.", "- a photo", 7, "field 'templates.0'"),
         (TaskCard, "- dog", "- cat", 1, "'namesakes' lists the names .* see 'cat'"),
@@ -367,7 +368,6 @@ KNOWN = ["zeroshot", "clip_adapter", "coop", "kgcoop", "tip_adapter", "tip_adapt
         ("tip_*,!tip_adapter_f", ["tip_adapter"]),
         ("tip_*,*coop,tip_adapter", ["coop", "kgcoop", "tip_adapter", "tip_adapter_f"]),
         ("!all", []),
-        ("", KNOWN),
     ],
 )
 def test_selection_keeps_the_known_order(wanted: str | list[str], chosen: list[str]) -> None:
@@ -388,6 +388,13 @@ def test_unknown_name_is_refused_with_a_suggestion(wanted: str, message: str) ->
     many_names = [f"name{number:02}" for number in range(40)]
     message = unknown_name("zz", many_names, "task")
     assert message.endswith("name10, name11, ...")
+
+
+@pytest.mark.parametrize("selection", ["", " , ", [], [""]])
+def test_empty_selection_is_refused(selection: str | list[str]) -> None:
+    """A variable that is not set in a script must not select everything."""
+    with pytest.raises(CompatbenchError, match="'' names no method; 'all' selects every one"):
+        select_names(selection, KNOWN, "method")
 
 
 def test_upgrade_groups_are_read_from_their_titles() -> None:

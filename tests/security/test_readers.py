@@ -83,7 +83,7 @@ def test_checkpoint_runs_no_code_unless_it_is_trusted(
 def test_method_files_are_run_only_when_named(tmp_path: Path) -> None:
     """A method file is code; one that nobody names is never loaded."""
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    MethodRegistry().select("")
+    refused(lambda: MethodRegistry().select("all"), "no method named 'all'")
     refused(lambda: MethodRegistry().select("evil"), "no method named 'evil'")
     assert not (tmp_path / "ran").exists()
     refused(lambda: MethodRegistry().select(str(tmp_path / "evil.py")), "defines no method")

@@ -71,7 +71,7 @@ class Registry(Generic[T]):
         The files are loaded. The names in ``also`` can be selected too.
 
         Raises:
-            CompatbenchError: an unknown name, or a file that cannot be loaded.
+            CompatbenchError: an empty selection, an unknown name, or a file that cannot be loaded.
         """
         names: list[str] = []
         for part in _strip_parts(selection.split(",")):

@@ -90,6 +90,9 @@ def test_prune_deletes_modules_and_predictions_of_old_cells(
     assert "2 files damaged, or left" in output
     assert "nothing was deleted" in output
     assert contents(store) == before
+    with pytest.raises(CompatbenchError, match="'' names no method"):
+        invoke("store runs prune", "--methods", "", "--days", "0", "--delete")
+    assert contents(store) == before
     # All that is younger than a month stays.
     assert "0 files of cells" in invoke("store runs prune", "--delete").output
     assert contents(store).keys() == before.keys() - {unfinished}

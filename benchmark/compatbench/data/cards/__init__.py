@@ -283,8 +283,9 @@ def _select_tasks(selection: Sequence[str]) -> tuple[str, ...]:
 
 def development_tasks(suite: SuiteCard) -> tuple[str, ...]:
     """Return the names of the tasks on which settings are chosen, of the suite or beside it."""
-    known = task_cards.names() if suite.development else []
-    return tuple(select_names(suite.development, known, "development task"))
+    if not suite.development:
+        return ()
+    return tuple(select_names(suite.development, task_cards.names(), "development task"))
 
 
 def suite_variants(suite: SuiteCard) -> dict[str, tuple[str, ...]]:

@@ -104,12 +104,15 @@ def select_names(selection: str | Iterable[str], known: Sequence[str], kind: str
     is split at commas.
 
     Raises:
-        CompatbenchError: a part matches nothing. The message names the ``kind`` of the names.
+        CompatbenchError: the selection is empty, or a part matches nothing. The message names the
+            ``kind`` of the names.
     """
     if isinstance(selection, str):
         selection = selection.split(",")
     stripped = [part.strip() for part in selection]
     parts = [part for part in stripped if part]
+    if not parts:
+        raise CompatbenchError(f"'' names no {kind}; 'all' selects every one")
     only_exclusions = all(part.startswith("!") for part in parts)
     chosen = set(known) if only_exclusions else set()
     for part in parts:

@@ -272,7 +272,8 @@ class SuiteCard(CardModel):
     run_seeds: tuple[Seed, ...] = ()
     training: TrainingCard = TrainingCard()
     plugins: tuple[Path, ...] = ()  # method files, relative to the suite's file; their code is run
-    compare: tuple[str, ...] = ("all",)  # the methods that '--methods all' selects here
+    # The methods that '--methods all' selects here.
+    compare: Annotated[tuple[str, ...], AT_LEAST_ONE] = ("all",)
     transfers: Annotated[tuple[str, ...], AT_LEAST_ONE] = (COPIED,)  # the default of a run
     # True if modules are also fitted on every target, to compare the old module with them.
     retrained: bool = False
