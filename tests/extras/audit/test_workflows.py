@@ -164,10 +164,41 @@ def test_a_version_is_tagged_where_its_wheel_was_tried() -> None:
     ci = read(GITHUB / "workflows" / "ci.yml")["jobs"]
     for job in (release["wheel"], ci["package"]):
         assert ".ci/wheel" in [step.get("run") for step in job["steps"]]
-    assert release["tag"]["needs"] == ["wheel", "rows"]
+    assert release["tag"]["needs"] == ["version", "wheel", "rows"]
+    for job in (release["wheel"], release["rows"]):
+        assert job["needs"] == "version"
+        assert job["if"] == "needs.version.outputs.version != ''"
     script = (ROOT / ".ci" / "wheel").read_text()
+    # A wheel of an older version in dist/ is not taken for the new one.
+    assert script.index("rm -f dist/compatbench-*.whl") < script.index("pip wheel")
     assert '"$size" -gt 30000000' in script
     assert "compatbench run --suite smoke" in script
+
+
+@pytest.mark.parametrize(
+    ("heading", "tag", "released"),
+    [
+        ("## 0.4.0 (2027-01-31)", "v0.3.0", "0.4.0"),
+        ("## 0.4.0 (2027-01-31)", "v0.4.0", ""),
+        ("## Unreleased", "v0.3.0", ""),
+    ],
+)
+def test_a_version_is_released_once_and_with_its_changelog(
+    heading: str, tag: str, released: str, tmp_path: Path
+) -> None:
+    job = read(GITHUB / "workflows" / "release.yml")["jobs"]["version"]
+    [script] = [step["run"] for step in job["steps"] if "run" in step]
+    package = tmp_path / "benchmark" / "compatbench"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text('__version__ = "0.4.0"\n')
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n{heading}\n\n## 0.3.0 (2026-11-30)\n")
+    who = "-c user.name=A -c user.email=a@example.org"
+    repository = f"git init -q && git {who} commit -q --allow-empty -m a && git remote add origin ."
+    variables = {"GITHUB_OUTPUT": str(tmp_path / "output"), "PATH": os.environ["PATH"]}
+    for command in (f"{repository} && git tag {tag}", script):
+        words = ["bash", "-e", "-c", command]
+        subprocess.run(words, cwd=tmp_path, env=variables, check=True)
+    assert (tmp_path / "output").read_text() == f"version={released}\n"
 
 
 def choose_methods(script: str, folder: Path, **variables: str) -> list[str]:
@@ -198,13 +229,6 @@ def test_rows_of_every_method_are_made_again_before_a_release(tmp_path: Path) ->
         names += choose_methods(choose, tmp_path, PART=str(part))
     assert sorted(names) == sorted(METHODS)
     assert '--rerun "$METHODS" --cells 10000' in audit
-
-
-def test_every_python_that_is_promised_is_tested() -> None:
-    setup = (ROOT / "setup.cfg").read_text()
-    promised = re.findall(r"Programming Language :: Python :: (3\.\d+)", setup)
-    matrix = read(GITHUB / "workflows" / "ci.yml")["jobs"]["test"]["strategy"]["matrix"]
-    assert matrix["python"] == promised
 
 
 def test_the_docs_are_built_with_the_packages_of_the_extra() -> None:
