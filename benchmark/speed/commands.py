@@ -3,8 +3,9 @@
 python benchmark/speed/commands.py                # half an hour; writes commands.json
 python benchmark/speed/commands.py clone growth   # measures these parts, and keeps the others
 
-``clone`` is this clone with its results. ``many`` has 20,000 finished cells, and 500 methods on 15
-tasks. ``growth`` goes from 2,000 to 8,000 finished cells.
+``clone`` is this clone with its results. ``many`` has about 20,000 finished cells, and 500 methods
+on 15 tasks. ``growth`` goes from about 2,000 to 8,000 finished cells. Cells are made for whole
+seeds, and the page shows how many there were.
 """
 
 from __future__ import annotations
@@ -39,11 +40,10 @@ from compatbench.results.stored_method import MethodInfo
 from compatbench.tables.pages.leaderboard import write_pages
 from compatbench.tables.suite_page import published_pages
 
-CELLS = 20_000
+CELLS = 20_000  # approximately
 METHODS = 500
 TASKS = 15
-GROWTH = (2_000, 8_000)  # numbers of cells
-FITS = 272  # the approximate number of cells of one seed of the mini suite
+GROWTH = (2_000, 8_000)  # approximate numbers of cells
 ROUNDS = 3  # of each command in a clone; the page shows the median
 # The most that each command may take: CPU seconds, and MB of memory if there is an aim. Audits
 # run no cell again here.
@@ -96,13 +96,23 @@ def finish(store: RunStore, cell: Cell) -> None:
     store.write(describe_cell(cell, "ok", **about))
 
 
-def make_cells(folder: Path, seeds: int, *fields: str) -> Path:
-    """Write finished cells of ``mini``, their results and pages. Return the suite's YAML file.
+def count_seeds(cells: int) -> int:
+    """Return how many seeds of ``mini`` have about so many cells."""
+    # Methods that do not learn have cells of the first seed only.
+    of_a_seed = make_plan(make_request("mini", seeds=[2])).cells
+    return cells // len(of_a_seed)
+
+
+def make_cells(folder: Path, seeds: int, *fields: str) -> tuple[Path, int]:
+    """Write finished cells of ``mini``, their results and pages.
 
     Args:
         folder: the folder of the store, the results and the suite.
-        seeds: the number of seeds, with about ``FITS`` cells each.
+        seeds: the number of seeds.
         fields: more lines of the suite's card.
+
+    Returns:
+        The suite's YAML file and the number of cells.
     """
     path = folder / "load.yaml"
     draws = list(range(1, seeds + 1))
@@ -114,7 +124,7 @@ def make_cells(folder: Path, seeds: int, *fields: str) -> Path:
     files = ResultFiles(folder)
     collect_results(plan, files)
     write_pages(folder, published_pages(files, plan.suite))
-    return path
+    return path, len(plan.cells)
 
 
 def make_board(folder: Path, methods: int, seeds: int = 3) -> None:
@@ -164,7 +174,7 @@ def measure(*command: str, **variables: str) -> dict[str, float]:
 
 
 def measure_clone(folder: Path) -> dict[str, Any]:
-    """Measure commands in this clone with its results. Return the medians by command."""
+    """Measure commands in this clone with its results. Return the medians as ``commands``."""
     module = folder / "module.safetensors"
     cb.fit("gda", task="mini-food", source="mini-clip").save(module)
     options = {
@@ -176,14 +186,17 @@ def measure_clone(folder: Path) -> dict[str, Any]:
         words = [*command.split(), *options.get(command, ())]
         rounds = [measure(*words) for _ in range(ROUNDS)]
         figures[command] = {name: median(each[name] for each in rounds) for name in rounds[0]}
-    return figures
+    return {"commands": figures}
 
 
 def measure_many(folder: Path) -> dict[str, Any]:
-    """Measure a report of very many methods, and the other commands over very many cells."""
+    """Measure a report of very many methods, and the other commands over very many cells.
+
+    Return the number of cells as ``cells`` and the results as ``commands``.
+    """
     cells = folder / "cells"
     cells.mkdir()
-    suite = make_cells(cells, CELLS // FITS)
+    suite, count = make_cells(cells, count_seeds(CELLS))
     board = folder / "board"
     make_board(board, METHODS)
     figures = {}
@@ -194,23 +207,26 @@ def measure_many(folder: Path) -> dict[str, Any]:
         else:
             options = ["--suite", str(suite), "--out", str(cells)]
             figures[command] = measure(*command.split(), *options)
-    return figures
+    return {"cells": count, "commands": figures}
 
 
 def measure_growth(folder: Path) -> dict[str, Any]:
-    """Measure commands over more and more cells. Return the results by command and cells."""
+    """Measure commands over more and more cells.
+
+    Return the results as ``commands``, by command and number of cells.
+    """
     figures: dict[str, Any] = {command: {} for command in GROWING}
-    for count in GROWTH:
-        place = folder / str(count)
+    for aim in GROWTH:
+        place = folder / str(aim)
         place.mkdir()
-        suite = make_cells(place, count // FITS)
+        suite, count = make_cells(place, count_seeds(aim))
         cards = {"COMPATBENCH_CARDS": str(place)}  # a report finds the suite there
         for command in GROWING:
             words = [command, "--out", str(place)]
             if command == "plan":
                 words += ["--suite", str(suite)]
             figures[command][count] = measure(*words, **cards)
-    return figures
+    return {"commands": figures}
 
 
 PARTS = {"clone": measure_clone, "many": measure_many, "growth": measure_growth}
@@ -222,8 +238,8 @@ def main(parts: Sequence[str]) -> None:
     measured = json.loads(path.read_text(encoding="utf-8"))
     for part in parts or PARTS:
         with tempfile.TemporaryDirectory() as name:
-            commands = PARTS[part](Path(name))
-        measured[part] = {"processor": provenance()["processor"], "commands": commands}
+            figures = PARTS[part](Path(name))
+        measured[part] = {"processor": provenance()["processor"], **figures}
     path.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 

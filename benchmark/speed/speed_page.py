@@ -16,9 +16,11 @@ from compatbench.data.cards import task_cards
 def make_page() -> Page:
     """Return the page."""
     text = _read("text")
+    [step] = [case for case in text["cases"] if "CoOp step" in case["title"]]
     values = {
         "machine": text["machine"],
         "cases": text["cases"],
+        "step": step,
         "memory": _read("memory"),
         "commands": _read("commands"),
         "measured": commands,

@@ -21,7 +21,7 @@ from compatbench.method.registry import builtin_methods
 SPEED = Path(__file__).parents[2] / "benchmark" / "speed"
 sys.path.append(str(SPEED))
 
-from commands import BARS, make_cells  # noqa: E402
+from commands import BARS, count_seeds, make_cells  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -31,9 +31,8 @@ def test_plan_list_and_audit_read_a_record_once_or_twice(
 ) -> None:
     """Then their time grows as the store does. The page on speed has the time of 20,000."""
     builtin_methods.cache_clear()  # without methods that other tests have added
-    suite = str(make_cells(tmp_path, 1, "tasks: [mini-weather, mini-food]"))
-    plan = make_plan(make_request(suite, out=tmp_path))
-    cells = len(plan.cells)
+    path, cells = make_cells(tmp_path, 1, "tasks: [mini-weather, mini-food]")
+    suite = str(path)
     reads = Counter[str]()
     assert cells > 100
 
@@ -60,6 +59,13 @@ def test_plan_list_and_audit_read_a_record_once_or_twice(
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert held / cells < 5_000  # bytes, most of them not of cells; a record has ten times as many
+
+
+def test_stores_of_the_speed_page_have_about_as_many_cells_as_intended() -> None:
+    builtin_methods.cache_clear()
+    seeds = range(1, count_seeds(1_000) + 1)
+    cells = len(make_plan(make_request("mini", seeds=[*seeds])).cells)
+    assert 500 < cells < 1_100
 
 
 def test_the_figures_of_the_speed_page_keep_what_is_promised() -> None:
