@@ -81,7 +81,7 @@ def _write_licences(names: list[str]) -> None:
     lines += [
         "",
         "All sets come as `@iconify-json/<set>` from the npm registry; `build/sets.yaml` names the",
-        "versions. The two models were also trained on sets that are not shipped, among them two",
+        "versions. The models were also trained on sets that are not shipped, among them two",
         "under CC-BY-SA-4.0 (OpenMoji, Emoji One v1); none of their drawings are in this folder.",
         "",
     ]
