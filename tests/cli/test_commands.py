@@ -184,13 +184,23 @@ FUNCTIONS = {
     "study claims": "analyze_claims",
     "maintain tune": "tune",
     "maintain audit": "audit_results",
+    "maintain submit": "submit_rows",
     "index measure": "measure_index",
     "index map": "fit_index_map",
     "index port": "port_index",
+    "index one-model": "check_one_model",
+    "index runtime": "check_runtime",
 }
+# Commands that call several functions, or none of ``compatbench``.
+NO_FUNCTION = {"list", "new-method"}
+NO_FUNCTION |= {"store runs ls", "store runs prune", "store cache ls", "store cache prune"}
 # Parameters that are not options, or whose options have another name.
 NO_OPTIONS = {"progress", "tell", "on_start", "on_event", "compute"}
 RENAMED = {"backbone": "target"}
+
+
+def test_every_command_is_compared_with_its_function() -> None:
+    assert FUNCTIONS.keys() == ALL.keys() - NO_FUNCTION
 
 
 @pytest.mark.parametrize("words", FUNCTIONS)

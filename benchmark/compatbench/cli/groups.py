@@ -75,9 +75,13 @@ def start(
         say(START)
 
 
-module = app.add_group("module", "Read, write and share modules, also those of other code.", MORE)
+module = app.add_group(
+    "module", "Convert modules from and to other code, and port them to a new model.", MORE
+)
 store = app.add_group(
     "store", "Show what is on this machine and what is missing, and fetch or delete it.", MORE
 )
-data = store.add_group("data", "Fetch and check datasets and weights.")
-maintain = app.add_group("maintain", "Keep the project's results true: tuning and audits.", MORE)
+data = store.add_group("data", "Download datasets and weights.")
+maintain = app.add_group(
+    "maintain", "Keep the project's results true: tuning, audits, and rows of real models.", MORE
+)
