@@ -207,6 +207,7 @@ def port(index: Any = "old.npy", index_map: Any = "map.safetensors", **more: Any
         (lambda: port(column="a"), "is for parquet files"),
         (lambda: port(np.full((3, 8), np.nan)), "row 0 has a NaN"),
         (lambda: cb.fit_index_map((WORLD.old[:5], WORLD.new[:5])), "5 pairs are too few"),
+        (lambda: cb.fit_index_map((WORLD.old[:1], WORLD.new[:1])), "1 pair is too few"),
         (lambda: cb.fit_index_map((WORLD.old, WORLD.new[::-1])), "same items in the same order"),
         (lambda: cb.fit_index_map(("old.npy", "new.npy"), out="new.npy"), "new.npy exists"),
     ],

@@ -89,6 +89,8 @@ def test_too_few_rows_and_vectors_without_axes_decide_nothing() -> None:
     few = cb.check_one_model(of_one_model(1, "plain")[:150])
     assert few.answer == "cannot tell"
     assert "150 rows are too few" in str(few)
+    one = cb.check_one_model(of_one_model(1, "plain")[:1])
+    assert "1 row is too few" in str(one)
     # All axes are equal around two means: one model with two kinds of item, or two models?
     generator = np.random.default_rng(1)
     means = 3 * generator.standard_normal((2, WIDTH))

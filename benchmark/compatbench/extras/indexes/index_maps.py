@@ -17,7 +17,7 @@ from compatbench.extras.indexes.alignment import require_aligned
 from compatbench.extras.indexes.vectors import VectorPair, open_pair
 from compatbench.files.atomic import write_atomic
 from compatbench.files.kinds import require_new
-from compatbench.messages import first_line
+from compatbench.messages import count_are, first_line
 
 FEWEST_PAIRS = 8
 HELD_OUT = 4  # a quarter of the pairs judges the maps that were fitted on the others
@@ -135,8 +135,8 @@ def fit_map(source: Array, target: Array, kind: str = "best") -> IndexMap:
     """
     if len(source) < FEWEST_PAIRS:
         raise CompatbenchError(
-            f"{len(source)} pairs are too few for a map; give at least {FEWEST_PAIRS}, and better "
-            "some hundreds"
+            f"{count_are(len(source), 'pair')} too few for a map; give at least {FEWEST_PAIRS}, "
+            "and better some hundreds"
         )
     candidates = [_Candidate("orthogonal")]
     candidates += [_Candidate("ridge", damping) for damping in DAMPINGS]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.vectors import VectorSource, open_pair, open_vectors, require_width
+from compatbench.messages import count_are
 from compatbench.results.estimate import Interval, estimate
 
 SAMPLE = 2000  # rows
@@ -99,7 +100,7 @@ def check_one_model(
     units = vectors.take_units(chosen).astype(np.float64)
     count = len(units)
     if count < FEWEST:
-        sentence = f"Cannot tell: {count:,} rows are too few; at least {FEWEST} are needed."
+        sentence = f"Cannot tell: {count_are(count, 'row')} too few; at least {FEWEST} are needed."
         return OneModel("cannot tell", sentence, count)
     groups = _find_groups(units)
     large = [group for group in groups if len(group) >= SMALLEST]
