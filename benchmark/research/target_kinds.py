@@ -19,8 +19,8 @@ from compatbench.results.estimate import Array, Interval, estimate
 from compatbench.results.ties import ALPHA
 
 FEWEST_TARGETS = 3  # of an interval over targets
-AXES = ("methods", "tasks", "targets")
-# The effects of each axis, and the interactions of two and of three: (0,), (1,), ..., (0, 1, 2).
+# The axes are methods, tasks and targets. These are the effects of each axis, and the interactions
+# of two and of three: (0,), (1,), ..., (0, 1, 2).
 EFFECTS = tuple(chain.from_iterable(combinations(range(3), size) for size in (1, 2, 3)))
 OF_TARGETS = [effect for effect in EFFECTS if 2 in effect]  # that change with the target
 

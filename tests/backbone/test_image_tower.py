@@ -118,7 +118,7 @@ def test_dense_features_are_the_feature_and_the_projected_patches(name: str) -> 
         ImageTower(pooling, "tiny").encode(pixels(pooling), dense=True)
 
 
-def test_backbone_finishes_every_kind_of_image_input_to_the_same_features(
+def test_every_kind_of_image_input_leads_to_the_same_features(
     backbone64: Backbone,
 ) -> None:
     images = pixels(backbone64.model.visual)
@@ -128,13 +128,12 @@ def test_backbone_finishes_every_kind_of_image_input_to_the_same_features(
     pooled = backbone64.encode_images(images, POOLED)
     weights = backbone64.image.weights
     assert_same(pooled @ weights["proj"] + weights.get("proj_bias", 0), features)
+    assert_same(backbone64.image.project(pooled), features)
     dense = backbone64.encode_images(images, DENSE)
     assert dense.shape[1] == 1 + (images.shape[-1] // 12) ** 2
-    for wanted in (DENSE, POOLED, PIXELS, ImageInput("hidden", 1), ImageInput("pixels", views=2)):
-        given = backbone64.encode_images(images, wanted)
-        if wanted.views:
-            given = torch.stack([given, *[given.flip(-1)] * wanted.views], 1)
-        assert_same(backbone64.finish_images(given, wanted), features)
+    assert_same(dense[:, 0], features)
+    hidden = backbone64.encode_images(images, ImageInput("hidden", 1))
+    assert_same(backbone64.image.encode(hidden, block=1), features)
 
 
 def test_resnet_gives_features_and_pixels_only(labels: Labels) -> None:

@@ -12,7 +12,6 @@ from scipy import stats
 from compatbench.results.estimate import (
     average_units,
     estimate,
-    harmonic_mean_of_means,
     mean,
     ratio_of_means,
 )
@@ -22,25 +21,18 @@ BELOW = RNG.normal(8, 2, 30)
 ABOVE = BELOW * 0.5 + RNG.normal(0, 1, 30)
 
 
-@pytest.mark.parametrize(
-    ("statistic", "of_means", "near"),
-    [
-        (ratio_of_means, lambda above, below: above / below, 0.01),
-        (harmonic_mean_of_means, lambda *means: stats.hmean(means), 0.05),
-    ],
-)
-def test_intervals_equal_those_of_scipy(statistic, of_means, near: float) -> None:
+def test_the_interval_of_a_ratio_equals_that_of_scipy() -> None:
     def theirs(above, below, axis):
-        return of_means(above.mean(axis), below.mean(axis))
+        return above.mean(axis) / below.mean(axis)
 
-    found = estimate({"a": ABOVE, "b": BELOW}, statistic=statistic)
+    found = estimate({"a": ABOVE, "b": BELOW}, statistic=ratio_of_means)
     # As wide as Student's, of a bootstrap whose variance is that of the sample.
     level = 1 - 2 * stats.norm.sf(stats.t.ppf(0.975, 29) * np.sqrt(30 / 29))
     same = dict(paired=True, method="percentile", confidence_level=level, random_state=1)
     expected = stats.bootstrap((ABOVE, BELOW), theirs, **same)
     assert found.value == pytest.approx(theirs(ABOVE, BELOW, axis=0))
     bounds = [*expected.confidence_interval]
-    assert [found.low, found.high] == pytest.approx(bounds, abs=near)
+    assert [found.low, found.high] == pytest.approx(bounds, abs=0.01)
 
 
 def test_rows_of_a_unit_are_averaged_and_units_are_drawn() -> None:

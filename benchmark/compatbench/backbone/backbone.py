@@ -159,20 +159,6 @@ class Backbone:
             return self.image.encode(images, dense=True)
         return self.image.embed(images, image_input.block)
 
-    @fast_products()
-    @torch.no_grad()
-    def finish_images(self, inputs: Tensor, image_input: ImageInput) -> Tensor:
-        """Return image features ``[batch, e]`` from ``encode_images(images, image_input)``."""
-        if image_input.views or image_input.kind == "dense":
-            inputs = inputs[:, 0]
-        if image_input.in_joint_space:
-            return inputs
-        if image_input.kind == "pooled":
-            return self.image.project(inputs)
-        if image_input.kind == "pixels":
-            return self.encode_images(inputs)
-        return self.image.encode(inputs, block=image_input.block)
-
     @property
     def image_sides(self) -> tuple[int, int]:
         """Return height and width of the model's images, in pixels."""

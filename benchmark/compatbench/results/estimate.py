@@ -17,8 +17,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from compatbench.harmonic_mean import harmonic_mean
-
 RESAMPLES = 2000
 FEWEST_UNITS = 6  # a verdict needs at least as many
 SEED = 20895
@@ -73,11 +71,6 @@ def interval_columns(name: str, interval: Interval | None) -> dict[str, float | 
 def mean(values: Array) -> Any:
     """Return the mean over units of ``[..., units]``, which may be paired differences."""
     return values.mean(axis=-1)
-
-
-def harmonic_mean_of_means(first: Array, second: Array) -> Any:
-    """Return the harmonic mean of two means over units."""
-    return harmonic_mean(mean(first), mean(second))
 
 
 def ratio_of_means(numerators: Array, denominators: Array) -> Any:

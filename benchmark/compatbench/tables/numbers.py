@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from compatbench.files.sizes import format_bytes
-
 if TYPE_CHECKING:
     from compatbench.results.estimate import Interval
 
@@ -54,13 +52,6 @@ def duration(seconds: float | None) -> str:
     if seconds < 0.05:
         return "<0.1 s"
     return f"{seconds:,.1f} s"
-
-
-def size(number: float | None) -> str:
-    """Return ``32.0 KiB``."""
-    if number is None:
-        return NOTHING
-    return format_bytes(number)
 
 
 def bounds(interval: Interval | None, show: Callable[[float | None], str] = percent) -> str:

@@ -95,33 +95,17 @@ def main_ranking(page: SuitePage, upgrade: Upgrade) -> pd.DataFrame:
     return ranking[~ranking["sees_tests"]]
 
 
-def ranking_table(
-    ranking: pd.DataFrame,
-    keys: Sequence[str] = PAGE,
-    top: int | None = None,
-    floors: int | None = None,
-) -> Table:
+def ranking_table(ranking: pd.DataFrame, keys: Sequence[str] = PAGE) -> Table:
     """Return the ranking as a table.
 
     By rank a method is sorted by its place in the whole ranking. The highest numbers are in bold if
     there are as many datasets as a verdict takes.
-
-    Args:
-        top: only so many methods, and the first ``floors`` below them.
     """
     columns = {column.key: column for column in list_columns()}
     if (ranking["datasets"] < FEWEST_UNITS).any():
         columns = {key: replace(column, best=False) for key, column in columns.items()}
-    methods = records(ranking)
-    cells = [_record(place, method) for place, method in enumerate(methods, 1)]
-    shown = make_table((columns[key] for key in keys), cells, narrow=NARROW)
-    if top is None:
-        return shown
-    below = []
-    for place, method in enumerate(methods):
-        if place >= top and method["kind"] == "floor" and method["state"] == "complete":
-            below.append(shown.rows[place])
-    return replace(shown, rows=(*shown.rows[:top], *below[:floors]))
+    cells = [_record(place, method) for place, method in enumerate(records(ranking), 1)]
+    return make_table((columns[key] for key in keys), cells, narrow=NARROW)
 
 
 def list_columns() -> tuple[Column, ...]:

@@ -17,7 +17,7 @@ from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
 from compatbench.messages import count, lower_first
 from compatbench.tables import markdown
-from compatbench.tables.numbers import bounds, percent, signed, size
+from compatbench.tables.numbers import percent
 from compatbench.tables.table import Table, TableCell
 
 # Text goes into Markdown through "md" or "code" only.
@@ -31,12 +31,8 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "count_shots": count_shots,
     "lower_first": lower_first,
     "slug": markdown.slug,
-    "paper": markdown.paper_id,
     "percent": percent,
-    "signed": signed,
-    "signed_bounds": lambda interval: bounds(interval, signed),
     "setting": lambda value: markdown.escape(show_setting(value)),
-    "size": size,
 }
 
 

@@ -177,7 +177,7 @@ def measure_index(
             measured[f"recall@{k}"] = recall(rows, relevance, k)
             measured[f"recall@{NEIGHBOURS}"] = recall(rows, relevance, NEIGHBOURS)
         figures[option] = {name: 100 * values[asking] for name, values in measured.items()}
-    return summarise(figures, known, k, int((~left_out).sum()), index_map)
+    return summarise(figures, known, int((~left_out).sum()), index_map)
 
 
 def _read_units(
@@ -258,7 +258,6 @@ def neighbours_as_relevant(ranked: Array) -> ByGrade:
 def summarise(
     figures: Mapping[str, Mapping[str, Array]],
     known: bool,
-    k: int,
     items: int,
     index_map: IndexMap,
 ) -> MeasuredIndex:

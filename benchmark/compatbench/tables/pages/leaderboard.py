@@ -21,7 +21,7 @@ from compatbench.tables.figures.figure_kinds import FigureKind, list_kinds
 from compatbench.tables.flags import list_flags
 from compatbench.tables.pages.method_pages import render_method_pages
 from compatbench.tables.pages.report_site import Report, write_site
-from compatbench.tables.pages.sections import TABLES, TOP, list_sections, list_sections_below
+from compatbench.tables.pages.sections import TABLES, list_sections, list_sections_below
 from compatbench.tables.suite_page import MARKS, SuitePage, published_pages, suites_with_results
 from compatbench.tables.templates import render_markdown, write_changed
 
@@ -141,12 +141,12 @@ def render_leaderboard(
     others = [page for page in suites if page not in real]
     shown = {"suites": suites, "figures": figures, "methods": methods}
     shown |= {"real": real, "miniatures": others}
-    return _render("leaderboard.md.jinja", **shown, root="", top=TOP)
+    return _render("leaderboard.md.jinja", **shown, root="")
 
 
 def render_summary(page: SuitePage) -> str:
     """Return what ``README.md`` shows of a suite: the verdicts, and what to try first."""
-    return _render("summary.md.jinja", page=page, root="", top=TOP, on_site=False)
+    return _render("summary.md.jinja", page=page, root="", on_site=False)
 
 
 def render_suite(page: SuitePage, figures: Mapping[str, FigureKind] = {}) -> str:

@@ -61,7 +61,7 @@ class Section:
         return render_markdown(self.template, **context)
 
 
-TOP = 10  # rows of an upgrade on the leaderboard; the floors come on top
+TOP = 10  # the most methods in a section of the leaderboard
 TABLES = (
     vars(suite_tables)
     | vars(ranking_tables)
