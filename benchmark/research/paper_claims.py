@@ -15,7 +15,7 @@ from compatbench.extras.studies.claims import (
 )
 from compatbench.extras.studies.frames import Row, decimals, find_collapsed
 from compatbench.extras.studies.layers import analyze_layers
-from compatbench.messages import count
+from compatbench.messages import count, is_or_are
 from compatbench.results.estimate import estimate, interval_columns
 from compatbench.results.result_files import ResultFiles
 from compatbench.results.ties import ALPHA, holm, paired_test
@@ -57,7 +57,8 @@ def describe_verdicts(reports: list[ClaimsReport]) -> str:
             of_verdict.setdefault(claim, []).append(f"`{report.upgrade[-1]}`")
             total += 1
     counts = {verdict: sum(map(len, claims.values())) for verdict, claims in targets.items()}
-    lines = [f"Of {count(total, 'verdict')}, {counts.get('not decided', 0)} are not decided."]
+    undecided = counts.get("not decided", 0)
+    lines = [f"Of {count(total, 'verdict')}, {undecided} {is_or_are(undecided)} not decided."]
     for verdict in ("supported", "contradicted"):
         claims = targets.get(verdict, {})
         shown = [f"{claim}, on {' and '.join(names)}" for claim, names in claims.items()]
