@@ -45,14 +45,20 @@ def make_sections() -> dict[str, str]:
 
 
 def describe_verdicts(reports: list[ClaimsReport]) -> str:
-    """Return how many verdicts there are, and which claims are supported or contradicted."""
+    """Return how many verdicts there are, and which claims are supported or contradicted.
+
+    These have their limits in brackets.
+    """
     targets: dict[str, dict[str, list[str]]] = {}
     total = 0
     for report in reports:
         for finding in records(report.findings):
-            claim = f"{finding['says']} ({finding['data']})"
-            if finding["claim"] in (1, 3):  # their data are counts of methods, and ranks
-                claim = finding["says"]
+            remarks = list_limits(finding)
+            if finding["claim"] not in (1, 3):  # their data are counts of methods, and ranks
+                remarks = [finding["data"], *remarks]
+            claim = finding["says"]
+            if remarks:
+                claim += f" ({'; '.join(remarks)})"
             of_verdict = targets.setdefault(finding["verdict"], {})
             of_verdict.setdefault(claim, []).append(f"`{report.upgrade[-1]}`")
             total += 1
