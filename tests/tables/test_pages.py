@@ -51,7 +51,7 @@ from compatbench.tables.pages.report_site import render_site
 from compatbench.tables.pages.sections import TOP
 from compatbench.tables.pages.site_data import choose_columns
 from compatbench.tables.suite_page import SuitePage, published_pages, read_suite_page
-from compatbench.tables.terminal_ranking import print_ranking
+from compatbench.tables.terminal_ranking import list_rankings, print_ranking
 
 BEGIN = "<!-- leaderboard:begin -->\n"
 END = "<!-- leaderboard:end -->\n"
@@ -158,6 +158,8 @@ def test_more_upgrades_are_on_the_suite_s_page_and_not_on_the_leaderboard() -> N
     print_ranking(Console(file=shown, width=100), page)
     assert "Old model → Other model" not in shown.getvalue()
     assert "1 more upgrade: see results/" in shown.getvalue()
+    # JSON has all upgrades.
+    assert set(list_rankings(page)["upgrade"]) == {"old → new", "old → other"}
 
 
 def test_one_module_gains_and_two_gain() -> None:
