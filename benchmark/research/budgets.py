@@ -73,7 +73,7 @@ def scale_budget(card: SuiteCard, choice: MethodChoice, factor: int) -> dict[str
     config: Any = method.config
     measured = _read_first_budget(choice.name)
     if not isinstance(method, TrainedMethod):
-        numbers = {}
+        numbers: dict[str, int] = {}
         for field in STEP_FIELDS:
             if getattr(config, field, None) is not None:
                 numbers[field] = getattr(config, field)

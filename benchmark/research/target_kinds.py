@@ -37,9 +37,9 @@ def read_gains(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[(rows["transfer"] == "copied") & (rows["task"] == rows["test_set"])]
     rows = rows[~rows["method"].str.startswith("zeroshot")]
     gains = rows.pivot(index=["method", "task"], columns="backbone", values="gain")
-    by_place = gains.stack(future_stack=True)
-    missing = by_place.index[by_place.isna()]
-    if len(missing):
+    by_place: Any = gains.stack(future_stack=True)
+    missing = list(by_place.index[by_place.isna()])
+    if missing:
         method, task, backbone = missing[0]
         raise CompatbenchError(
             f"method '{method}' has no gain on task '{task}' and backbone '{backbone}'; means need "

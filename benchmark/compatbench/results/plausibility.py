@@ -109,7 +109,7 @@ def find_equal_seeds(rows: pd.DataFrame) -> list[tuple[str, str, int, int]]:
     table = measured[counts].assign(place=place).to_numpy(float, na_value=math.nan)
     changes_something = (measured["correct"] != measured["zero_shot_correct"]).to_numpy()
     of_modules: dict[tuple[str, str], dict[int, NDArray[np.float64]]] = {}
-    of_seeds = measured.groupby(["method", "transfer", "seed"]).indices
+    of_seeds: Any = measured.groupby(["method", "transfer", "seed"]).indices
     for (method, transfer, seed), places in of_seeds.items():
         if changes_something[places].any():
             of_modules.setdefault((method, transfer), {})[int(seed)] = table[places]
