@@ -465,7 +465,8 @@ def resample(tables: list[np.ndarray], statistic) -> tuple[float, float, float]:
         tasks = rng.integers(count, size=count)
         drawn = [table[rng.integers(len(table), size=len(table))][:, tasks] for table in tables]
         values.append(statistic(*drawn))
-    wide = stats.norm.cdf(stats.t.ppf(0.025, count - 1) * np.sqrt(count / (count - 1)))
+    units = min(count, *map(len, tables))
+    wide = stats.norm.cdf(stats.t.ppf(0.025, units - 1) * np.sqrt(units / (units - 1)))
     return statistic(*tables), *np.quantile(values, [wide, 1 - wide])
 
 

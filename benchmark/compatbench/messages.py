@@ -85,6 +85,11 @@ def is_or_are(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
+def conjugate(number: int, verb: str) -> str:
+    """Return a regular verb for so many things: ``loses`` for 1, and ``lose`` for 7."""
+    return f"{verb}s" if number == 1 else verb
+
+
 def lower_first(text: str) -> str:
     """Return the text with a small first letter, for the middle of a sentence."""
     return text[:1].lower() + text[1:]

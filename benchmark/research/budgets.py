@@ -5,7 +5,11 @@
 A method begins with the steps that eight seconds of one core allow. They are doubled as long as
 that gains half a point or more of source accuracy on the development tasks, and twice at most.
 Rate and training stay as ``compatbench maintain tune`` has chosen them. ``budgets.csv`` keeps the
-counts. The program prints the lines for ``tasks/suites/mini.yaml``; a test compares both.
+counts. The program prints the chosen numbers: ``max_steps``, which some methods call ``steps``,
+and the ``epochs`` of the recipe. Write them into ``tasks/suites/mini.yaml``; a test compares both.
+
+A method that is measured again begins with the same steps, those of its rows with factor 1. Delete
+its rows to begin with the steps in ``mini.yaml``.
 """
 
 from __future__ import annotations
@@ -61,18 +65,29 @@ def scale_budget(card: SuiteCard, choice: MethodChoice, factor: int) -> dict[str
     """Return the settings with which a method takes so many times its steps; none without steps.
 
     The number of epochs is among them if the recipe would end a fit of four times the steps.
+    Once a method is measured, its rows with factor 1 say what is multiplied: the suite has the
+    steps that were chosen, so multiplying these would increase them with every run.
     """
     largest = max(card.tasks, key=lambda name: len(task_cards.read(name).classes))
     method = choice.build(largest)
     config: Any = method.config
+    measured = _read_first_budget(choice.name)
     if not isinstance(method, TrainedMethod):
-        numbers = {}
+        numbers: dict[str, int] = {}
         for field in STEP_FIELDS:
             if getattr(config, field, None) is not None:
                 numbers[field] = getattr(config, field)
         # The smaller one ends a fit.
         ending = min(numbers, key=numbers.__getitem__, default="")
-        return {ending: factor * numbers[ending]} if ending else {}
+        if not ending:
+            return {}
+        return {ending: factor * measured.get("max_steps", numbers[ending])}
+    if "epochs" in measured:
+        recipe = config.recipe.model_copy(update={"epochs": measured["epochs"]})
+        config = config.model_copy(update={"recipe": recipe})
+    if "max_steps" in measured:
+        config = config.model_copy(update={"max_steps": measured["max_steps"]})
+    method = type(method)(config)
     images = count_images(choice, task_cards.read(largest), SHOTS)
     epochs, per_epoch = method.plan_steps(SHOTS, images)
     steps = epochs * per_epoch
@@ -87,6 +102,19 @@ def scale_budget(card: SuiteCard, choice: MethodChoice, factor: int) -> dict[str
         needed = math.ceil(factor * steps / whole_per_epoch)
         settings["recipe"] = {"epochs": max(whole_epochs, needed)}
     return settings
+
+
+def _read_first_budget(name: str) -> dict[str, int]:
+    """Return the ``max_steps`` and ``epochs`` that a method was first measured with, if any."""
+    counts = read_counts()
+    rows = counts[(counts["method"] == name) & (counts["factor"] == FACTORS[0])]
+    return {} if rows.empty else _read_budget(rows.iloc[0])
+
+
+def _read_budget(row: pd.Series) -> dict[str, int]:
+    """Return ``max_steps`` and ``epochs`` of a row of counts, where it has them."""
+    numbers = row[["max_steps", "epochs"]].dropna()
+    return {str(field): int(value) for field, value in numbers.items()}
 
 
 def measure(methods: Iterable[str], out: Path, jobs: int | None) -> pd.DataFrame:
@@ -148,9 +176,13 @@ def _measure_factor(
 
 
 def tabulate(counts: pd.DataFrame) -> pd.DataFrame:
-    """Return the mean accuracy in percent by method (rows) and factor (columns)."""
+    """Return the mean accuracy in percent by method (rows) and factor (columns).
+
+    The mean is NaN where a method lacks a task that other counts have.
+    """
     accuracy = counts.assign(accuracy=100 * counts["correct"] / counts["total"])
-    by_factor = accuracy.groupby(["method", "factor"])["accuracy"].mean()
+    by_task = accuracy.pivot(index=["method", "factor"], columns="task", values="accuracy")
+    by_factor = by_task.mean(axis=1, skipna=False)
     return by_factor.unstack("factor")
 
 
@@ -173,9 +205,7 @@ def list_settings(counts: pd.DataFrame) -> dict[str, dict[str, int]]:
     settings: dict[str, dict[str, int]] = {}
     for name, factor in choose(counts).items():
         rows = counts[(counts["method"] == name) & (counts["factor"] == factor)]
-        first = rows.iloc[0]
-        numbers = first[["max_steps", "epochs"]].dropna()
-        settings[name] = {str(field): int(value) for field, value in numbers.items()}
+        settings[name] = _read_budget(rows.iloc[0])
     return settings
 
 
@@ -218,9 +248,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int)
     options = parser.parse_args()
     found = measure(options.methods, options.out, options.jobs)
-    if COUNTS.is_file():
-        earlier = read_counts()
-        found = pd.concat([earlier[~earlier["method"].isin(found["method"])], found])
+    earlier = read_counts()
+    found = pd.concat([earlier[~earlier["method"].isin(found["method"])], found])
     found = found.sort_values(["method", "factor", "task"])
     found.to_csv(COUNTS, index=False)
     print(tabulate(read_counts()).round(1).to_string(na_rep="–"))

@@ -15,7 +15,7 @@ from compatbench.extras.studies.claims import (
 )
 from compatbench.extras.studies.frames import Row, decimals, find_collapsed
 from compatbench.extras.studies.layers import analyze_layers
-from compatbench.messages import count
+from compatbench.messages import count, is_or_are
 from compatbench.results.estimate import estimate, interval_columns
 from compatbench.results.result_files import ResultFiles
 from compatbench.results.ties import ALPHA, holm, paired_test
@@ -45,19 +45,26 @@ def make_sections() -> dict[str, str]:
 
 
 def describe_verdicts(reports: list[ClaimsReport]) -> str:
-    """Return how many verdicts there are, and which claims are supported or contradicted."""
+    """Return how many verdicts there are, and which claims are supported or contradicted.
+
+    These have their limits in brackets.
+    """
     targets: dict[str, dict[str, list[str]]] = {}
     total = 0
     for report in reports:
         for finding in records(report.findings):
-            claim = f"{finding['says']} ({finding['data']})"
-            if finding["claim"] in (1, 3):  # their data are counts of methods, and ranks
-                claim = finding["says"]
+            remarks = list_limits(finding)
+            if finding["claim"] not in (1, 3):  # their data are counts of methods, and ranks
+                remarks = [finding["data"], *remarks]
+            claim = finding["says"]
+            if remarks:
+                claim += f" ({'; '.join(remarks)})"
             of_verdict = targets.setdefault(finding["verdict"], {})
             of_verdict.setdefault(claim, []).append(f"`{report.upgrade[-1]}`")
             total += 1
     counts = {verdict: sum(map(len, claims.values())) for verdict, claims in targets.items()}
-    lines = [f"Of {count(total, 'verdict')}, {counts.get('not decided', 0)} are not decided."]
+    undecided = counts.get("not decided", 0)
+    lines = [f"Of {count(total, 'verdict')}, {undecided} {is_or_are(undecided)} not decided."]
     for verdict in ("supported", "contradicted"):
         claims = targets.get(verdict, {})
         shown = [f"{claim}, on {' and '.join(names)}" for claim, names in claims.items()]

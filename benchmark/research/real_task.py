@@ -11,6 +11,7 @@ from method_kinds import group_methods
 from scipy.stats import binomtest
 
 import compatbench as cb
+from compatbench.messages import conjugate
 from compatbench.results.estimate import estimate
 from compatbench.tables.markdown import render_table
 from compatbench.tables.numbers import percent, signed, with_bounds
@@ -61,9 +62,11 @@ def describe_answer(totals: Mapping[str, Counter[str]]) -> str:
     parts = []
     for target, title in TARGETS.items():
         verdicts = totals[target]
+        gains = verdicts["gains"]
+        loses = verdicts["loses"]
         parts.append(
-            f"{verdicts['gains']} of {verdicts.total()} copied modules gain and "
-            f"{verdicts['loses']} lose on `{target}`, which {title}"
+            f"{gains} of {verdicts.total()} copied modules {conjugate(gains, 'gain')} and "
+            f"{loses} {conjugate(loses, 'lose')} on `{target}`, which {title}"
         )
     return f"{'; '.join(parts)}. {compare_with_drawings()}"
 

@@ -25,7 +25,7 @@ from target_kinds import (
 )
 
 from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.messages import count
+from compatbench.messages import conjugate, count
 from compatbench.results.estimate import Array, estimate
 from compatbench.results.result_files import ResultFiles
 from compatbench.tables.markdown import render_table
@@ -140,10 +140,14 @@ def describe_targets(
     if collapsed:
         names = ", ".join(titles[name] for name in collapsed)
         text += (
-            f"{names} collapse on at least one kind of target and would decide every mean, so the "
-            "first table leaves them out. "
+            f"{names} {conjugate(len(collapsed), 'collapse')} on at least one kind of target and "
+            "would decide every mean, so the first table leaves "
+            f"{'it' if len(collapsed) == 1 else 'them'} out. "
         )
-    return text + "Intervals in brackets are over targets."
+    return text + (
+        "Intervals in brackets are over targets. A share that is 0, or becomes 0 without one of "
+        "the targets, has no interval."
+    )
 
 
 def show_statistics(steady: pd.DataFrame, kinds: Mapping[str, Targets]) -> str:

@@ -119,13 +119,26 @@ def rival_estimates(
     Args:
         old, new, new_zero_shot: as for ``describe``.
         accuracy: of the module on the old model. ATC's threshold is the confidence that as large a
-            share of the images exceeds there.
+            share of the images exceeds there. Confidences are rounded, and many are 1. Of those
+            equal to the threshold, only a part counts, so that the share is the accuracy.
     """
-    threshold = old.confidence.double().quantile(1 - accuracy)
-    confident = (new.confidence > threshold).double().mean()
-    confident_without = (new_zero_shot.confidence > threshold).double().mean()
+    threshold = float(old.confidence.double().quantile(1 - accuracy))
+    above_before, equal_before = _compare_with(old, threshold)
+    counted = (accuracy - above_before) / equal_before if equal_before else 0.0
+    above, equal = _compare_with(new, threshold)
+    above_without, equal_without = _compare_with(new_zero_shot, threshold)
+    confident = above + counted * equal
+    confident_without = above_without + counted * equal_without
     difference = new.confidence.double().mean() - new_zero_shot.confidence.double().mean()
-    return {"doc": float(difference), "atc": float(confident - confident_without)}
+    return {"doc": float(difference), "atc": confident - confident_without}
+
+
+def _compare_with(predictions: Predictions, threshold: float) -> tuple[float, float]:
+    """Return the shares of the images whose confidence is above a threshold, and equal to it."""
+    confidence = predictions.confidence.double()
+    above = float((confidence > threshold).double().mean())
+    equal = float((confidence == threshold).double().mean())
+    return above, equal
 
 
 def read_rows(path: Path = RESULTS) -> pd.DataFrame:
@@ -223,8 +236,16 @@ def show_predictors(rows: pd.DataFrame) -> str:
     return render_table(plain_table(header, table))
 
 
+def count_methods(rows: pd.DataFrame) -> int:
+    """Return the number of methods; ``coop`` and its setting ``coop+context-4`` are one."""
+    return len({method.partition("+")[0] for method in rows["method"]})
+
+
 def show_kinds(rows: pd.DataFrame) -> str:
-    """Return the table of the regression by kind of method."""
+    """Return the table of the regression by kind of method.
+
+    The gains of a method are those in all of its settings, such as ``coop+context-4``.
+    """
     header = ["Kind of method", "Methods", "Losses, %"]
     header += ["AUROC within a target", "within a task"]
     table: list[list[TableCell | str]] = []
@@ -233,7 +254,7 @@ def show_kinds(rows: pd.DataFrame) -> str:
         if part.empty:
             continue
         losses = 100 * (part["gained"] < 0).mean()
-        row: list[TableCell | str] = [kind, str(part["method"].nunique()), f"{losses:.0f}"]
+        row: list[TableCell | str] = [kind, str(count_methods(part)), f"{losses:.0f}"]
         row += [show(judge(part, RIDGE, unit)) for unit in UNITS]
         table.append(row)
     return render_table(plain_table(header, table))
@@ -244,9 +265,13 @@ def describe_rows(rows: pd.DataFrame) -> str:
     within = [_show(judge(rows, RIDGE, unit)) for unit in UNITS]
     large = rows[rows["gained"].abs() >= LARGE]
     within_large = [_show(judge(large, RIDGE, unit)) for unit in UNITS]
+    methods = count(count_methods(rows), "method")
+    settings = rows["method"].nunique()
+    if settings > count_methods(rows):
+        methods += f" in {count(settings, 'setting')}"
     counts = [
         f"{len(rows):,} gains of copied modules",
-        count(rows["method"].nunique(), "method"),
+        methods,
         count(rows["task"].nunique(), "task"),
         count(rows["target"].nunique(), "target"),
         count(rows["seed"].nunique(), "seed"),

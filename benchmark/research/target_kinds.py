@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from compatbench.errors import CompatbenchError
 from compatbench.extras.studies.frames import COLLAPSE
 from compatbench.results.estimate import Array, Interval, estimate
 from compatbench.results.ties import ALPHA
@@ -29,10 +30,22 @@ def read_gains(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the gains of copied modules in points, ``[(method, task), backbone]``.
 
     A gain is a module's accuracy minus that of zero-shot on the same backbone.
+
+    Raises:
+        CompatbenchError: a method has no gain on a task and backbone, so there would be no mean.
     """
     rows = rows[(rows["transfer"] == "copied") & (rows["task"] == rows["test_set"])]
     rows = rows[~rows["method"].str.startswith("zeroshot")]
-    return rows.pivot(index=["method", "task"], columns="backbone", values="gain")
+    gains = rows.pivot(index=["method", "task"], columns="backbone", values="gain")
+    by_place: Any = gains.stack(future_stack=True)
+    missing = list(by_place.index[by_place.isna()])
+    if missing:
+        method, task, backbone = missing[0]
+        raise CompatbenchError(
+            f"method '{method}' has no gain on task '{task}' and backbone '{backbone}'; means need "
+            "every method on every task and backbone"
+        )
+    return gains
 
 
 def read_zero_shot(rows: pd.DataFrame) -> pd.DataFrame:

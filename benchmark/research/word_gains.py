@@ -11,7 +11,7 @@ from target_kinds import FEWEST_TARGETS
 
 import compatbench as cb
 from compatbench.data.cards import COPIED, suite_cards
-from compatbench.messages import count
+from compatbench.messages import count, count_are
 from compatbench.results.estimate import Interval, estimate
 from compatbench.tables.markdown import render_table
 from compatbench.tables.numbers import NOTHING, signed, with_bounds
@@ -49,8 +49,8 @@ def read_gains(results: cb.Results) -> pd.DataFrame:
     """Return gains over zero-shot in points, ``[(transfer, method, task), target]``.
 
     Seeds are averaged. A method is there if it trains a module and was measured with both
-    transfers on every task. On a target that was not measured, its gains are NaN; a target
-    without any gain is left out.
+    transfers on every task, with every seed. On a target that was not measured, its gains are NaN;
+    a target without any gain is left out.
     """
     frame = results.frame
     rows = frame[
@@ -62,7 +62,9 @@ def read_gains(results: cb.Results) -> pd.DataFrame:
     both = set(rows.loc[rows["transfer"] == WORDS, "method"])
     both &= set(rows.loc[rows["transfer"] == COPIED, "method"])
     rows = rows[[method in both and kind_of(method) is not None for method in rows["method"]]]
-    table = rows.pivot_table("gain", ["transfer", "method", "task"], "backbone")
+    by_seed = rows.groupby(["transfer", "method", "task", "backbone"])["gain"]
+    has_every_seed = by_seed.count() == len(results.expected.seeds)
+    table = by_seed.mean().where(has_every_seed).unstack("backbone")
     both_transfers = table.loc[COPIED].notna() & table.loc[WORDS].notna()
     complete = both_transfers.groupby("method").transform("all")
     known = table.where(pd.concat({COPIED: complete, WORDS: complete}, names=["transfer"]))
@@ -94,30 +96,42 @@ def methods_on(gains: pd.DataFrame, target: str) -> list[str]:
     return list(dict.fromkeys(gains[target].dropna().index.get_level_values("method")))
 
 
+def methods_on_all(gains: pd.DataFrame) -> list[str]:
+    """Return the methods that were measured on every target."""
+    return list(gains.dropna().index.unique("method"))
+
+
 def show_kinds(gains: pd.DataFrame, kinds: dict[str, str]) -> str:
     """Return the table of mean gains by kind of method and target.
+
+    A mean of targets is over the methods that all targets have.
 
     Args:
         gains: as from ``read_gains``.
         kinds: the kind of upgrade of each target.
     """
     rows: list[list[TableCell | str]] = []
-    over_targets: dict[str, list[pd.Series]] = {}
     for target in gains.columns:
         methods = methods_on(gains, target)
         for kind, of_kind in {**group_methods(methods), ALL: methods}.items():
             means = mean_by_task(gains, of_kind, target)
             rows.append([code(target), kind, str(len(of_kind)), *show(compare(means))])
-            over_targets.setdefault(kind, []).append(means.mean())
-    for kind, means_of_targets in over_targets.items():
-        means = pd.DataFrame(means_of_targets)
-        if len(means) == len(gains.columns) >= FEWEST_TARGETS:
+    targets = len(gains.columns)
+    if targets >= FEWEST_TARGETS:
+        methods = methods_on_all(gains)
+        for kind, of_kind in {**group_methods(methods), ALL: methods}.items():
+            means = pd.DataFrame(
+                {target: mean_by_task(gains, of_kind, target).mean() for target in gains.columns}
+            ).T
             cells = show(compare(means))
-            rows.append([f"mean of {len(means)} targets", kind, "", *cells])
+            rows.append([f"mean of {targets} targets", kind, str(len(of_kind)), *cells])
     header = ["Target", "Kind of method", "Methods", "copied", "through words", "difference"]
     table = render_table(plain_table(header, rows, left=(0, 1)))
     notes = [f"`{target}`: {title[:1].lower()}{title[1:]}" for target, title in kinds.items()]
-    return f"{table}\n\n{'; '.join(notes)}."
+    note = f"{'; '.join(notes)}."
+    if targets >= FEWEST_TARGETS:
+        note += " A mean of targets is over the methods that all of them have."
+    return f"{table}\n\n{note}"
 
 
 def show(compared: dict[str, Interval | None]) -> list[TableCell]:
@@ -179,10 +193,10 @@ def describe_targets(gains: pd.DataFrame, titles: dict[str, str]) -> str:
             assert interval is not None
             ends[interval.sign].append(titles[method])
         lines.append(
-            f"* `{target}`: for {count(len(signs), 'method')}, words are better than copying "
-            f"{signs.count(1)} times and worse {signs.count(-1)} times. Through words, "
-            f"{len(ends[1])} are above zero-shot{_name(ends[1])}, and {len(ends[-1])} "
-            f"below{_name(ends[-1])}."
+            f"* `{target}`: of {count(len(signs), 'method')}, words are significantly better than "
+            f"copying for {signs.count(1)} and worse for {signs.count(-1)}. Through words, "
+            f"{count_are(len(ends[1]), 'method')} above zero-shot{_name(ends[1])}, and "
+            f"{len(ends[-1])} below{_name(ends[-1])}."
         )
     return "\n".join(lines)
 

@@ -60,3 +60,23 @@ def test_a_budget_that_grew_was_measured_with_the_smaller_ones() -> None:
     for name, factor in budgets.choose(budgets.read_counts()).items():
         smaller = [each for each in budgets.FACTORS if each <= factor]
         assert measured.loc[name, smaller].notna().all()
+
+
+def test_a_method_that_is_measured_again_begins_with_the_same_steps() -> None:
+    counts = budgets.read_counts()
+    card = budgets.read_suite()
+    methods = counts["method"].unique()
+    choices = {choice.name: choice for choice in budgets.list_choices(card, methods)}
+    for row in counts.drop_duplicates(["method", "factor"]).to_dict("records"):
+        settings = budgets.scale_budget(card, choices[row["method"]], row["factor"])
+        steps = settings.get("max_steps", settings.get("steps", float("nan")))
+        epochs = settings.get("recipe", {}).get("epochs", float("nan"))
+        measured = (row["max_steps"], row["epochs"])
+        assert (steps, epochs) == pytest.approx(measured, nan_ok=True), row["method"]
+
+
+def test_a_missing_task_gives_no_mean() -> None:
+    counts = count_right({1: 60.0, 2: 62.0})
+    incomplete = counts.drop(index=counts.index[-1])
+    assert budgets.tabulate(incomplete).loc["coop"].isna().tolist() == [False, True]
+    assert budgets.choose(incomplete) == {"coop": 1}

@@ -71,6 +71,16 @@ def test_two_sources_are_compared() -> None:
     assert row.split("|")[-2].strip().startswith("+6.0 (")
 
 
+def test_the_text_says_why_a_share_has_no_interval() -> None:
+    titles = {name: name for name in METHODS}
+    shown = several_targets.describe_targets(make_gains(0), KINDS, titles, ["gda"])
+    assert "gda collapses on at least one kind of target" in shown
+    assert "leaves it out" in shown
+    assert shown.endswith("becomes 0 without one of the targets, has no interval.")
+    far_apart = 100 * np.arange(3)[:, None, None] + draw_cells()
+    assert several_targets.show(far_apart, several_targets.reversed_orders, 100) == "0.0"
+
+
 def test_one_source_is_named_as_a_limit() -> None:
     one = {title: {"mini-clip": of_kind["mini-clip"]} for title, of_kind in KINDS.items()}
     assert "same source" in several_targets.describe_statistics(make_gains(0), one)

@@ -39,9 +39,9 @@ def make_rows(seed: int = 1) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def predictions(*classes: int) -> Predictions:
-    confidence = torch.tensor([0.5, 0.6, 0.7, 0.9])
-    return Predictions(torch.tensor(classes, dtype=torch.int32), confidence)
+def predictions(*classes: int, confidence: tuple[float, ...] = (0.5, 0.6, 0.7, 0.9)) -> Predictions:
+    """Return predictions with confidences in the precision in which they are stored."""
+    return Predictions(torch.tensor(classes, dtype=torch.int32), torch.tensor(confidence).half())
 
 
 def test_features_count_changed_images_and_the_side_that_the_old_module_takes() -> None:
@@ -58,6 +58,30 @@ def test_features_count_changed_images_and_the_side_that_the_old_module_takes() 
 def test_rivals_predict_no_gain_for_equal_confidences() -> None:
     same = predictions(0, 1, 2, 3)
     assert survival_features.rival_estimates(same, same, same, 0.5) == {"doc": 0.0, "atc": 0.0}
+
+
+def test_atc_counts_a_part_of_the_confidences_that_equal_its_threshold() -> None:
+    old = predictions(0, 1, 2, 3, confidence=(1.0, 1.0, 1.0, 0.5))
+    surer = predictions(0, 1, 2, 3, confidence=(1.0, 1.0, 1.0, 1.0))
+    less_sure = predictions(0, 1, 2, 3, confidence=(1.0, 0.5, 0.5, 0.5))
+    # Half of the images are right on the old model, so two of three confidences of 1 count.
+    found = survival_features.rival_estimates(old, surer, less_sure, 0.5)
+    assert found["atc"] == pytest.approx(2 / 3 * (1 - 1 / 4))
+    # Without ties, images above the threshold count.
+    spread = predictions(0, 1, 2, 3)
+    found = survival_features.rival_estimates(spread, surer, spread, 0.5)
+    assert found["atc"] == pytest.approx(1 - 1 / 2)
+
+
+def test_settings_of_a_method_are_no_further_methods() -> None:
+    rows = make_rows()
+    rows["images"] = 100
+    short = rows[rows["method"] == "coop"].assign(method="coop+context-4")
+    rows = pd.concat([rows, short], ignore_index=True)
+    rows["kind"] = [survival_features.kind_of(method) for method in rows["method"]]
+    rows["ridge"] = survival_features.predict_gains(rows)
+    assert "4 methods in 5 settings, 8 tasks" in survival_features.describe_rows(rows)
+    assert "| prompts at the text input | 1 |" in survival_features.show_kinds(rows)
 
 
 def test_a_prediction_does_not_depend_on_rows_of_its_target_or_task() -> None:

@@ -22,6 +22,8 @@ from target_kinds import (
     variance_components,
 )
 
+from compatbench.errors import CompatbenchError
+
 
 def draw_cells(shape: tuple[int, int, int], spreads: dict, seed: int) -> np.ndarray:
     """Draw sums of crossed random effects with these standard deviations."""
@@ -101,6 +103,16 @@ def test_cells_have_the_gains_of_copied_modules_on_the_tasks_themselves():
     assert cells.shape == (2, 2, 2)
     known = rows.query("method == 'gda' and transfer == 'copied' and task == test_set == 't'")
     assert cells[1, 1].tolist() == [*known.set_index("backbone")["gain"][["z", "x"]]]
+
+
+def test_a_missing_gain_is_an_error():
+    values = product(("coop", "gda"), ("copied",), "st", "xy")
+    rows = pd.DataFrame(values, columns=["method", "transfer", "task", "backbone"])
+    rows = rows.assign(test_set=rows["task"], gain=1.0)
+    assert read_gains(rows).shape == (4, 2)
+    place = "method 'gda' has no gain on task 't' and backbone 'y'"
+    with pytest.raises(CompatbenchError, match=place):
+        read_gains(rows.iloc[:-1])
 
 
 def test_methods_that_collapse_on_a_kind_of_target_are_left_out():

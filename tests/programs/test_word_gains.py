@@ -45,7 +45,31 @@ def test_targets_have_an_interval_only_if_there_are_three() -> None:
     assert "mean of" not in word_gains.show_kinds(gains, {"near": "Near.", "far": "Far."})
     gains = gains.assign(other=gains["near"] + 1, third=gains["near"] + 2)
     shown = word_gains.show_kinds(gains.drop(columns="far"), {"near": "Near."})
-    assert "| mean of 3 targets | classifiers on features |" in shown
+    assert "| mean of 3 targets | classifiers on features | 1 |" in shown
+
+
+def test_a_mean_of_targets_is_over_the_methods_that_all_of_them_have() -> None:
+    gains = make_gains().assign(far=lambda table: table["near"].where(table["far"].notna()))
+    gains = gains.assign(third=gains["near"])
+    shown = word_gains.show_kinds(gains, {"near": "Near."})
+    assert "| `near` | all of these methods | 2 | +3.5 " in shown
+    # On each target words add 20 points to the only method that all of them have.
+    [row] = [line for line in shown.splitlines() if "mean of 3 targets | all" in line]
+    assert row.startswith("| mean of 3 targets | all of these methods | 1 | +3.5 ")
+    assert row.split("|")[-2].strip().startswith("+20.0")
+    assert "adapters and caches" not in row
+
+
+def test_lines_on_targets_count_methods() -> None:
+    titles = {"linear_probe": "Linear probe", "tip_adapter": "Tip-Adapter"}
+    near, far = word_gains.describe_targets(make_gains(), titles).splitlines()
+    assert near.startswith(
+        "* `near`: of 2 methods, words are significantly better than copying for 2 and worse for 0."
+    )
+    assert far == (
+        "* `far`: of 1 method, words are significantly better than copying for 0 and worse for 0. "
+        "Through words, 0 methods are above zero-shot, and 1 below (Linear probe)."
+    )
 
 
 def test_a_method_needs_both_transfers_on_every_task() -> None:
@@ -55,6 +79,17 @@ def test_a_method_needs_both_transfers_on_every_task() -> None:
     # It has no second transfer, it needs no module, and it sees the test images.
     assert methods.isdisjoint({"coop", "zeroshot", "tda"})
     assert gains.groupby(["transfer", "method"]).size().eq(8).all()
+
+
+def test_a_missing_seed_gives_no_mean() -> None:
+    results = cb.results("mini", ROOT)
+    frame = results.frame
+    lost = (frame["method"] == "gda") & (frame["seed"] == 3) & (frame["transfer"] == "words")
+    lost &= frame["backbone"] == "mini-clip-other"
+    without = replace(results, suite=replace(results.suite, frame=frame[~lost]))
+    gains = word_gains.read_gains(without)
+    assert "gda" not in word_gains.methods_on(gains, "mini-clip-other")
+    assert "gda" in word_gains.methods_on(gains, "mini-clip-next")
 
 
 def test_a_target_without_rows_of_words_is_left_out() -> None:

@@ -1,4 +1,4 @@
-"""Results that are too good, or too constant, are flagged until a maintainer has looked."""
+"""Results that are too good, or too equal, are flagged until a maintainer has looked."""
 
 from __future__ import annotations
 
@@ -81,13 +81,28 @@ def test_configs_of_one_method_do_not_vouch_for_each_other() -> None:
     assert flags_of(page, reviewed=("mine",)) == [("mine+long", "lead", 19.0)]
 
 
-def test_seeds_without_any_spread_are_flagged_unless_all_images_are_drawn() -> None:
-    page = page_of(method("mine", 62, step=0), method("other", 63))
-    assert flags_of(page) == [("mine", "spread", 0.0)]
+def test_two_seeds_with_equal_counts_are_flagged_unless_all_images_are_drawn() -> None:
+    mine = method("mine", 62, step=0)
+    other = method("other", 63)
+    page = page_of(mine, other)
+    assert flags_of(page) == [("mine", "seeds", 0.0)]
     assert flags_of(page, reviewed=("mine",)) == []
-    one_seed = replace(page, expected=replace(EXPECTED, seeds=(1,)))
-    assert flags_of(one_seed) == []
-    assert find_implausible(page.results, page.expected, ALL_SHOTS) == []
+    sentence = "MINE: seeds 1 and 2 have the same counts in every row."
+    assert list_flags(page) == {"mine": [sentence]}
+    rows = mine.rows.assign(shots=ALL_SHOTS).astype(mine.rows.dtypes)
+    assert flags_of(page_of(replace(mine, rows=rows), other)) == []
+
+
+def test_equal_accuracies_are_no_copy_if_other_counts_differ() -> None:
+    mine = method("mine", 62, step=0)
+    rows = mine.rows.assign(negative_flips=mine.rows["seed"])
+    page = page_of(replace(mine, rows=rows), method("other", 63))
+    assert flags_of(page) == []
+    # One row is not equal.
+    correct = mine.rows["correct"].copy()
+    correct.iloc[-1] += 1
+    page = page_of(replace(mine, rows=mine.rows.assign(correct=correct)), method("other", 63))
+    assert flags_of(page) == []
 
 
 def test_an_accuracy_above_the_probe_with_all_images_is_flagged() -> None:

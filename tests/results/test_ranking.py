@@ -245,12 +245,31 @@ def results() -> Results:
         (lambda one: one.ranking("old", "new", transfer="images"), "'images' is not one of copied"),
         (lambda one: one.by_dataset("speed", "old", "new"), "'speed' is not one of source"),
         (lambda one: one.restrict(tasks=["birds"]), "'birds' is not one of .*cats"),
-        (lambda one: one.restrict(seeds=[9]), "'9' is not one of"),
+        (lambda one: one.restrict(seeds=[9]), "seeds: '9' is not one of 1, 2"),
+        (lambda one: one.restrict(seeds=9), "'9' is not one of"),
+        (lambda one: one.restrict(methods=["coop", "nosuch"]), "methods: 'nosuch' is not one of"),
+        (
+            lambda one: one.restrict(methods="nosuch"),
+            "methods: 'nosuch' is not one of coop, linear_probe",
+        ),
+        (lambda one: one.restrict(transfers=["images"]), "'images' is not one of copied, words"),
+        (lambda one: one.restrict(shots=[]), "'shots' is empty; leave it out for all shots"),
+        (
+            lambda one: one.restrict(methods=set()),
+            "'methods' is empty; leave it out for all methods",
+        ),
     ],
 )
 def test_unknown_names_are_reported_with_the_known_ones(results: Results, ask, says: str) -> None:
     with pytest.raises(CompatbenchError, match=says):
         ask(results)
+
+
+def test_one_value_and_a_list_of_one_give_the_same_part(results: Results) -> None:
+    lists = results.restrict(["cats"], [1], [4], ["coop"], ["copied"]).ranking("old", "new")
+    values = results.restrict("cats", 1, 4, "coop", "copied").ranking("old", "new")
+    assert values["method"].tolist() == ["coop"]
+    pd.testing.assert_frame_equal(values, lists)
 
 
 def test_parts_figures_by_dataset_and_gaps(results: Results) -> None:

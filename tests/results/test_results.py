@@ -159,7 +159,7 @@ def test_files_are_read_as_they_were_written(tmp_path: Path) -> None:
     rows = make_pairs({("cats", 1): (50, 61)}, key="0" * 16)
     words = through_words(make_method(COOP, rows, provenance={"torch": ("2.7",)}))
     words = replace(words, differs=copied.differs)
-    both = merge_stored(copied, words, set(copied.rows["key"]))
+    both = merge_stored(copied, words)
     assert write(tmp_path, both) == ["costs.csv", "coop.json", "coop.csv"]
     files = ResultFiles(tmp_path)
     coop = files.read_methods("tiny")["coop"]
@@ -181,7 +181,7 @@ def test_what_a_reader_wrote_is_what_another_reads(tmp_path: Path) -> None:
 
 def test_the_frame_has_a_row_per_measurement_and_copied_modules_first(tmp_path: Path) -> None:
     words = through_words(make_method(COOP, make_pairs({("cats", 1): (50, 61)}, key="0" * 16)))
-    both = merge_stored(results(), words, set(results().rows["key"]))
+    both = merge_stored(results(), words)
     write(tmp_path, both)
     suite = read(tmp_path)
     assert suite.frame["transfer"].tolist() == ["copied"] * 4 + ["words"] * 2
@@ -319,7 +319,6 @@ def test_two_rows_for_one_measurement_are_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-STALE = make_row(1, seed=1)
 KEPT = make_row(2, seed=2)
 REPLACED = make_row(3, seed=3)
 NEW = make_row(4, seed=3)
@@ -331,7 +330,7 @@ OTHER_FAILURE = FAILURE.model_copy(update={"key": "0" * 16})
 @pytest.mark.parametrize(
     ("old", "new", "merged"),
     [
-        ([STALE, KEPT, REPLACED], NEW, [KEPT, NEW]),
+        ([KEPT, REPLACED], NEW, [KEPT, NEW]),
         ([REPLACED], OTHER, [OTHER]),
         # A failure does not take the place of a result of the same fit.
         ([REPLACED], FAILURE, [REPLACED]),
@@ -339,22 +338,24 @@ OTHER_FAILURE = FAILURE.model_copy(update={"key": "0" * 16})
         ([REPLACED], OTHER_FAILURE, [OTHER_FAILURE]),
     ],
 )
-def test_merge_keeps_valid_rows_that_are_not_replaced(
+def test_merge_keeps_rows_that_are_not_replaced(
     old: list[Row], new: Row, merged: list[Row]
 ) -> None:
-    keys = {KEPT.key, REPLACED.key, new.key}
-    both = merge_stored(make_method(COOP, old), make_method(COOP, [new]), keys)
+    both = merge_stored(make_method(COOP, old), make_method(COOP, [new]))
     assert lines_of(both) == merged
 
 
 def test_costs_and_provenance_are_removed_with_their_rows() -> None:
     old = make_method(COOP, [make_row(1, seed=1)], provenance={"torch": ("2.5",)})
     new = make_method(COOP, [make_row(2, seed=2)], provenance={"torch": ("2.6",)})
-    both = merge_stored(old, new, {*old.rows["key"], *new.rows["key"]})
+    both = merge_stored(old, new)
     assert both.rows["seed"].tolist() == [1, 2]
     assert len(both.costs) == 2
     assert both.provenance == {"torch": ("2.5", "2.6")}
-    for alone in (merge_stored(old, new, set(new.rows["key"])), merge_stored(None, new, set())):
+    replaced = make_method(
+        COOP, [make_row(1, seed=2, key="0" * 16)], provenance={"torch": ("2.5",)}
+    )
+    for alone in (merge_stored(replaced, new), merge_stored(None, new)):
         assert alone.rows.equals(new.rows)
         assert alone.costs.equals(new.costs)
         assert alone.provenance == new.provenance
@@ -366,7 +367,7 @@ def test_of_two_new_lines_for_one_measurement_the_later_counts() -> None:
     twice = replace(
         first, rows=pd.concat([first.rows, later.rows]), costs=pd.concat([first.costs, later.costs])
     )
-    merged = merge_stored(None, twice, set())
+    merged = merge_stored(None, twice)
     assert merged.rows.equals(later.rows)
     assert merged.costs.equals(later.costs)
 

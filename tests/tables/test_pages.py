@@ -38,14 +38,20 @@ from rich.console import Console
 
 from compatbench.data.cards import SuiteCard, suite_cards
 from compatbench.errors import CompatbenchError
+from compatbench.messages import lower_first
 from compatbench.results.public_results import Results
 from compatbench.results.result_files import ResultFiles
-from compatbench.tables.pages.leaderboard import render_leaderboard, render_pages, render_suite
+from compatbench.tables.pages.leaderboard import (
+    render_leaderboard,
+    render_pages,
+    render_suite,
+    render_summary,
+)
 from compatbench.tables.pages.report_site import render_site
 from compatbench.tables.pages.sections import TOP
 from compatbench.tables.pages.site_data import choose_columns
 from compatbench.tables.suite_page import SuitePage, published_pages, read_suite_page
-from compatbench.tables.terminal_ranking import print_ranking
+from compatbench.tables.terminal_ranking import list_rankings, print_ranking
 
 BEGIN = "<!-- leaderboard:begin -->\n"
 END = "<!-- leaderboard:end -->\n"
@@ -152,6 +158,19 @@ def test_more_upgrades_are_on_the_suite_s_page_and_not_on_the_leaderboard() -> N
     print_ranking(Console(file=shown, width=100), page)
     assert "Old model → Other model" not in shown.getvalue()
     assert "1 more upgrade: see results/" in shown.getvalue()
+    # JSON has all upgrades.
+    assert set(list_rankings(page)["upgrade"]) == {"old → new", "old → other"}
+
+
+def test_one_module_gains_and_two_gain() -> None:
+    page = suites.survival_page()
+    kind, other_kind = map(lower_first, suites.KINDS)
+    first = f"9 gain, 1 loses and 1 cannot be attached if {kind}"
+    second = f"1 gains, 10 lose and 0 cannot be attached if {other_kind}"
+    shown = render_summary(page)
+    assert f"{first}; {second}." in shown
+    assert "9 gains and 1 loss remain in the first case" in shown
+    assert f"{first}; {second}." in render_site([page])["index.html"].decode()
 
 
 def test_a_part_of_a_suite_keeps_its_development_tasks(tmp_path: Path) -> None:

@@ -140,10 +140,7 @@ def collect_results(plan: Plan, files: ResultFiles) -> None:
             failed = old.rows["status"] == "failed"
             rows = [old.rows[failed], to_frame(unreadable, Row), old.rows[~failed]]
             old = replace(old, rows=pd.concat(rows))
-        keys = set(new.rows["key"])
-        if old is not None:
-            keys.update(old.rows["key"])
-        merged.append(merge_stored(old, new, keys))
+        merged.append(merge_stored(old, new))
     files.write(suite, merged)
 
 

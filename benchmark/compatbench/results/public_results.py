@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -77,27 +77,43 @@ class Results:
 
     def restrict(
         self,
-        tasks: Sequence[str] | None = None,
-        seeds: Sequence[int] | None = None,
-        shots: Sequence[int] | None = None,
-        methods: Collection[str] | None = None,
-        transfers: Collection[str] | None = None,
+        tasks: str | Iterable[str] | None = None,
+        seeds: int | Iterable[int] | None = None,
+        shots: int | Iterable[int] | None = None,
+        methods: str | Iterable[str] | None = None,
+        transfers: str | Iterable[str] | None = None,
     ) -> Results:
         """Return the results of a part of the suite: means are taken over exactly that part.
 
+        Each argument is one value or several; by default all.
+
         Raises:
-            CompatbenchError: a value that the suite does not have, and that was not measured.
+            CompatbenchError: a value that the suite does not have, and that was not measured; or
+                an empty list.
         """
-        for name, column, values in (
-            ("tasks", "task", tasks),
-            ("seeds", "seed", seeds),
-            ("shots", "shots", shots),
-        ):
-            requested = () if values is None else values
-            known = {*getattr(self.expected, name), *self.frame[column]}
-            self._check(name, requested, known)
-        expected = self.expected.restrict(tasks, seeds, shots)
-        return replace(self, suite=self.suite.restrict(methods, transfers), expected=expected)
+        expected = self.expected
+        frame = self.frame
+        chosen_tasks = self._choose("tasks", tasks, [*expected.tasks, *frame["task"]])
+        chosen_seeds = self._choose("seeds", seeds, [*expected.seeds, *frame["seed"]])
+        chosen_shots = self._choose("shots", shots, [*expected.shots, *frame["shots"]])
+        chosen_methods = self._choose("methods", methods, self.suite.methods)
+        chosen_transfers = self._choose("transfers", transfers, frame["transfer"])
+        return replace(
+            self,
+            suite=self.suite.restrict(chosen_methods, chosen_transfers),
+            expected=expected.restrict(chosen_tasks, chosen_seeds, chosen_shots),
+        )
+
+    def _choose(self, kind: str, values: Any, known: Iterable[Any]) -> list[Any] | None:
+        """Return one value or several as a list, checked; None for all."""
+        if values is None:
+            return None
+        is_one = isinstance(values, str) or not isinstance(values, Iterable)
+        chosen = [values] if is_one else list(values)
+        if not chosen:
+            raise CompatbenchError(f"restrict: '{kind}' is empty; leave it out for all {kind}")
+        self._check(kind, chosen, dict.fromkeys(known))
+        return chosen
 
     def ranking(
         self,

@@ -47,25 +47,22 @@ class StoredMethod:
     costs: pd.DataFrame = field(default_factory=lambda: to_frame([], Cost))
 
 
-def merge_stored(old: StoredMethod | None, new: StoredMethod, valid_keys: set[str]) -> StoredMethod:
+def merge_stored(old: StoredMethod | None, new: StoredMethod) -> StoredMethod:
     """Return two machines' work on one method: rows, costs and, if an old row stays, provenance.
 
-    An old row stays if its key is valid and no new row takes its place. A new failure does not
-    replace an old result under the same key: the fit is the same, so the result still holds. If
-    ``new`` has two lines for one measurement, the later counts. Info, config and differs are those
-    of ``new``.
+    An old row stays unless a new row takes its place. A new failure does not replace an old result
+    under the same key: the fit is the same, so the result still holds. If ``new`` has two lines for
+    one measurement, the later counts. Info, config and differs are those of ``new``.
     """
     if old is None:
         old = replace(new, rows=new.rows[:0], costs=new.costs[:0])
-    kept = old.rows.loc[old.rows["key"].isin(valid_keys)]
-    rows = pd.concat([kept, new.rows], keys=["old", "new"], names=["origin", None])
+    rows = pd.concat([old.rows, new.rows], keys=["old", "new"], names=["origin", None])
     done = rows["status"] != "failed"
     cell_columns = [rows[name] for name in (*Row.place, "key")]
     has_result = done.groupby(cell_columns).transform("any")
     rows = rows.loc[done | ~has_result].drop_duplicates(Row.place, keep="last")
     rows = in_order(rows, Row)
-    keys = valid_keys.intersection(rows["key"])
-    old_costs = old.costs.loc[old.costs["key"].isin(keys)]
+    old_costs = old.costs.loc[old.costs["key"].isin(rows["key"])]
     costs = pd.concat([old_costs, new.costs])
     costs = in_order(costs.drop_duplicates(Cost.place, keep="last"), Cost)
     made = [new]

@@ -138,10 +138,8 @@ def run(
     ):
         finished = run_request(ask, planner, compute, start, follow)
     # Everything that was requested and is not there yet counts as missing.
-    expected = replace(finished.page.expected, seeds=finished.plan.request.seeds)
-    whole = Results(finished.page.results, expected)
-    part = whole.restrict(**finished.plan.selection)
-    return replace(part, failures=finished.failures)
+    part = finished.page.restrict(**finished.plan.selection)
+    return Results(part.results, part.expected, finished.failures)
 
 
 def start_planner(compute: Compute) -> Planner | PlannerHere:

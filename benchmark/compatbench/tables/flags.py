@@ -24,12 +24,15 @@ def list_flags(page: SuitePage) -> dict[str, list[str]]:
 
 def _write(flag: Flag, page: SuitePage) -> str:
     transfer = "" if flag.transfer == COPIED else f" ({flag.transfer})"
-    where = f"{one_line(flag.title)}{transfer}, {one_line(page.path_title(flag.upgrade))}"
+    where = f"{one_line(flag.title)}{transfer}"
+    if flag.upgrade is not None:
+        where += f", {one_line(page.path_title(flag.upgrade))}"
     if flag.what == "lead":
         over = one_line(flag.over) or "zero-shot"
         best = f"the best of its kind, {over}" if flag.over else over
         return f"{where}: the gain is {percent(flag.amount)} points above that of {best}."
-    if flag.what == "spread":
-        return f"{where}: all seeds are equally accurate (a spread of 0.0)."
+    if flag.seeds is not None:
+        first, second = flag.seeds
+        return f"{where}: seeds {first} and {second} have the same counts in every row."
     probe = f"a linear probe with all training images ({percent(flag.amount)} %)"
     return f"{where}: it is more accurate on the old model than {probe}."

@@ -15,7 +15,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
 from compatbench.data.cards.shots import count_shots, show_shots
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import holds, write_atomic
-from compatbench.messages import count, lower_first
+from compatbench.messages import conjugate, count, lower_first
 from compatbench.tables import markdown
 from compatbench.tables.numbers import percent
 from compatbench.tables.table import Table, TableCell
@@ -29,6 +29,7 @@ _FILTERS: dict[str, Callable[..., Any]] = {
     "count": lambda items, noun: count(len(items), noun),
     "shots": lambda count: str(show_shots(count)),
     "count_shots": count_shots,
+    "conjugate": conjugate,
     "lower_first": lower_first,
     "slug": markdown.slug,
     "percent": percent,

@@ -44,7 +44,8 @@ def print_flags(console: Console, page: SuitePage, methods: Collection[str]) -> 
 def list_rankings(page: SuitePage) -> pd.DataFrame:
     """Return the rankings of all upgrades as one frame, with ``upgrade`` and ``transfer``.
 
-    The best of a ranking is first. Upgrades that only the suite's page shows are not printed.
+    The best of a ranking is first. Unlike ``render_ranking``, this includes the upgrades that only
+    the suite's page shows.
     """
     results = Results(page.results, page.expected)
     frames = []

@@ -240,7 +240,7 @@ def test_rows_of_another_machine_may_differ_as_much_as_processors_do(project: Pr
     [note] = audit.notes
     assert note.startswith("tiny: of 4 rows that were run again and were made by another processor")
     assert re.search(
-        r"1 differ here, 1 of them in their correct answers, by up to 0\.\d % of the images$", note
+        r"1 differs here, 1 of them in their correct answers, by up to 0\.\d % of the images$", note
     )
     document = json.loads(project.audit("--json", cells=1)[1])
     assert len(document["cells"]) == 1

@@ -68,15 +68,18 @@ def four(contcoop: tuple[int, int], others: tuple[int, int]) -> list[StoredMetho
     [
         ([*many(DEEP, 9, 55, 50), *many(DEEP, 3, 55, 70)], (9, 12), "yes"),
         ([*many(DEEP, 1, 55, 50), *many(DEEP, 15, 55, 70)], (1, 16), "no"),
-        (many(DEEP, 3, 55, 70), (0, 3), "no"),
-        (many(DEEP, 3, 55, 50), (3, 3), "yes"),
-        # So few methods could be others.
-        ([*many(DEEP, 3, 55, 50), *many(DEEP, 1, 55, 70)], (3, 4), "?"),
+        (many(DEEP, 6, 55, 70), (0, 6), "no"),
+        (many(DEEP, 6, 55, 50), (6, 6), "yes"),
+        # So few methods could be others, even if they agree.
+        (many(DEEP, 5, 55, 70), (0, 5), "?"),
+        (many(DEEP, 5, 55, 50), (5, 5), "?"),
+        (many(DEEP, 2, 55, 50), (2, 2), "?"),
+        ([*many(DEEP, 4, 55, 50), *many(DEEP, 2, 55, 70)], (4, 6), "?"),
         # Methods that do not do well on the source do not count.
-        ([*many(DEEP, 5, 35, 30), *many(DEEP, 2, 55, 70)], (0, 2), "no"),
+        ([*many(DEEP, 5, 35, 30), *many(DEEP, 6, 55, 70)], (0, 6), "no"),
         (many(DEEP, 5, 35, 30), None, "?"),
         # A share that swings with the tasks.
-        ([method(f"m{i}", DEEP, 60, 60, (15, -15, 15, -15, 1, -3)) for i in range(4)], (4, 4), "?"),
+        ([method(f"m{i}", DEEP, 60, 60, (15, -15, 15, -15, 1, -3)) for i in range(6)], (6, 6), "?"),
     ],
 )
 def test_many_fail_if_a_third_of_those_that_do_well_does(
@@ -95,7 +98,7 @@ def test_failures_are_counted_for_each_depth_and_collapsed_modules_are_named() -
     assert of_shallow["data"].startswith("0 of 4 methods; median gain +5.0")
     assert of_deep["data"].startswith("4 of 4 methods; median gain -2.0")
     assert of_shallow["why"] == ""
-    named = "1 collapse, more than 10 points below zero-shot: probe -55.0"
+    named = "1 collapses, more than 10 points below zero-shot: probe -55.0"
     assert of_deep["why"] == f"of the deep ones {named}"
 
 
@@ -123,14 +126,16 @@ def test_methods_that_see_the_test_images_are_not_deep() -> None:
 @pytest.mark.parametrize(
     ("shallow", "deep", "expected"),
     [
-        ([(4, 55, 68)], [(5, 55, 50)], ["yes", "yes"]),
-        ([(4, 55, 50)], [(5, 55, 68)], ["no", "no"]),
+        ([(7, 55, 68)], [(8, 55, 50)], ["yes", "yes"]),
+        ([(7, 55, 50)], [(8, 55, 68)], ["no", "no"]),
+        # Few methods of one kind.
+        ([(5, 55, 68)], [(8, 55, 50)], ["?", "?"]),
         # A gain may be higher although as much is lost.
-        ([(4, 60, 70)], [(5, 50, 60)], ["yes", "?"]),
+        ([(7, 60, 70)], [(8, 50, 60)], ["yes", "?"]),
         # Methods that differ among themselves.
-        ([(2, 55, 75), (2, 55, 45)], [(2, 55, 72), (2, 55, 44)], ["?", "?"]),
+        ([(4, 55, 75), (4, 55, 45)], [(4, 55, 72), (4, 55, 44)], ["?", "?"]),
         # One kind alone.
-        ([], [(4, 55, 50)], ["?", "?"]),
+        ([], [(7, 55, 50)], ["?", "?"]),
     ],
 )
 def test_depth_decides_where_shallow_modules_gain_more_and_lose_less(
@@ -146,7 +151,7 @@ def test_depth_decides_where_shallow_modules_gain_more_and_lose_less(
 
 @pytest.mark.slow
 def test_a_verdict_that_rests_on_one_method_is_none() -> None:
-    shallow = many(SHALLOW, 4, 55, 65)
+    shallow = many(SHALLOW, 7, 55, 65)
     deep = [method(f"d{i}", DEEP, 55, 60) for i in range(8)]
     other = method("other", DEEP, 55, 72)
     found = findings(2, *shallow, *deep, other)[0]
@@ -270,6 +275,20 @@ def test_a_reported_gain_is_supported_only_by_the_whole_interval() -> None:
     target, _ = findings(4, contcoop, *baselines)
     assert 0 < target["effect_low"] < 3.57 < target["effect_high"]
     assert verdicts([target]) == ["?"]
+
+
+def test_a_verdict_that_rests_on_a_collapsed_baseline_says_so() -> None:
+    others = [method(name, SHALLOW, 62, 62) for name in ("cocoop", "kgcoop")]
+    contcoop = method("contcoop", SHALLOW, 64, 64)
+    collapsed = findings(4, contcoop, method("coop", SHALLOW, 62, 40), *others)
+    assert verdicts(collapsed) == ["yes", "yes"]
+    limit = "without the baseline coop, which collapses, the verdict is contradicted"
+    assert [one["why"] for one in collapsed] == [limit, limit]
+    # Without a collapse, and where the verdict stays, there is no such limit.
+    assert [one["why"] for one in findings(4, *four((64, 64), (60, 60)))] == ["", ""]
+    best = method("contcoop", SHALLOW, 80, 80)
+    found = findings(4, best, method("coop", SHALLOW, 62, 40), *others)
+    assert [one["why"] for one in found] == ["", ""]
 
 
 def test_a_coop_of_fewer_context_vectors_is_a_baseline_beside_the_published_one() -> None:

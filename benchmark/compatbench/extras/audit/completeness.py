@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
-
-import pandas as pd
 
 from compatbench.extras.audit.findings import Finding
 from compatbench.extras.audit.stored_suite import ROWS, StoredSuite
-from compatbench.results.measures import list_measures
-
-# Everything that names a row of a method, but its seed.
-PLACE = ["task", "source", "shots", "backbone", "test_set"]
+from compatbench.results.plausibility import find_equal_seeds
 
 
 def check_completeness(suite: StoredSuite) -> Iterator[Finding]:
@@ -49,26 +43,3 @@ def _find_missing_seeds(suite: StoredSuite) -> list[int]:
         needed = [place for place, seed in enumerate(card.seeds) if seed in have or seed in first]
         asked = card.seeds[: max(needed, default=-1) + 1]
     return [seed for seed in asked if seed not in have]
-
-
-def find_equal_seeds(rows: pd.DataFrame) -> list[tuple[str, str, int, int]]:
-    """Return method, transfer and two seeds wherever all counts of both seeds are equal.
-
-    Another seed draws other images, so equal counts in every row are copies. Modules that change
-    no prediction are left out: theirs are zero-shot's counts for every seed.
-    """
-    counts = [
-        name for name, measure in list_measures("answers").items() if measure.unit == "images"
-    ]
-    measured = rows.loc[rows["status"] == "ok"]
-    found = []
-    for (method, transfer), group in measured.groupby(["method", "transfer"]):
-        by_seed = {}
-        for seed, part in group.groupby("seed"):
-            by_seed[seed] = part.set_index(PLACE)[counts].sort_index()
-        for first, second in combinations(by_seed, 2):
-            rows_of_first = by_seed[first]
-            changes_something = rows_of_first["correct"] != rows_of_first["zero_shot_correct"]
-            if changes_something.any() and rows_of_first.equals(by_seed[second]):
-                found.append((str(method), str(transfer), int(first), int(second)))
-    return found

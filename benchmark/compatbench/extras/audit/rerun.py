@@ -17,6 +17,7 @@ from compatbench.engine.store import RunStore
 from compatbench.extras.audit.findings import Finding, list_findings
 from compatbench.extras.audit.stored_suite import ROWS, StoredSuite
 from compatbench.extras.audit.suite_checks import compare_rows, find_moved, pair_rows
+from compatbench.messages import conjugate
 from compatbench.results.collect import rows_of
 from compatbench.results.measures import list_measures
 from compatbench.results.rows import Row, to_frame
@@ -62,7 +63,7 @@ class Rerun:
         if not self._compared:
             return []
         made = "were made by another processor or other versions"
-        differ = f"{self._different} differ here"
+        differ = f"{self._different} {conjugate(self._different, 'differ')} here"
         if self._gaps:
             differ += f", {len(self._gaps)} of them in their correct answers, by up to "
             differ += f"{max(self._gaps):.1f} % of the images"

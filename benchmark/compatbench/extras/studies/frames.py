@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from compatbench.files.atomic import write_atomic
+from compatbench.messages import conjugate
 from compatbench.results.estimate import (
     SEED,
     Array,
@@ -113,7 +114,7 @@ def crossed_interval(
     The statistic is over rows (methods), of their means over columns (datasets). Both are samples:
     columns are the same in all tables, each ``[rows, columns]``, and are drawn together; the rows
     of each table are drawn separately. So what differs from method to method counts as chance,
-    too, not only what differs from dataset to dataset.
+    too, not only what differs from dataset to dataset. The fewest of them are the units.
     """
     columns = tables[0].shape[1]
     drawn_columns = draw_resamples(columns)
@@ -126,7 +127,8 @@ def crossed_interval(
         resampled.append(statistic(drawn.mean(axis=2)))
     value = values[0] - sum(values[1:])
     differences = resampled[0] - sum(resampled[1:])
-    return percentile_interval(value, differences, columns)
+    units = min(columns, *map(len, tables))
+    return percentile_interval(value, differences, units)
 
 
 def find_collapsed(gains: pd.Series) -> pd.Series:
@@ -141,4 +143,4 @@ def show_collapsed(gains: pd.Series) -> str:
         return ""
     named = [f"{title} {signed(gain)}" for title, gain in collapsed.items()]
     limit = f"more than {-COLLAPSE:g} points below zero-shot"
-    return f"{len(named)} collapse, {limit}: {', '.join(named)}"
+    return f"{len(named)} {conjugate(len(named), 'collapse')}, {limit}: {', '.join(named)}"

@@ -91,8 +91,9 @@ def claims(
     """Compare the founding paper's claims with results: supported, contradicted or undecided.
 
     The paper is arXiv:2412.20895. Each claim is shown with its data, the size of the effect, and a
-    95 % interval over datasets, which decides the verdict if there are six or more. A missing cell
-    gives no mean.
+    95 % interval over datasets, which decides the verdict if there are six or more. For claims on
+    kinds of methods, the interval is over methods, too, and needs six. A missing cell gives no
+    mean.
     """
     from compatbench.engine.request import check_names
 
