@@ -12,14 +12,17 @@ import pytest
 import torch
 from command_line import output_in
 from filelock import FileLock
+from planning import cells_of
 
+from compatbench.data.draws import load_test_set
 from compatbench.engine.cell import CellRecord, Outcome
 from compatbench.engine.store import RunStore, read_predictions, write_predictions
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.method import Module
-from compatbench.method.predictions import predict
+from compatbench.method.predictions import Predictions, predict
+from compatbench.results.collect import rows_of
 
-from .running import SMOKE
+from .running import SMOKE, finish
 
 KEY = "5" * 64
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
@@ -95,6 +98,27 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     first = path.read_bytes()
     write_predictions(path, dict(reversed(kept.items())), KEY)
     assert path.read_bytes() == first
+
+
+def test_rows_ignore_predictions_for_an_earlier_test_set(tmp_path: Path) -> None:
+    [cell] = cells_of("smoke", ["zeroshot"])
+    store = RunStore(tmp_path)
+    [test_set] = cell.test_sets
+    labels = torch.tensor([sample.label for sample in load_test_set(test_set).split("test")])
+
+    def predict_all(classes: torch.Tensor) -> Predictions:
+        return Predictions(classes.int(), torch.ones(len(classes)))
+
+    record = finish(store, cell)
+    # As many images as now, and before them in the file.
+    predictions = {(cell.source, test_set, ""): predict_all(labels + 1)}
+    for where in cell.places:
+        predictions[where] = predict_all(labels)
+        store.write_zero_shot(where, cell.training.precision, predict_all(labels))
+    store.write_predictions(cell.key, predictions)
+    source, target = rows_of(cell, record, store)
+    assert source.correct == target.correct == len(labels)
+    assert target.positive_flips == 0
 
 
 @pytest.mark.slow
