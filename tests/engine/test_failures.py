@@ -164,14 +164,16 @@ def test_a_cell_that_takes_too_long_is_ended_with_its_worker(
     assert (crew.killed, crew.started) == (1, 2)
 
 
-def test_loading_and_encoding_do_not_count_for_the_timeout(
+def test_loading_encoding_and_waiting_do_not_count_for_the_timeout(
     cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of three parts takes most of the time; only what follows the last of them counts."""
+    """Each part takes most of the time; only what follows the last of them counts."""
     now = [100.0]
     monkeypatch.setattr(dispatcher, "LOADING_SECONDS", 1.0)
     monkeypatch.setattr(dispatcher, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    parts = [("loaded", None), ("encoding", (1, 2)), ("encoding", (2, 2)), ("ended", ""), READY]
+    waits = [("waits", None)] * 4
+    loads = [("started", None), ("started", None), ("loaded", None)]
+    parts = [*waits, *loads, ("encoding", (1, 2)), ("waits", None), ("ended", ""), READY]
 
     class Slow(Script):
         def listen(self, seconds: float, on_message: Any) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import output_in
-from filelock import FileLock
 from planning import cells_of
 
 from compatbench.data.draws import load_test_set
 from compatbench.engine.cell import CellRecord, Outcome
 from compatbench.engine.store import RunStore, read_predictions, write_predictions
 from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.files import locks
 from compatbench.method import Module
 from compatbench.method.predictions import Predictions, predict
 from compatbench.results.collect import rows_of
@@ -155,18 +156,39 @@ def test_only_one_run_gets_a_claim(tmp_path: Path) -> None:
         assert (held, again, other) == (True, False, True)
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_without_locks_a_run_warns_and_continues(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(FileLock, "acquire", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    store = RunStore(tmp_path)
     with (
-        pytest.warns(CompatbenchWarning, match="without locks"),
-        RunStore(tmp_path).claim(KEY) as held,
+        pytest.warns(CompatbenchWarning, match=f"{tmp_path} lies on .* without locks"),
+        store.claim(KEY) as claimed,
+        store.claim(KEY) as again,
+        store.lock_fit(KEY, pytest.fail) as fit,
     ):
-        assert held
+        assert (claimed, again, fit) == (True, True, True)
+
+
+def test_waiting_for_a_lock_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.01)
+    store = RunStore(tmp_path)
+    waits: list[int] = []
+
+    def wait() -> None:
+        waits.append(1)
+        if len(waits) == 3:
+            first.close()
+
+    with ExitStack() as first:
+        first.enter_context(store.lock_fit(KEY, pytest.fail))
+        with store.lock_fit(KEY, wait) as locked:
+            assert locked
+    assert len(waits) == 3
 
 
 def test_a_folder_that_vanished_is_not_created_again(tmp_path: Path) -> None:

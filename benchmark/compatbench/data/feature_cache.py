@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from compatbench.data.cache_files import FEATURES as FOLDER
@@ -32,6 +31,7 @@ from compatbench.data.images.views import View
 from compatbench.data.task import Task
 from compatbench.errors import CompatbenchError
 from compatbench.files.atomic import cannot_write
+from compatbench.files.locks import acquire_lock
 
 WHOLE = 0.5  # for a draw of at least this share of a split, the whole split is encoded
 FREE_SHARE = 0.5  # share of the disk's room for this cache that all entries may take together
@@ -64,6 +64,8 @@ class FeatureCache:
         self.limit = limit
         self.decoders = decoders
         self.on_encoded = on_encoded
+        # Called every second while another process encodes the same images.
+        self.on_wait: Callable[[], object] = lambda: None
         self._memory: dict[str, Tensor] = {}
         self._broken: dict[str, BrokenImages] = {}  # entries that cannot be computed
 
@@ -244,7 +246,7 @@ class FeatureCache:
             for path in sorted(map(self._path, requested)):
                 try:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    locks.enter_context(FileLock(path.with_suffix(".lock")).acquire())
+                    lock = acquire_lock(path.with_suffix(".lock"), self.folder, self.on_wait)
                 except FileNotFoundError as error:
                     raise cannot_write(path, error) from None
                 except OSError as error:
@@ -252,6 +254,7 @@ class FeatureCache:
                         f"cannot write the feature cache {path.parent}: {error.strerror}; "
                         "set COMPATBENCH_CACHE to a folder that can be written"
                     ) from None
+                locks.callback(lock.release)
             missing = []
             for images in requested:
                 entry = read_entry(self._path(images))

@@ -66,9 +66,10 @@ class Order(NamedTuple):
 
 # Receives the kind of a message and its value. The kinds are ``ready`` (for an order), ``held``
 # (another run has claimed the cell), ``started``, ``loaded`` (weights are in memory), ``encoding``
-# (images done, and in all), ``measured`` (one more place), ``ended`` (the error, empty if there is
-# none), ``died`` (the error), ``warning`` (its text) and ``broken`` (what is wrong with the user's
-# input or folders; it ends the run).
+# (images done, and in all), ``waits`` (another process encodes these images, or makes this fit),
+# ``measured`` (one more place), ``ended`` (the error, empty if there is none), ``died`` (the
+# error), ``warning`` (its text) and ``broken`` (what is wrong with the user's input or folders; it
+# ends the run).
 Tell = Callable[[str, Any], object]
 
 
@@ -96,6 +97,8 @@ def _run_claimed(worker: Worker, order: Order, tell: Tell) -> str:
     elif record is None or not (store.is_done(cell, record) or failed_elsewhere):
         tell("started", None)
         worker.on_loaded = lambda: tell("loaded", None)
+        worker.on_wait = lambda: tell("waits", None)
+        worker.cache.on_wait = worker.on_wait
         worker.cache.on_encoded = lambda *images: tell("encoding", images)
         record = worker.run(cell, lambda _: tell("measured", None))
     if record.errors:
@@ -136,6 +139,7 @@ class Worker:
         self.cache = features
         self.threads = threads
         self.on_loaded: Callable[[], object] = lambda: None  # called when weights are at hand
+        self.on_wait: Callable[[], object] = lambda: None  # called while another makes the fit
         self._memory = PeakMemory(device)
         self._keep = lru_cache(maxsize=BACKBONES_IN_MEMORY)(partial(load_backbone, device=device))
         self._words = WordFeatures(features.folder.parent)
@@ -188,7 +192,7 @@ class Worker:
         fitted = self._read_fit(cell)
         if fitted is not None:
             return fitted
-        with self.store.lock_fit(cell.fit_key):
+        with self.store.lock_fit(cell.fit_key, self.on_wait):
             # Another worker may have finished it while this one waited for the lock.
             fitted = self._read_fit(cell)
             if fitted is not None:
