@@ -219,6 +219,25 @@ def test_cache_deleted_during_a_run_is_reported_with_its_fix(
     cache.features(backbone, task, task.samples)
 
 
+def test_a_broken_image_is_an_error_again_and_keeps_no_tensors(tmp_path: Path) -> None:
+    backbone = FakeBackbone()
+    task = FakeTask()
+
+    def refuse(_: object) -> None:
+        raise BrokenImages("image 3 cannot be decoded")
+
+    backbone.refuse = refuse
+    cache = FeatureCache(tmp_path)
+    errors = []
+    for _ in range(3):
+        with pytest.raises(BrokenImages, match="image 3 cannot be decoded") as caught:
+            cache.features(backbone, task, task.samples)
+        errors.append(caught.value)
+    assert task.decoded == len(task.samples)
+    # An error that is raised again would keep the frames of every caller.
+    assert len({*map(id, errors)}) == 3
+
+
 def test_tokens_are_read_by_row_and_by_batch(tmp_path: Path) -> None:
     backbone = FakeBackbone()
     task = FakeTask(count=PART + BATCH + 3)

@@ -67,7 +67,7 @@ class FeatureCache:
         # Called every second while another process encodes the same images.
         self.on_wait: Callable[[], object] = lambda: None
         self._memory: dict[str, Tensor] = {}
-        self._broken: dict[str, BrokenImages] = {}  # entries that cannot be computed
+        self._broken: dict[str, str] = {}  # the errors of entries that cannot be computed
 
     def features(
         self,
@@ -212,7 +212,7 @@ class FeatureCache:
         for images in requested:
             if images.key in self._broken:
                 # Without this, images would be encoded again for each method.
-                raise self._broken[images.key]
+                raise BrokenImages(self._broken[images.key])
         entries: dict[str, Tensor] = {}
         missing: dict[str, Images] = {}  # several of the requested entries may be the same
         for images in requested:
@@ -270,8 +270,8 @@ class FeatureCache:
             except BrokenImages as error:
                 unfinished.remove()
                 for images in missing:
-                    # Without its traceback, which would keep the tensors of its frames.
-                    self._broken[images.key] = error.with_traceback(None)
+                    # Not the error itself: its traceback would keep the tensors of its frames.
+                    self._broken[images.key] = str(error)
                 raise
             for images, entry in zip(missing, entries, strict=True):
                 path = self._path(images)
