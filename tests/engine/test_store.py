@@ -17,6 +17,7 @@ from planning import cells_of
 from compatbench.data.draws import load_test_set
 from compatbench.engine.cell import CellRecord, Outcome
 from compatbench.engine.store import RunStore, read_predictions, write_predictions
+from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files import locks
 from compatbench.method import Module
@@ -150,6 +151,20 @@ def test_after_a_crash_of_the_machine_nothing_is_fitted_again(
             assert (folder / path.relative_to(smoke)).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
+def test_after_a_crash_torn_predictions_are_made_again_on_every_backbone(worker: Worker) -> None:
+    """The record of the first backbone was on the disk already, its predictions were not."""
+    [cell] = cells_of("smoke", ["simpleshot"])
+    store = worker.store
+    record = worker.run(cell)
+    store.write(record.model_copy(update={"records": record.records[:1]}))
+    path = store.predictions_path(cell.key)
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.warns(CompatbenchWarning, match="damaged"):
+        record = worker.run(cell)
+    assert len(rows_of(cell, record, store)) == len(cell.places)
+
+
 def test_only_one_run_gets_a_claim(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     with store.claim(KEY) as held, store.claim(KEY) as again, store.claim("6" * 64) as other:
@@ -169,9 +184,10 @@ def test_without_locks_a_run_warns_and_continues(
         pytest.warns(CompatbenchWarning, match=f"{tmp_path} lies on .* without locks"),
         store.claim(KEY) as claimed,
         store.claim(KEY) as again,
-        store.lock_fit(KEY, pytest.fail) as fit,
+        store.lock_fit(KEY, pytest.fail),
+        store.lock_fit(KEY, pytest.fail),
     ):
-        assert (claimed, again, fit) == (True, True, True)
+        assert (claimed, again) == (True, True)
 
 
 def test_waiting_for_a_lock_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,9 +202,10 @@ def test_waiting_for_a_lock_is_reported(tmp_path: Path, monkeypatch: pytest.Monk
 
     with ExitStack() as first:
         first.enter_context(store.lock_fit(KEY, pytest.fail))
-        with store.lock_fit(KEY, wait) as locked:
-            assert locked
-    assert len(waits) == 3
+        with store.lock_fit(KEY, wait):
+            assert len(waits) == 3
+    # Files of locks do not pile up.
+    assert not list((tmp_path / "locks").iterdir())
 
 
 def test_a_folder_that_vanished_is_not_created_again(tmp_path: Path) -> None:

@@ -286,6 +286,18 @@ def test_the_old_model_answers_for_images_and_a_method_is_trained_anew(worker: W
     assert rows("retrained+16")[target] == rows("", cell)[target]
 
 
+@pytest.mark.slow
+def test_a_lost_module_is_fitted_again_and_its_predictions_stay(worker: Worker) -> None:
+    copied = cell_of("simpleshot")
+    record = worker.run(copied)
+    worker.store.module_path(copied.key).unlink()
+    assert worker.run(cell_of("simpleshot", "words")).state == "ok"
+    kept = worker.store.read(copied.key)
+    assert kept is not None
+    assert kept.records == record.records
+    assert worker.store.is_done(copied, kept)
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> RunStore:
     """Return the store of a run with the transfer words, and then of the copied module."""

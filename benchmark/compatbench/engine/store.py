@@ -203,7 +203,7 @@ class RunStore:
         return left
 
     def is_done(self, cell: Cell, record: CellRecord | None) -> bool:
-        """Return True if a cell has its module, and predictions or a reason at every place."""
+        """Return True if a cell has predictions, or a reason for none, at every place."""
         return record is not None and record.status == "ok" and not self.left(cell, record)
 
     def read_state(self, cell: Cell) -> tuple[bool, bool, float]:
@@ -222,9 +222,17 @@ class RunStore:
         """Claim the right to run a cell; its record has to be read again under the claim."""
         return self.locked(self.claim_path(key))
 
-    def lock_fit(self, key: str, on_wait: Callable[[], object]) -> AbstractContextManager[bool]:
-        """Claim the right to make a fit, which cells of other transfers share."""
-        return self.locked(self.folder / "locks" / f"{key}.lock", on_wait)
+    @contextmanager
+    def lock_fit(self, key: str, on_wait: Callable[[], object]) -> Iterator[None]:
+        """Hold the right to make a fit, which cells of other transfers share.
+
+        ``on_wait`` is as for ``acquire_lock``.
+        """
+        path = self.folder / "locks" / f"{key}.lock"
+        with self.locked(path, on_wait):
+            yield
+            # Whoever still gets the lock of the removed file finds the fit.
+            path.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self, path: Path, on_wait: Callable[[], object] | None = None) -> Iterator[bool]:

@@ -169,8 +169,9 @@ class Worker:
         record, module = self._read_or_fit(cell)
         if cell.key != cell.fit_key:
             record = self._start_transfer(cell, record)
+        # Reading sets a damaged file aside; only then are its places left.
+        predictions = self.store.read_predictions(cell.key)
         left = self.store.left(cell, record)
-        predictions = self.store.read_predictions(cell.key) if left else {}
         for name in dict.fromkeys(backbone for backbone, _, _ in left):
             places = [where for where in left if where[0] == name]
             backbone = self._load(name, cell.training.precision)
@@ -199,6 +200,10 @@ class Worker:
                 return fitted
             record, module = self.fit(cell)
             record = self._with_peak(record)
+            earlier = self.store.read(cell.fit_key)
+            if earlier is not None and earlier.module == record.module:
+                # Only the module's file was lost: what it predicted still holds.
+                record = record.model_copy(update={"records": earlier.records})
             self.store.write_module(module, record)
             self.store.write(record)
             return record, module
