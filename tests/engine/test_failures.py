@@ -18,7 +18,7 @@ from planning import cells_of
 
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
-from compatbench.engine.execute import dispatcher
+from compatbench.engine.execute import dispatcher, local
 from compatbench.engine.execute.dispatcher import FALSE_STARTS, Dispatcher, Job
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.local import describe_exit
@@ -62,6 +62,18 @@ def test_the_end_of_a_process_is_described() -> None:
     assert "killed by signal 11 (SIGSEGV)" in describe_exit(-11)
     assert describe_exit(-9).endswith("(SIGKILL), as the system does when memory runs out")
     assert describe_exit(3) == "WorkerDied: worker process ended with exit code 3"
+
+
+def test_the_start_of_a_worker_does_not_wait_for_it(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent little: the cells of a large run would not fit into its pipe."""
+    sent: list[Any] = []
+    connection = SimpleNamespace(send=sent.append)
+    monkeypatch.setattr(local, "start_process", lambda *_, **__: (None, connection))
+    local.Processes(Job([cell], tmp_path, tmp_path, Compute(device="cpu"))).start()
+    [(kind, (job, device))] = sent
+    assert (kind, job.store, len(job.cells), device) == ("job", tmp_path, 0, "cpu")
 
 
 class Script:
