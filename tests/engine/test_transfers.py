@@ -253,6 +253,9 @@ def test_a_transfer_that_takes_more_than_its_card_declares_cannot_be_run(
     with pytest.raises(CompatbenchError, match="'greedy' takes modules that act at feature; those"):
         cells_of(SUITE, ["coop"], transfers=["greedy"])
     path.write_text(GREEDY.replace("too", "as well"))
+    del fresh.classes["greedy"]  # as in a worker that has not loaded it yet
+    with pytest.raises(CompatbenchError, match=r"greedy.py was changed after the run had begun"):
+        worker.run(cell)
     fresh.add_file(path)
     [other] = cells_of(SUITE, ["clip_adapter"], transfers=["greedy"])
     assert other.fit_key == cell.fit_key

@@ -322,7 +322,7 @@ class Worker:
         source = self._load(cell.source, cell.training.precision)
         # On its own source a module is attached as it is, whatever the transfer.
         label = COPIED if backbone.name == cell.source else cell.transfer
-        transfer = find_transfer(label, cell.transfer_plugin)
+        transfer = find_transfer(label, cell.transfer_plugin, cell.transfer_identity)
         labels = images.task.labels_for(method.card.needs)
 
         def attach() -> Attached:
@@ -403,9 +403,18 @@ def make_worker(store: Path, cache: Path, compute: Compute, inode: int | None = 
     return Worker(RunStore(store, inode), features, device, compute.threads)
 
 
+def find_method(cell: Cell) -> type[Method]:
+    """Return the class of a cell's method, from its plug-in file if it has one.
+
+    Raises:
+        CompatbenchError: the file cannot be loaded, or was changed since the cell was planned.
+    """
+    return builtin_methods().get(cell.method, cell.plugin, cell.identity)
+
+
 def build_method(cell: Cell) -> Method:
-    """Return the method of a cell with its settings, from its plug-in file if it has one."""
-    cls = builtin_methods().get(cell.method, cell.plugin)
+    """Return the method of a cell with its settings."""
+    cls = find_method(cell)
     return cls(cls.Config.model_validate(cell.config))
 
 
