@@ -101,6 +101,21 @@ def test_the_default_seeds_are_those_of_a_first_run(tmp_path: Path) -> None:
         assert {cell.seed for cell in plan.cells} == expected
 
 
+def test_repeated_seeds_and_shots_count_once() -> None:
+    request = make_request(smoke(), "coop", seeds="1,2,1", shots=[4, "4"])
+    assert (request.seeds, request.shots) == ((1, 2), (4,))
+    suite = smoke(seeds=[1, 2, 1], shots=[4, "all", 4])
+    assert (suite.seeds, suite.shots) == ((1, 2), (4, ALL_SHOTS))
+    with pytest.raises(CompatbenchError, match=r"seeds.*: 1\.5 is not valid; give whole numbers"):
+        make_request(smoke(), "coop", seeds=1.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tasks", ["", " , ", []])
+def test_an_empty_selection_of_tasks_is_an_error(tasks: str | list[str]) -> None:
+    with pytest.raises(CompatbenchError, match="'' names no task"):
+        make_request("smoke", "coop", tasks=tasks)
+
+
 def test_upgrades_of_one_source_share_a_fit_and_targets_are_retrained_once() -> None:
     plain = smoke(upgrades=[[CLIP, EVA], [CLIP, EVA, ANEW]])
     assert paths(plain) == [(CLIP, EVA, ANEW)]
