@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from command_line import invoke_in
 from planning import cells_of
 
+from compatbench.engine.attach import Carried
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute import dispatcher, local
@@ -23,8 +25,9 @@ from compatbench.engine.execute.dispatcher import FALSE_STARTS, Dispatcher, Job
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.local import describe_exit
 from compatbench.engine.store import RunStore
-from compatbench.engine.worker import Order
+from compatbench.engine.worker import Order, Worker
 from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import cannot_write
 from compatbench.files.processes import is_stopped
 
 from .running import SlowRun, finish, wait_until, write_methods
@@ -56,6 +59,20 @@ def test_a_failure_fails_what_is_left_and_nothing_that_is_done(cell: Cell, tmp_p
     done = finish(store, cell)
     assert store.write_failure(cell, "WorkerDied: too late") == done
     assert store.read(cell.key) == done
+
+
+def test_a_full_disk_while_a_module_is_attached_ends_the_run(
+    cell: Cell, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise cannot_write(Path("entry"), OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr(Carried, "data", fail)
+    with pytest.raises(CompatbenchError, match="no room for entry"):
+        worker.run(cell)
+    record = worker.store.read(cell.key)
+    assert record is not None
+    assert record.errors == []
 
 
 def test_the_end_of_a_process_is_described() -> None:

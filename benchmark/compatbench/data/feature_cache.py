@@ -29,7 +29,7 @@ from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.images.source import Sample
 from compatbench.data.images.views import View
 from compatbench.data.task import Task
-from compatbench.errors import CompatbenchError
+from compatbench.errors import FolderError
 from compatbench.files.atomic import cannot_write
 from compatbench.files.locks import acquire_lock
 
@@ -250,7 +250,7 @@ class FeatureCache:
                 except FileNotFoundError as error:
                     raise cannot_write(path, error) from None
                 except OSError as error:
-                    raise CompatbenchError(
+                    raise FolderError(
                         f"cannot write the feature cache {path.parent}: {error.strerror}; "
                         "set COMPATBENCH_CACHE to a folder that can be written"
                     ) from None

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from compatbench.engine.cell import Cell, CellRecord, Outcome, Where, describe_cell
 from compatbench.engine.keys import zero_shot_key
-from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.errors import CompatbenchError, CompatbenchWarning, FolderError
 from compatbench.files.atomic import cannot_write, write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
@@ -78,7 +78,7 @@ class RunStore:
         """Raise CompatbenchError if the folder is not the one that was opened."""
         # Where a disk was unmounted, an empty folder takes its place, and would be written to.
         if self.inode is not None and _inode(self.folder) != self.inode:
-            raise CompatbenchError(
+            raise FolderError(
                 f"{self.folder} is gone, or was replaced, while a run used it; is its disk still "
                 "mounted?"
             )
@@ -248,7 +248,7 @@ class RunStore:
             yield False
             return
         except OSError as error:
-            raise CompatbenchError(f"cannot write {path}: {error.strerror or error}") from None
+            raise FolderError(f"cannot write {path}: {error.strerror or error}") from None
         try:
             yield True
         finally:

@@ -37,7 +37,12 @@ from compatbench.engine.keys import find_teacher
 from compatbench.engine.predict import predict_zero_shot
 from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import TaskImages, hide_labels
-from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
+from compatbench.errors import (
+    CompatbenchError,
+    CompatbenchWarning,
+    FolderError,
+    NotTransferable,
+)
 from compatbench.messages import first_line
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.mistakes import check_module, explain
@@ -241,6 +246,8 @@ class Worker:
         """
         try:
             _, module = self._read_or_fit(other)
+        except FolderError:
+            raise
         except Exception as error:
             raise CompatbenchError(
                 f"the module of '{other.task}' on '{other.source}' cannot be fitted: "
@@ -422,6 +429,8 @@ def _attempt(attach: Callable[[], Attached]) -> Attached | dict[str, Any]:
     """Return what is attached, or status and reason of the failure, as an ``Outcome`` has them."""
     try:
         return attach()
+    except FolderError:
+        raise
     except UndeclaredAccess:  # a mistake in the transfer's card, which all its cells share
         raise
     except Exception as error:
