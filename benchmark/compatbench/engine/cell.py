@@ -83,7 +83,7 @@ class Cell:
     held_out_of: int | None = None  # the shots of the draw that ``hold_out`` takes this one from
     transfer: str = COPIED  # by which the module reaches the backbones
     transfer_plugin: str | None = None  # the file a transfer outside the package was loaded from
-    transfer_identity: str | None = None  # of the transfer's code
+    transfer_identity: str | None = None  # of the code in that file
     broken: str = ""  # the reason why it cannot be measured: images are here, but broken
     # The fits of the suite's other tasks on every backbone, for a transfer that needs them.
     others: tuple[Cell, ...] = ()

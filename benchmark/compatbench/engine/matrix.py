@@ -66,7 +66,8 @@ class Matrix:
         transfer_code = {}
         for choice in self.choices:
             name = choice.transfer.partition("+")[0]
-            transfer_code[choice.transfer] = builtin_transfers().identify(name)
+            identity, plugin = builtin_transfers().identify(name)
+            transfer_code[choice.transfer] = (plugin, identity if plugin else None)
         cells = []
         for task, backbones in product(self.request.tasks, _upgrade_backbones(self.suite)):
             for draw, choice in product(draws, self.choices):
@@ -79,7 +80,7 @@ class Matrix:
                 if not learns and draw != draws[0]:
                     continue
                 shots, seed = draw if learns else (self.suite.shots[0], self.suite.seeds[0])
-                transfer_identity, transfer_plugin = transfer_code[choice.transfer]
+                transfer_plugin, transfer_identity = transfer_code[choice.transfer]
                 cell = Cell(
                     key="",
                     fit_key="",
