@@ -28,6 +28,10 @@ class MissingWeights(BackboneError):
     """A backbone whose weights are not on this machine."""
 
 
+class FolderError(CompatbenchError):
+    """A file or folder that cannot be written. It says nothing of a method that was at work."""
+
+
 class CompatbenchWarning(UserWarning):
     """Something was repaired or left out; the run continues."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -44,6 +46,7 @@ from compatbench.data.images.views import View
 from compatbench.data.task import Task
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.files import locks
 from compatbench.files.hashes import canonical_json, sha256_json
 from compatbench.files.sizes import format_bytes, parse_bytes
 from compatbench.files.tensors import KEY
@@ -201,12 +204,12 @@ def test_cache_deleted_during_a_run_is_reported_with_its_fix(
     cache = FeatureCache(tmp_path)
     message = "its folder was deleted meanwhile; run the command again"
 
-    def delete(*_: object) -> None:
+    def delete(*_: object, **__: object) -> None:
         shutil.rmtree(tmp_path / "features")
         raise FileNotFoundError(2, "No such file or directory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(feature_cache.FileLock, "acquire", delete)
+        patch.setattr(locks.FileLock, "acquire", delete)
         with pytest.raises(CompatbenchError, match=message):
             cache.features(backbone, task, task.samples)
     with monkeypatch.context() as patch:
@@ -214,6 +217,25 @@ def test_cache_deleted_during_a_run_is_reported_with_its_fix(
         with pytest.raises(CompatbenchError, match=message):
             cache.features(backbone, task, task.samples)
     cache.features(backbone, task, task.samples)
+
+
+def test_a_broken_image_is_an_error_again_and_keeps_no_tensors(tmp_path: Path) -> None:
+    backbone = FakeBackbone()
+    task = FakeTask()
+
+    def refuse(_: object) -> None:
+        raise BrokenImages("image 3 cannot be decoded")
+
+    backbone.refuse = refuse
+    cache = FeatureCache(tmp_path)
+    errors = []
+    for _ in range(3):
+        with pytest.raises(BrokenImages, match="image 3 cannot be decoded") as caught:
+            cache.features(backbone, task, task.samples)
+        errors.append(caught.value)
+    assert task.decoded == len(task.samples)
+    # An error that is raised again would keep the frames of every caller.
+    assert len({*map(id, errors)}) == 3
 
 
 def test_tokens_are_read_by_row_and_by_batch(tmp_path: Path) -> None:
@@ -302,6 +324,42 @@ def test_concurrent_readers_compute_features_once(tmp_path: Path) -> None:
     assert backbone.encoded == 300
     for other in others:
         assert torch.equal(first, other)
+
+
+def test_waiting_for_another_process_that_encodes_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.01)
+    task = FakeTask()
+    backbone = FakeBackbone()
+    FeatureCache(tmp_path).features(backbone, task, task.samples)
+    [entry] = list_entries(tmp_path)
+    entry.path.unlink()
+    lock = locks.acquire_lock(entry.path.with_suffix(".lock"), tmp_path)
+    waits: list[int] = []
+
+    def wait() -> None:
+        waits.append(1)
+        if len(waits) == 3:
+            lock.release()
+
+    cache = FeatureCache(tmp_path)
+    cache.on_wait = wait
+    cache.features(backbone, task, task.samples)
+    assert len(waits) == 3
+
+
+def test_without_locks_features_are_computed_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    task = FakeTask()
+    with pytest.warns(CompatbenchWarning, match="without locks"):
+        FeatureCache(tmp_path).features(FakeBackbone(), task, task.samples)
+    assert len(list_entries(tmp_path)) == 1
 
 
 def test_cache_limit_evicts_the_least_recently_used(tmp_path: Path) -> None:

@@ -335,6 +335,11 @@ def test_broken_images_can_be_left_out_and_are_listed(work: Path) -> None:
     lines = (work / "pets-broken.txt").read_text().splitlines()
     assert len(lines) == 3
     assert "cat/0.png cannot be decoded" in lines[0]
+    # The list of other cards does not stay.
+    shutil.rmtree(pets)
+    save_photos(pets, cat=6, horse=6)
+    cb.new_task("pets", replace=True)
+    assert not (work / "pets-broken.txt").exists()
 
 
 def test_huge_image_is_called_too_large(work: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import signal
@@ -16,15 +17,17 @@ import pytest
 from command_line import invoke_in
 from planning import cells_of
 
+from compatbench.engine.attach import Carried
 from compatbench.engine.cell import Cell
 from compatbench.engine.compute import Compute
-from compatbench.engine.execute import dispatcher
+from compatbench.engine.execute import dispatcher, local
 from compatbench.engine.execute.dispatcher import FALSE_STARTS, Dispatcher, Job
 from compatbench.engine.execute.events import Event
 from compatbench.engine.execute.local import describe_exit
 from compatbench.engine.store import RunStore
-from compatbench.engine.worker import Order
+from compatbench.engine.worker import Order, Worker
 from compatbench.errors import CompatbenchError
+from compatbench.files.atomic import cannot_write
 from compatbench.files.processes import is_stopped
 
 from .running import SlowRun, finish, wait_until, write_methods
@@ -58,10 +61,36 @@ def test_a_failure_fails_what_is_left_and_nothing_that_is_done(cell: Cell, tmp_p
     assert store.read(cell.key) == done
 
 
+def test_a_full_disk_while_a_module_is_attached_ends_the_run(
+    cell: Cell, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise cannot_write(Path("entry"), OSError(errno.ENOSPC, "No space left on device"))
+
+    monkeypatch.setattr(Carried, "data", fail)
+    with pytest.raises(CompatbenchError, match="no room for entry"):
+        worker.run(cell)
+    record = worker.store.read(cell.key)
+    assert record is not None
+    assert record.errors == []
+
+
 def test_the_end_of_a_process_is_described() -> None:
     assert "killed by signal 11 (SIGSEGV)" in describe_exit(-11)
     assert describe_exit(-9).endswith("(SIGKILL), as the system does when memory runs out")
     assert describe_exit(3) == "WorkerDied: worker process ended with exit code 3"
+
+
+def test_the_start_of_a_worker_does_not_wait_for_it(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent little: the cells of a large run would not fit into its pipe."""
+    sent: list[Any] = []
+    connection = SimpleNamespace(send=sent.append)
+    monkeypatch.setattr(local, "start_process", lambda *_, **__: (None, connection))
+    local.Processes(Job([cell], tmp_path, tmp_path, Compute(device="cpu"))).start()
+    [(kind, (job, device))] = sent
+    assert (kind, job.store, len(job.cells), device) == ("job", tmp_path, 0, "cpu")
 
 
 class Script:
@@ -164,14 +193,16 @@ def test_a_cell_that_takes_too_long_is_ended_with_its_worker(
     assert (crew.killed, crew.started) == (1, 2)
 
 
-def test_loading_and_encoding_do_not_count_for_the_timeout(
+def test_loading_encoding_and_waiting_do_not_count_for_the_timeout(
     cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of three parts takes most of the time; only what follows the last of them counts."""
+    """Each part takes most of the time; only what follows the last of them counts."""
     now = [100.0]
     monkeypatch.setattr(dispatcher, "LOADING_SECONDS", 1.0)
     monkeypatch.setattr(dispatcher, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    parts = [("loaded", None), ("encoding", (1, 2)), ("encoding", (2, 2)), ("ended", ""), READY]
+    waits = [("waits", None)] * 4
+    loads = [("started", None), ("started", None), ("loaded", None)]
+    parts = [*waits, *loads, ("encoding", (1, 2)), ("waits", None), ("ended", ""), READY]
 
     class Slow(Script):
         def listen(self, seconds: float, on_message: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from made_results import make_row
-from planning import cells_of, matrix_of
+from planning import add_methods, cells_of, matrix_of
 from pydantic import ValidationError
 
 from compatbench.backbone import load_backbone
@@ -23,12 +23,12 @@ from compatbench.engine.missing import Missing
 from compatbench.engine.plan import make_plan
 from compatbench.engine.request import make_request
 from compatbench.engine.store import RunStore
-from compatbench.engine.worker import Worker
+from compatbench.engine.worker import Worker, build_method
 from compatbench.errors import CompatbenchError
 from compatbench.method.registry import builtin_methods
 from compatbench.results.rows import Row, to_frame, write_csv
 
-from .running import finish
+from .running import finish, write_methods
 
 REGISTRY = builtin_methods()
 CLIP = "mini-clip"
@@ -99,6 +99,21 @@ def test_the_default_seeds_are_those_of_a_first_run(tmp_path: Path) -> None:
     for seeds, expected in ((None, {2}), ([1, 3], {1, 3})):
         plan = make_plan(make_request(suite, "coop", seeds=seeds, out=tmp_path))
         assert {cell.seed for cell in plan.cells} == expected
+
+
+def test_repeated_seeds_and_shots_count_once() -> None:
+    request = make_request(smoke(), "coop", seeds="1,2,1", shots=[4, "4"])
+    assert (request.seeds, request.shots) == ((1, 2), (4,))
+    suite = smoke(seeds=[1, 2, 1], shots=[4, "all", 4])
+    assert (suite.seeds, suite.shots) == ((1, 2), (4, ALL_SHOTS))
+    with pytest.raises(CompatbenchError, match=r"seeds.*: 1\.5 is not valid; give whole numbers"):
+        make_request(smoke(), "coop", seeds=1.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tasks", ["", " , ", []])
+def test_an_empty_selection_of_tasks_is_an_error(tasks: str | list[str]) -> None:
+    with pytest.raises(CompatbenchError, match="'' names no task"):
+        make_request("smoke", "coop", tasks=tasks)
 
 
 def test_upgrades_of_one_source_share_a_fit_and_targets_are_retrained_once() -> None:
@@ -296,6 +311,21 @@ def test_a_cell_is_done_if_nothing_is_missing_and_failed_cells_are_retried(
     assert RunStore(tmp_path).left(cell, record) == [last.where]
     store.predictions_path(cell.key).unlink()
     assert RunStore(tmp_path).left(cell, record) == list(cell.places)
+
+
+def test_a_method_file_that_was_changed_after_the_plan_is_not_run(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    write_methods(file, mine="pass")
+    add_methods(file)
+    cell = one_cell(smoke(), "mine")
+    builtin_methods.cache_clear()  # as in a worker that has not loaded it yet
+    assert build_method(cell).card.name == "mine"
+    write_methods(file, other="pass")
+    assert build_method(cell).card.name == "mine"  # it has the code of the plan in memory
+    builtin_methods.cache_clear()
+    with pytest.raises(CompatbenchError, match=r"mine.py was changed after the run had begun; run"):
+        build_method(cell)
+    builtin_methods.cache_clear()
 
 
 def test_all_shots_is_a_word_in_files_and_the_largest_number_in_between() -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from command_line import output_in
-from filelock import FileLock
+from planning import cells_of
 
+from compatbench.data.draws import load_test_set
 from compatbench.engine.cell import CellRecord, Outcome
 from compatbench.engine.store import RunStore, read_predictions, write_predictions
+from compatbench.engine.worker import Worker
 from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.files import locks
 from compatbench.method import Module
-from compatbench.method.predictions import predict
+from compatbench.method.predictions import Predictions, predict
+from compatbench.results.collect import rows_of
 
-from .running import SMOKE
+from .running import SMOKE, finish
 
 KEY = "5" * 64
 MODULE = Module(trained={"context": torch.tensor([[1.5, -2.0]])})
@@ -97,6 +102,27 @@ def test_predictions_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert path.read_bytes() == first
 
 
+def test_rows_ignore_predictions_for_an_earlier_test_set(tmp_path: Path) -> None:
+    [cell] = cells_of("smoke", ["zeroshot"])
+    store = RunStore(tmp_path)
+    [test_set] = cell.test_sets
+    labels = torch.tensor([sample.label for sample in load_test_set(test_set).split("test")])
+
+    def predict_all(classes: torch.Tensor) -> Predictions:
+        return Predictions(classes.int(), torch.ones(len(classes)))
+
+    record = finish(store, cell)
+    # As many images as now, and before them in the file.
+    predictions = {(cell.source, test_set, ""): predict_all(labels + 1)}
+    for where in cell.places:
+        predictions[where] = predict_all(labels)
+        store.write_zero_shot(where, cell.training.precision, predict_all(labels))
+    store.write_predictions(cell.key, predictions)
+    source, target = rows_of(cell, record, store)
+    assert source.correct == target.correct == len(labels)
+    assert target.positive_flips == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("state", ["gone", "zeros"])
 def test_after_a_crash_of_the_machine_nothing_is_fitted_again(
@@ -125,24 +151,61 @@ def test_after_a_crash_of_the_machine_nothing_is_fitted_again(
             assert (folder / path.relative_to(smoke)).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
+def test_after_a_crash_torn_predictions_are_made_again_on_every_backbone(worker: Worker) -> None:
+    """The record of the first backbone was on the disk already, its predictions were not."""
+    [cell] = cells_of("smoke", ["simpleshot"])
+    store = worker.store
+    record = worker.run(cell)
+    store.write(record.model_copy(update={"records": record.records[:1]}))
+    path = store.predictions_path(cell.key)
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.warns(CompatbenchWarning, match="damaged"):
+        record = worker.run(cell)
+    assert len(rows_of(cell, record, store)) == len(cell.places)
+
+
 def test_only_one_run_gets_a_claim(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     with store.claim(KEY) as held, store.claim(KEY) as again, store.claim("6" * 64) as other:
         assert (held, again, other) == (True, False, True)
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_without_locks_a_run_warns_and_continues(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(FileLock, "acquire", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    store = RunStore(tmp_path)
     with (
-        pytest.warns(CompatbenchWarning, match="without locks"),
-        RunStore(tmp_path).claim(KEY) as held,
+        pytest.warns(CompatbenchWarning, match=f"{tmp_path} lies on .* without locks"),
+        store.claim(KEY) as claimed,
+        store.claim(KEY) as again,
+        store.lock_fit(KEY, pytest.fail),
+        store.lock_fit(KEY, pytest.fail),
     ):
-        assert held
+        assert (claimed, again) == (True, True)
+
+
+def test_waiting_for_a_lock_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.01)
+    store = RunStore(tmp_path)
+    waits: list[int] = []
+
+    def wait() -> None:
+        waits.append(1)
+        if len(waits) == 3:
+            first.close()
+
+    with ExitStack() as first:
+        first.enter_context(store.lock_fit(KEY, pytest.fail))
+        with store.lock_fit(KEY, wait):
+            assert len(waits) == 3
+    # Files of locks do not pile up.
+    assert not list((tmp_path / "locks").iterdir())
 
 
 def test_a_folder_that_vanished_is_not_created_again(tmp_path: Path) -> None:

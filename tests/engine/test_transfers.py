@@ -253,6 +253,9 @@ def test_a_transfer_that_takes_more_than_its_card_declares_cannot_be_run(
     with pytest.raises(CompatbenchError, match="'greedy' takes modules that act at feature; those"):
         cells_of(SUITE, ["coop"], transfers=["greedy"])
     path.write_text(GREEDY.replace("too", "as well"))
+    del fresh.classes["greedy"]  # as in a worker that has not loaded it yet
+    with pytest.raises(CompatbenchError, match=r"greedy.py was changed after the run had begun"):
+        worker.run(cell)
     fresh.add_file(path)
     [other] = cells_of(SUITE, ["clip_adapter"], transfers=["greedy"])
     assert other.fit_key == cell.fit_key
@@ -284,6 +287,18 @@ def test_the_old_model_answers_for_images_and_a_method_is_trained_anew(worker: W
     suite = SUITE.model_copy(update={"upgrades": ((target, source),), "shots": (16,)})
     [cell] = cells_of(suite, ["simpleshot"])
     assert rows("retrained+16")[target] == rows("", cell)[target]
+
+
+@pytest.mark.slow
+def test_a_lost_module_is_fitted_again_and_its_predictions_stay(worker: Worker) -> None:
+    copied = cell_of("simpleshot")
+    record = worker.run(copied)
+    worker.store.module_path(copied.key).unlink()
+    assert worker.run(cell_of("simpleshot", "words")).state == "ok"
+    kept = worker.store.read(copied.key)
+    assert kept is not None
+    assert kept.records == record.records
+    assert worker.store.is_done(copied, kept)
 
 
 @pytest.fixture(scope="module")

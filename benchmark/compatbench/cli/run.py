@@ -252,8 +252,9 @@ def plan(
 ) -> None:
     """Show what 'run' would do: cells to do and done, what is missing, and how long it takes.
 
-    Nothing is fetched and nothing is written. Times follow from the finished cells of each method,
-    here or in 'results/'; without any, the time of a method is not known.
+    Nothing is fetched and nothing is written, but damaged records are set aside. Times follow from
+    the finished cells of each method, here or in 'results/'; without any, the time of a method is
+    not known.
     """
     settings = read_settings(config)
     with console.status("reading the suite and the methods"):

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from compatbench.data.cache_files import FEATURES as FOLDER
@@ -30,8 +29,9 @@ from compatbench.data.images.dataset_files import BrokenImages
 from compatbench.data.images.source import Sample
 from compatbench.data.images.views import View
 from compatbench.data.task import Task
-from compatbench.errors import CompatbenchError
+from compatbench.errors import FolderError
 from compatbench.files.atomic import cannot_write
+from compatbench.files.locks import acquire_lock
 
 WHOLE = 0.5  # for a draw of at least this share of a split, the whole split is encoded
 FREE_SHARE = 0.5  # share of the disk's room for this cache that all entries may take together
@@ -64,8 +64,10 @@ class FeatureCache:
         self.limit = limit
         self.decoders = decoders
         self.on_encoded = on_encoded
+        # Called every second while another process encodes the same images.
+        self.on_wait: Callable[[], object] = lambda: None
         self._memory: dict[str, Tensor] = {}
-        self._broken: dict[str, BrokenImages] = {}  # entries that cannot be computed
+        self._broken: dict[str, str] = {}  # the errors of entries that cannot be computed
 
     def features(
         self,
@@ -210,7 +212,7 @@ class FeatureCache:
         for images in requested:
             if images.key in self._broken:
                 # Without this, images would be encoded again for each method.
-                raise self._broken[images.key]
+                raise BrokenImages(self._broken[images.key])
         entries: dict[str, Tensor] = {}
         missing: dict[str, Images] = {}  # several of the requested entries may be the same
         for images in requested:
@@ -244,14 +246,15 @@ class FeatureCache:
             for path in sorted(map(self._path, requested)):
                 try:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    locks.enter_context(FileLock(path.with_suffix(".lock")).acquire())
+                    lock = acquire_lock(path.with_suffix(".lock"), self.folder, self.on_wait)
                 except FileNotFoundError as error:
                     raise cannot_write(path, error) from None
                 except OSError as error:
-                    raise CompatbenchError(
+                    raise FolderError(
                         f"cannot write the feature cache {path.parent}: {error.strerror}; "
                         "set COMPATBENCH_CACHE to a folder that can be written"
                     ) from None
+                locks.callback(lock.release)
             missing = []
             for images in requested:
                 entry = read_entry(self._path(images))
@@ -267,8 +270,8 @@ class FeatureCache:
             except BrokenImages as error:
                 unfinished.remove()
                 for images in missing:
-                    # Without its traceback, which would keep the tensors of its frames.
-                    self._broken[images.key] = error.with_traceback(None)
+                    # Not the error itself: its traceback would keep the tensors of its frames.
+                    self._broken[images.key] = str(error)
                 raise
             for images, entry in zip(missing, entries, strict=True):
                 path = self._path(images)

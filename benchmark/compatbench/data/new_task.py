@@ -214,6 +214,8 @@ def new_task(
         problem += broken_list.name
         listing.problems.append(problem)
     _write(texts)
+    if replace and not broken:
+        list_of_broken(paths["task"]).unlink(missing_ok=True)  # that of the cards before
     # The new cards are found by name, in this process and its workers.
     add_own_place(card_folder)
     data_root = ""

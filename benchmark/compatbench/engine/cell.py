@@ -79,9 +79,11 @@ class Cell:
     places: tuple[Where, ...]  # every backbone with every test set, and the hash of both
     training: TrainingCard
     plugin: str | None = None  # the file a method outside the package was loaded from
+    identity: str | None = None  # of the method's code, as keys contain it
     held_out_of: int | None = None  # the shots of the draw that ``hold_out`` takes this one from
     transfer: str = COPIED  # by which the module reaches the backbones
     transfer_plugin: str | None = None  # the file a transfer outside the package was loaded from
+    transfer_identity: str | None = None  # of the code in that file
     broken: str = ""  # the reason why it cannot be measured: images are here, but broken
     # The fits of the suite's other tasks on every backbone, for a transfer that needs them.
     others: tuple[Cell, ...] = ()
@@ -89,7 +91,14 @@ class Cell:
     @property
     def copied(self) -> Cell:
         """The cell of the same fit whose module is attached untouched."""
-        return replace(self, key=self.fit_key, transfer=COPIED, transfer_plugin=None, others=())
+        return replace(
+            self,
+            key=self.fit_key,
+            transfer=COPIED,
+            transfer_plugin=None,
+            transfer_identity=None,
+            others=(),
+        )
 
     @property
     def label(self) -> str:

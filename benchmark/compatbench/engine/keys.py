@@ -267,7 +267,10 @@ def identify(
     config: Mapping[str, Any] | None = None,
     hashes: InputHashes | None = None,
 ) -> str:
-    """Return the identity of a method's code, with everything else that its card says it needs."""
+    """Return the identity of a method's code, with everything else that its card says it needs.
+
+    For the need ``words``, a list that comes with the project, the method's version stands.
+    """
     hashes = hashes or InputHashes()
     parts = [code]
     if "descriptions" in card.needs:

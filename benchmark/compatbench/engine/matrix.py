@@ -63,10 +63,11 @@ class Matrix:
         """Every cell, still without its key. Cells of one task and source follow each other."""
         draws = list(product(self.request.shots, self.request.seeds))
         sources = {upgrade[0] for upgrade in self.suite.upgrades}
-        transfer_plugins = {}
+        transfer_code = {}
         for choice in self.choices:
             name = choice.transfer.partition("+")[0]
-            transfer_plugins[choice.transfer] = builtin_transfers().identify(name)[1]
+            identity, plugin = builtin_transfers().identify(name)
+            transfer_code[choice.transfer] = (plugin, identity if plugin else None)
         cells = []
         for task, backbones in product(self.request.tasks, _upgrade_backbones(self.suite)):
             for draw, choice in product(draws, self.choices):
@@ -79,6 +80,7 @@ class Matrix:
                 if not learns and draw != draws[0]:
                     continue
                 shots, seed = draw if learns else (self.suite.shots[0], self.suite.seeds[0])
+                transfer_plugin, transfer_identity = transfer_code[choice.transfer]
                 cell = Cell(
                     key="",
                     fit_key="",
@@ -93,9 +95,11 @@ class Matrix:
                     places=(),
                     training=choice.settings[task].training,
                     plugin=choice.plugin,
+                    identity=choice.identity,
                     held_out_of=self.request.held_out_of,
                     transfer=choice.transfer,
-                    transfer_plugin=transfer_plugins[choice.transfer],
+                    transfer_plugin=transfer_plugin,
+                    transfer_identity=transfer_identity,
                 )
                 cells.append(cell)
         return tuple(cells)

@@ -332,9 +332,9 @@ def plan(
 ) -> Plan:
     """Show what ``run`` would do: cells to do and done, what is missing, and how long it takes.
 
-    Nothing is fetched, and nothing is written but the source of a class. Times follow from the
-    finished cells of each method, here or in ``results/``; without any, the time of a method is
-    not known.
+    Nothing is fetched, and nothing is written but the source of a class; damaged records are set
+    aside. Times follow from the finished cells of each method, here or in ``results/``; without
+    any, the time of a method is not known.
 
     Args:
         suite, methods, tasks, seeds, shots, transfers, out: as for ``run``.

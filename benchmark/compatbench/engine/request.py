@@ -179,7 +179,10 @@ def _select_test_sets(suite: SuiteCard, selection: Names) -> dict[str, tuple[str
     # Tasks of the protocol base-to-new are halves, which are selected by the whole task's name.
     task_of_whole = {whole_name(task): task for task in variants}
     parts = []
-    for part in task_cards.resolve_all(selection):
+    selected = task_cards.resolve_all(selection)
+    if not any(selected):
+        raise _option_error("tasks", "'' names no task; 'all' is every task of the suite")
+    for part in selected:
         given = part.removeprefix("!")
         excluding = "!" if given != part else ""
         name = task_of_whole.get(given, given)
@@ -285,8 +288,10 @@ def _select_transfers(suite: SuiteCard, selection: Names | None) -> tuple[str, .
     """Return the selected transfers; without a selection those of the suite."""
     from compatbench.method.registry import builtin_transfers
 
-    listed = [] if selection is None else _split(selection)
-    return tuple(builtin_transfers().choose(listed or suite.transfers))
+    listed = suite.transfers if selection is None else _split(selection)
+    if not listed:
+        raise _option_error("transfers", "'' names no transfer; leave it out for the suite's")
+    return tuple(builtin_transfers().choose(listed))
 
 
 def _split(selection: Names) -> list[str]:

@@ -10,22 +10,22 @@ records are written whole, and equal keys give equal records.
 
 from __future__ import annotations
 
-import errno
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import Tensor
 
 from compatbench.engine.cell import Cell, CellRecord, Outcome, Where, describe_cell
 from compatbench.engine.keys import zero_shot_key
-from compatbench.errors import CompatbenchError, CompatbenchWarning
+from compatbench.errors import CompatbenchError, CompatbenchWarning, FolderError
 from compatbench.files.atomic import cannot_write, write_atomic
 from compatbench.files.hashes import sha256_bytes
 from compatbench.files.kinds import kind_of, require
+from compatbench.files.locks import acquire_lock
 from compatbench.files.tensors import load_tensors, save_tensors
 from compatbench.messages import first_line
 from compatbench.method import Module, load_module
@@ -35,8 +35,6 @@ ContentT = TypeVar("ContentT")
 
 PREDICTIONS_SCHEMA = "compatbench-predictions-1"
 DAMAGED = "damaged"  # the folder of files that were set aside
-# The errors of a file system without locks.
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 class RunStore:
@@ -80,7 +78,7 @@ class RunStore:
         """Raise CompatbenchError if the folder is not the one that was opened."""
         # Where a disk was unmounted, an empty folder takes its place, and would be written to.
         if self.inode is not None and _inode(self.folder) != self.inode:
-            raise CompatbenchError(
+            raise FolderError(
                 f"{self.folder} is gone, or was replaced, while a run used it; is its disk still "
                 "mounted?"
             )
@@ -205,7 +203,7 @@ class RunStore:
         return left
 
     def is_done(self, cell: Cell, record: CellRecord | None) -> bool:
-        """Return True if a cell has its module, and predictions or a reason at every place."""
+        """Return True if a cell has predictions, or a reason for none, at every place."""
         return record is not None and record.status == "ok" and not self.left(cell, record)
 
     def read_state(self, cell: Cell) -> tuple[bool, bool, float]:
@@ -222,31 +220,35 @@ class RunStore:
 
     def claim(self, key: str) -> AbstractContextManager[bool]:
         """Claim the right to run a cell; its record has to be read again under the claim."""
-        return self.locked(self.claim_path(key), wait=False)
-
-    def lock_fit(self, key: str) -> AbstractContextManager[bool]:
-        """Claim the right to make a fit, which cells of other transfers share."""
-        return self.locked(self.folder / "locks" / f"{key}.lock")
+        return self.locked(self.claim_path(key))
 
     @contextmanager
-    def locked(self, path: Path, *, wait: bool = True) -> Iterator[bool]:
-        """Hold a lock file; yield False if another process holds it and ``wait`` is False."""
-        lock = FileLock(self._make_room(path))
+    def lock_fit(self, key: str, on_wait: Callable[[], object]) -> Iterator[None]:
+        """Hold the right to make a fit, which cells of other transfers share.
+
+        ``on_wait`` is as for ``acquire_lock``.
+        """
+        path = self.folder / "locks" / f"{key}.lock"
+        with self.locked(path, on_wait):
+            yield
+            # Whoever still gets the lock of the removed file finds the fit.
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self, path: Path, on_wait: Callable[[], object] | None = None) -> Iterator[bool]:
+        """Hold a lock file. Yield False if another process holds it and ``on_wait`` is None.
+
+        ``on_wait`` is as for ``acquire_lock``.
+        """
+        self._make_room(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=-1 if wait else 0)
+            lock = acquire_lock(path, self.folder, on_wait)
         except Timeout:
             yield False
             return
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise CompatbenchError(f"cannot write {path}: {error.strerror or error}") from None
-            warnings.warn(
-                f"{path} lies on a file system without locks: of two runs at once, both may run "
-                "a cell",
-                CompatbenchWarning,
-                stacklevel=3,
-            )
+            raise FolderError(f"cannot write {path}: {error.strerror or error}") from None
         try:
             yield True
         finally:

@@ -37,7 +37,12 @@ from compatbench.engine.keys import find_teacher
 from compatbench.engine.predict import predict_zero_shot
 from compatbench.engine.store import RunStore
 from compatbench.engine.task_images import TaskImages, hide_labels
-from compatbench.errors import CompatbenchError, CompatbenchWarning, NotTransferable
+from compatbench.errors import (
+    CompatbenchError,
+    CompatbenchWarning,
+    FolderError,
+    NotTransferable,
+)
 from compatbench.messages import first_line
 from compatbench.method import FewShotData, Method, Module
 from compatbench.method.mistakes import check_module, explain
@@ -66,9 +71,10 @@ class Order(NamedTuple):
 
 # Receives the kind of a message and its value. The kinds are ``ready`` (for an order), ``held``
 # (another run has claimed the cell), ``started``, ``loaded`` (weights are in memory), ``encoding``
-# (images done, and in all), ``measured`` (one more place), ``ended`` (the error, empty if there is
-# none), ``died`` (the error), ``warning`` (its text) and ``broken`` (what is wrong with the user's
-# input or folders; it ends the run).
+# (images done, and in all), ``waits`` (another process encodes these images, or makes this fit),
+# ``measured`` (one more place), ``ended`` (the error, empty if there is none), ``died`` (the
+# error), ``warning`` (its text) and ``broken`` (what is wrong with the user's input or folders; it
+# ends the run).
 Tell = Callable[[str, Any], object]
 
 
@@ -96,6 +102,8 @@ def _run_claimed(worker: Worker, order: Order, tell: Tell) -> str:
     elif record is None or not (store.is_done(cell, record) or failed_elsewhere):
         tell("started", None)
         worker.on_loaded = lambda: tell("loaded", None)
+        worker.on_wait = lambda: tell("waits", None)
+        worker.cache.on_wait = worker.on_wait
         worker.cache.on_encoded = lambda *images: tell("encoding", images)
         record = worker.run(cell, lambda _: tell("measured", None))
     if record.errors:
@@ -136,6 +144,7 @@ class Worker:
         self.cache = features
         self.threads = threads
         self.on_loaded: Callable[[], object] = lambda: None  # called when weights are at hand
+        self.on_wait: Callable[[], object] = lambda: None  # called while another makes the fit
         self._memory = PeakMemory(device)
         self._keep = lru_cache(maxsize=BACKBONES_IN_MEMORY)(partial(load_backbone, device=device))
         self._words = WordFeatures(features.folder.parent)
@@ -165,8 +174,9 @@ class Worker:
         record, module = self._read_or_fit(cell)
         if cell.key != cell.fit_key:
             record = self._start_transfer(cell, record)
+        # Reading sets a damaged file aside; only then are its places left.
+        predictions = self.store.read_predictions(cell.key)
         left = self.store.left(cell, record)
-        predictions = self.store.read_predictions(cell.key) if left else {}
         for name in dict.fromkeys(backbone for backbone, _, _ in left):
             places = [where for where in left if where[0] == name]
             backbone = self._load(name, cell.training.precision)
@@ -188,13 +198,17 @@ class Worker:
         fitted = self._read_fit(cell)
         if fitted is not None:
             return fitted
-        with self.store.lock_fit(cell.fit_key):
+        with self.store.lock_fit(cell.fit_key, self.on_wait):
             # Another worker may have finished it while this one waited for the lock.
             fitted = self._read_fit(cell)
             if fitted is not None:
                 return fitted
             record, module = self.fit(cell)
             record = self._with_peak(record)
+            earlier = self.store.read(cell.fit_key)
+            if earlier is not None and earlier.module == record.module:
+                # Only the module's file was lost: what it predicted still holds.
+                record = record.model_copy(update={"records": earlier.records})
             self.store.write_module(module, record)
             self.store.write(record)
             return record, module
@@ -232,6 +246,8 @@ class Worker:
         """
         try:
             _, module = self._read_or_fit(other)
+        except FolderError:
+            raise
         except Exception as error:
             raise CompatbenchError(
                 f"the module of '{other.task}' on '{other.source}' cannot be fitted: "
@@ -313,7 +329,7 @@ class Worker:
         source = self._load(cell.source, cell.training.precision)
         # On its own source a module is attached as it is, whatever the transfer.
         label = COPIED if backbone.name == cell.source else cell.transfer
-        transfer = find_transfer(label, cell.transfer_plugin)
+        transfer = find_transfer(label, cell.transfer_plugin, cell.transfer_identity)
         labels = images.task.labels_for(method.card.needs)
 
         def attach() -> Attached:
@@ -394,9 +410,18 @@ def make_worker(store: Path, cache: Path, compute: Compute, inode: int | None = 
     return Worker(RunStore(store, inode), features, device, compute.threads)
 
 
+def find_method(cell: Cell) -> type[Method]:
+    """Return the class of a cell's method, from its plug-in file if it has one.
+
+    Raises:
+        CompatbenchError: the file cannot be loaded, or was changed since the cell was planned.
+    """
+    return builtin_methods().get(cell.method, cell.plugin, cell.identity)
+
+
 def build_method(cell: Cell) -> Method:
-    """Return the method of a cell with its settings, from its plug-in file if it has one."""
-    cls = builtin_methods().get(cell.method, cell.plugin)
+    """Return the method of a cell with its settings."""
+    cls = find_method(cell)
     return cls(cls.Config.model_validate(cell.config))
 
 
@@ -404,6 +429,8 @@ def _attempt(attach: Callable[[], Attached]) -> Attached | dict[str, Any]:
     """Return what is attached, or status and reason of the failure, as an ``Outcome`` has them."""
     try:
         return attach()
+    except FolderError:
+        raise
     except UndeclaredAccess:  # a mistake in the transfer's card, which all its cells share
         raise
     except Exception as error:

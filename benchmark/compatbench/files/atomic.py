@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from compatbench.errors import CompatbenchError
+from compatbench.errors import FolderError
 from compatbench.files.kinds import kind_of
 
 try:
@@ -61,19 +61,19 @@ def open_atomic(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
                 os.close(folder)
     except OSError as error:
         if isinstance(error, FileExistsError):
-            raise CompatbenchError(f"cannot write {path}: {path.parent} is not a folder") from None
+            raise FolderError(f"cannot write {path}: {path.parent} is not a folder") from None
         raise cannot_write(path, error) from None
 
 
-def cannot_write(path: Path, error: OSError) -> CompatbenchError:
+def cannot_write(path: Path, error: OSError) -> FolderError:
     """Return the error of a file or folder that cannot be written; a full disk has its own fix."""
     if error.errno == errno.ENOSPC:
-        return CompatbenchError(f"no room for {path}; make some, and run the command again")
+        return FolderError(f"no room for {path}; make some, and run the command again")
     if error.errno == errno.ENOENT:
-        return CompatbenchError(
+        return FolderError(
             f"cannot write {path}: its folder was deleted meanwhile; run the command again"
         )
-    return CompatbenchError(f"cannot write {path}: {error.strerror or error}")
+    return FolderError(f"cannot write {path}: {error.strerror or error}")
 
 
 def holds(path: Path, content: bytes) -> bool:

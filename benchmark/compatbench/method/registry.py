@@ -51,14 +51,22 @@ class Registry(Generic[T]):
         """Return all names in order."""
         return sorted(self.classes)
 
-    def get(self, name: str, file: str | None = None) -> type[T]:
+    def get(self, name: str, file: str | None = None, identity: str | None = None) -> type[T]:
         """Return the class of this name; load ``file`` first if the name is not known yet.
 
+        Args:
+            identity: the identity of the code that a run was planned with. A file that is loaded
+                now must still have it, or results would have the key of other code.
+
         Raises:
-            CompatbenchError: there is no such class, or its file cannot be loaded.
+            CompatbenchError: there is no such class, or its file cannot be loaded or was changed.
         """
         if file is not None and name not in self.classes:
             self.add_file(Path(file))
+            if identity is not None and self.identify(name)[0] != identity:
+                raise CompatbenchError(
+                    f"{file} was changed after the run had begun; run the same command again"
+                )
         if name in self.broken:
             raise CompatbenchError(self.broken[name])
         if name not in self.classes:
@@ -360,9 +368,12 @@ def find_format(name: str) -> Format:
     return registry.get(names[0])()
 
 
-def find_transfer(label: str, plugin: str | None = None) -> Transfer:
-    """Return the transfer of a label with its settings; load the file ``plugin`` if necessary."""
-    builtin_transfers().get(label.partition("+")[0], plugin)
+def find_transfer(label: str, plugin: str | None = None, identity: str | None = None) -> Transfer:
+    """Return the transfer of a label with its settings; load the file ``plugin`` if necessary.
+
+    ``identity`` is as for ``Registry.get``.
+    """
+    builtin_transfers().get(label.partition("+")[0], plugin, identity)
     return builtin_transfers().build(label)
 
 

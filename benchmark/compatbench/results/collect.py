@@ -57,7 +57,7 @@ def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
                 continue
             on_source = None
             if backbone != cell.source:
-                on_source = _find_on_source(predictions, cell.source, test_set)
+                on_source = _find_on_source(cell, predictions, test_set)
             labels = [sample.label for sample in load_test_set(test_set).split("test")]
             result = {"status": "ok", "prompt_diversity": outcome.prompt_diversity}
             result |= score(Answers(predictions[where], on_source, zero_shot, labels))
@@ -66,12 +66,13 @@ def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
 
 
 def _find_on_source(
-    predictions: Mapping[Where, Predictions], source: str, test_set: str
+    cell: Cell, predictions: Mapping[Where, Predictions], test_set: str
 ) -> Predictions | None:
     """Return the module's predictions for the same images on its source; None if lost."""
-    for (backbone, name, _), predicted in predictions.items():
-        if (backbone, name) == (source, test_set):
-            return predicted
+    for where in cell.places:  # the file may also have places of an earlier test set
+        backbone, name, _ = where
+        if (backbone, name) == (cell.source, test_set):
+            return predictions.get(where)
     return None
 
 

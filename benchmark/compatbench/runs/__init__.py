@@ -245,7 +245,7 @@ def _check_folders(request: Request, files: ResultFiles) -> None:
 def _publish(plan: Plan, files: ResultFiles) -> None:
     """Write the results of a plan's cells, and the pages that show them."""
     out = plan.request.out
-    with plan.store.locked(plan.store.folder / "results.lock"):
+    with plan.store.locked(plan.store.folder / "results.lock", on_wait=lambda: None):
         remove_remains(out)
         collect_results(plan, files)
         if plan.suite.publish:

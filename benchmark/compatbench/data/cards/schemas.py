@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -39,6 +40,7 @@ COPIED = "copied"
 MOST_VIEWS = 10_000  # of an image
 Views = Annotated[int, Field(ge=1, le=MOST_VIEWS)]
 AT_LEAST_ONE = Field(min_length=1)
+EACH_ONCE = AfterValidator(lambda values: tuple(dict.fromkeys(values)))
 UpgradePath = tuple[BackboneName, ...]  # a source, followed by its targets
 Template = Annotated[str, written_as(r"[^{}]*\{\}[^{}]*", "a prompt with {} for the class, once")]
 Split = Literal["train", "val", "test"]
@@ -233,7 +235,8 @@ class TuningCard(CardModel):
     rates: Annotated[tuple[PositiveFloat, ...], AT_LEAST_ONE] = (1, 3, 10, 30)  # × the published
     lengths: Annotated[tuple[PositiveFloat, ...], AT_LEAST_ONE] = (1,)  # × the published epochs
     trainings: tuple[dict[str, Any], ...] = ()  # each has the changes to the suite's 'training'
-    seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE] = (101, 102)  # each gives one draw
+    # Each gives one draw.
+    seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE, EACH_ONCE] = (101, 102)
 
 
 class SuiteCard(CardModel):
@@ -266,8 +269,8 @@ class SuiteCard(CardModel):
     train_on: tuple[str, ...] = ()
     # The tasks on which settings and methods are chosen. Rankings are over the others.
     development: tuple[str, ...] = ()
-    shots: Annotated[tuple[Shots, ...], AT_LEAST_ONE]
-    seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE]
+    shots: Annotated[tuple[Shots, ...], AT_LEAST_ONE, EACH_ONCE]
+    seeds: Annotated[tuple[Seed, ...], AT_LEAST_ONE, EACH_ONCE]
     # The seeds of a run that requests none; by default all. Not inherited.
     run_seeds: tuple[Seed, ...] = ()
     training: TrainingCard = TrainingCard()

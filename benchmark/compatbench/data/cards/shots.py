@@ -50,7 +50,7 @@ Numbers = int | str | Sequence[int | str]
 
 
 def check_draws(shots: Numbers, seeds: Numbers) -> tuple[list[int], list[int]]:
-    """Return numbers of shots and seeds as lists of integers.
+    """Return numbers of shots and seeds as lists of integers, each number once.
 
     Raises:
         CompatbenchError: a list is empty, or a value is not a valid number.
@@ -65,13 +65,14 @@ def _check_numbers(
     argument: str, numbers: Numbers, kind: TypeAdapter[int], expected: str
 ) -> list[int]:
     place = f"--{argument} (in Python: {argument})"
-    if isinstance(numbers, int):
+    if isinstance(numbers, (int, float)):
         numbers = [numbers]
     values = numbers.split(",") if isinstance(numbers, str) else numbers
     if not len(values):
         raise CompatbenchError(f"{place}: the list is empty; give at least one number")
     try:
-        return [kind.validate_python(value) for value in values]
+        checked = [kind.validate_python(value) for value in values]
     except ValidationError as error:
         given = error.errors()[0]["input"]
         raise CompatbenchError(f"{place}: {given!r} is not valid; give {expected}") from None
+    return list(dict.fromkeys(checked))

@@ -167,16 +167,22 @@ class Dispatcher:
             self._follow(self._tasks[worker], kind, value)
 
     def _follow(self, task: RunningCell, kind: str, value: Any) -> None:
-        """Pass on a worker's message about its cell; start the clock once it is loaded."""
-        if kind == "encoding" or (kind == "loaded" and not task.is_loaded):
-            task.deadline = time.monotonic() + self._timeout
+        """Pass on a worker's message about its cell.
+
+        Loading, encoding and waiting do not count for the timeout: each restarts the clock.
+        """
+        restarts = kind in ("encoding", "waits") or (kind == "loaded" and not task.is_loaded)
+        if kind in ("encoding", "loaded"):
             task.is_loaded = True
+        if restarts:
+            loading = 0.0 if task.is_loaded else LOADING_SECONDS
+            task.deadline = time.monotonic() + self._timeout + loading
         if kind == "encoding":
             encoded = read_data(tuple[int, int], value)
             self._on_event(Event("encoding", task.order.cell, encoded))
         elif kind in ("started", "measured"):
             self._on_event(Event(kind, task.order.cell))
-        elif kind != "loaded":
+        elif kind not in ("loaded", "waits"):
             raise CompatbenchError(
                 "a method has changed what its process sends; nothing of it was used"
             )

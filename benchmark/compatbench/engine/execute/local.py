@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection, wait
@@ -75,7 +76,9 @@ class Processes:
     deaths = 0
 
     def __init__(self, job: Job, planner: Planner | None = None) -> None:
-        self._job = job
+        # Workers are given their cells one by one. All at once would fill the pipe of a worker that
+        # still starts, and the next one would start only after it.
+        self._job = replace(job, cells=())
         self._planner = planner
         self._numbers = count(1)
         self._workers = dict[int, tuple[BaseProcess, Connection]]()

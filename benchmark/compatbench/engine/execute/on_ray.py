@@ -13,7 +13,7 @@ import socket
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,7 +24,7 @@ from compatbench.engine.compute import Compute
 from compatbench.engine.execute.dispatcher import POLL_SECONDS, Dispatcher, Job
 from compatbench.engine.execute.events import Event, EventKind, OnEvent
 from compatbench.engine.plan_data import read_data
-from compatbench.engine.worker import Order, make_worker, run_cell, tell_problems
+from compatbench.engine.worker import Order, find_method, make_worker, run_cell, tell_problems
 from compatbench.engine_version import ENGINE_VERSION
 from compatbench.errors import CompatbenchError, CompatbenchWarning
 from compatbench.files.processes import (
@@ -156,6 +156,8 @@ def drive(
         tell("event", (event.kind, numbers[event.cell], event.encoded, event.error))
 
     with tell_problems(tell):
+        for cell in job.cells:
+            find_method(cell)  # which must be as it was planned
         view = DriverView(shared, methods, identify(methods), Path.cwd())
         try:
             _connect(job.compute, sockets)
@@ -200,7 +202,8 @@ class Actors:
             num_gpus=gpus,
             max_concurrency=2,  # it sends messages while it runs a cell
         )
-        self._arguments = (ray.put(job), view, device)
+        # Workers are given their cells one by one.
+        self._arguments = (ray.put(replace(job, cells=())), view, device)
         self._numbers = count(1)
         self._actors = dict[int, Any]()
         self._pending = dict[Any, int]()  # worker by the future of its next messages

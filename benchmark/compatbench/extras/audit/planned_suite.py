@@ -126,7 +126,7 @@ def _list_transfers(
         if name == COPIED or find_transfer(name).serves(method.card):
             transfers.append(name)
     transfers += filter(known_transfer, measured.transfers)
-    return tuple(dict.fromkeys(transfers))
+    return tuple(dict.fromkeys(transfers or suite.transfers))
 
 
 def _as_measured(card: SuiteCard, measured: MeasuredMethod) -> SuiteCard:
