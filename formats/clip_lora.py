@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from compatbench.backbone import Backbone
 from compatbench.errors import NotTransferable
 from compatbench.method import Module
 from compatbench.method.checkpoint_reader import Checkpoint
@@ -27,8 +28,8 @@ class Update(NamedTuple):
     b: Tensor  # [d, r]
 
 
-def stack_updates(updates: list[Update]) -> Module:
-    """Return a module of ``clip_lora``.
+def stack_updates(updates: list[Update], backbone: Backbone) -> Module:
+    """Return a module of ``clip_lora`` for all blocks of the towers that are updated.
 
     Projections without an update have zeros, and updates of a lower rank are filled with zeros.
     """
@@ -38,9 +39,9 @@ def stack_updates(updates: list[Update]) -> Module:
         tower_updates = [update for update in updates if update.tower == tower]
         if not tower_updates:
             continue
-        blocks = 1 + max(update.block for update in tower_updates)
+        depth = getattr(backbone, tower).depth
         first = tower_updates[0].a
-        a = first.new_zeros(blocks, len(PROJECTIONS), rank, first.shape[1])
+        a = first.new_zeros(depth, len(PROJECTIONS), rank, first.shape[1])
         b = torch.zeros_like(a.mT).contiguous()
         for update in tower_updates:
             part = PROJECTIONS.index(update.part)
@@ -111,7 +112,7 @@ class CLIPLoRA(Format):
                     updates.append(Update(tower, block, part, a, b))
         if not updates:
             raise imported.error("changes neither q, k nor v")
-        module = stack_updates(updates)
+        module = stack_updates(updates, imported.backbone)
         return Converted(module, config_of(module, float(alpha)))
 
     def _find_places(self, imported: Import, encoder: str) -> list[tuple[str, int]]:

@@ -18,6 +18,9 @@ from compatbench.method.format import Config, Converted, Format, Import, torch_b
 WEIGHTS = ("weight", "coef", "coef_")
 BIASES = ("bias", "intercept", "intercept_")
 CLASSES = ("classes", "classes_")
+# The names under which files keep the classes of their rows.
+LISTS = ("class_names", "classnames", *CLASSES)
+MAPPINGS = ("class_to_idx", "label2id", "idx_to_class", "id2label")
 WISE_FT = "classification_head"  # the part of a model in the names of WiSE-FT's heads
 ABSENT = -1e4  # bias of a class that the head does not know
 
@@ -56,12 +59,14 @@ class Linear(Format):
         classes = self._classes(imported)
         count = len(imported.labels)
         if count == 2 and len(file.tensors[weights[0]]) == 1:  # as scikit-learn keeps two classes
-            weight = imported.take(weights[0], "one e")
-            bias = _take_bias(imported, "one", weight)
-            return torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-        letter = "C" if classes is None else "k"
-        weight = imported.take(weights[0], f"{letter} e")
-        bias = _take_bias(imported, letter, weight)
+            row = imported.take(weights[0], "one e")
+            row_bias = _take_bias(imported, "one", row)
+            weight = torch.cat([-row, row]) / 2
+            bias = torch.cat([-row_bias, row_bias]) / 2
+        else:
+            letter = "C" if classes is None else "k"
+            weight = imported.take(weights[0], f"{letter} e")
+            bias = _take_bias(imported, letter, weight)
         if classes is None:
             first = ", ".join(imported.labels.names[:3])
             imported.notes.append(
@@ -83,9 +88,8 @@ class Linear(Format):
         Raises:
             CompatbenchError: a class is not one of the task, or is listed twice.
         """
-        file = imported.file
         names = list(imported.labels.names)
-        key, listed = _find_classes(file)
+        key, listed = _find_classes(imported)
         if not key:
             return None
         labels = []
@@ -141,28 +145,50 @@ def is_head_of_wise_ft(file: Checkpoint) -> bool:
     return owners == {WISE_FT}
 
 
-def _find_classes(file: Checkpoint) -> tuple[str, list[Any]]:
+def _find_classes(imported: Import) -> tuple[str, list[Any]]:
     """Return the name under which a file has the classes of its rows, and them; '' if nowhere.
 
     They are a list, or a mapping from names to numbers or from numbers to names, as torchvision's
     ``class_to_idx`` and the ``id2label`` of transformers.
+
+    Raises:
+        CompatbenchError: the file has them in another form.
     """
-    for key in ("class_names", "classnames", *CLASSES):
+    file = imported.file
+    for key in LISTS:
         if key in file.tensors:
             return key, file.tensors[key].tolist()
         if isinstance(file.values.get(key), list):
             return key, file.values[key]
-    for key in ("class_to_idx", "label2id", "idx_to_class", "id2label"):
+    for key in MAPPINGS:
         by_number = {}
         for name, value in file.values.items():
             if name.startswith(f"{key}."):
                 rest = name.removeprefix(f"{key}.")
                 if isinstance(value, int):
                     by_number[value] = rest
-                else:
+                    continue
+                try:
                     by_number[int(rest)] = value
-        if sorted(by_number) == list(range(len(by_number))) and by_number:
-            return key, [by_number[number] for number in range(len(by_number))]
+                except ValueError:
+                    raise imported.error(
+                        f"has {value!r} for {rest!r} in '{key}'; save a mapping from names to "
+                        "whole numbers, or from whole numbers to names"
+                    ) from None
+        if not by_number:
+            continue
+        if sorted(by_number) != list(range(len(by_number))):
+            raise imported.error(
+                f"has other numbers than 0 to {len(by_number) - 1} in '{key}'; save the number of "
+                "each row"
+            )
+        return key, [by_number[number] for number in range(len(by_number))]
+    for key in (*LISTS, *MAPPINGS):
+        if any(name == key or name.startswith(f"{key}.") for name in file.skipped):
+            raise imported.error(
+                f"has '{key}' as objects that are not read, such as those of numpy; save lists, "
+                "texts and numbers of Python, as .tolist() of an array returns them"
+            )
     return "", []
 
 

@@ -93,7 +93,7 @@ class PEFT(Format):
         rescaled = []
         for update, scale in zip(updates, scales, strict=True):
             rescaled.append(update._replace(b=update.b * (scale / scales[0])))
-        module = stack_updates(rescaled)
+        module = stack_updates(rescaled, imported.backbone)
         largest_rank = max(len(update.a) for update in updates)
         # ``clip_lora`` scales by α/√r.
         return Converted(module, config_of(module, scales[0] * math.sqrt(largest_rank)))
@@ -260,7 +260,7 @@ def _read_scales(
     """Yield the path of each layer that an adapter changes, and a function from its rank to s."""
     scale = _stable_scale if config.get("use_rslora") else _plain_scale
     for path in _changed_layers(imported.file):
-        yield path, partial(scale, _find_alpha(path, config))
+        yield path, partial(scale, _find_alpha(imported, path, config))
 
 
 def _plain_scale(alpha: float, rank: int) -> float:
@@ -311,9 +311,20 @@ def _read_config(imported: Import, plain: Mapping[str, tuple[Any, ...]]) -> dict
     return settings
 
 
-def _find_alpha(path: str, config: Mapping[str, Any]) -> float:
-    """Return PEFT's α of a layer: that of the first pattern in which its path ends."""
+def _find_alpha(imported: Import, path: str, config: Mapping[str, Any]) -> float:
+    """Return PEFT's α of a layer: that of the first pattern that matches the end of its path.
+
+    Raises:
+        CompatbenchError: a pattern is not a regular expression.
+    """
     for pattern, alpha in (config.get("alpha_pattern") or {}).items():
-        if path == pattern or path.endswith(f".{pattern}"):
+        try:
+            matches = re.match(rf"(.*\.)?({pattern})$", path)
+        except re.error as error:
+            raise imported.error(
+                f"has {pattern!r} in the 'alpha_pattern' of its settings, which is not a regular "
+                f"expression: {first_line(error)}"
+            ) from None
+        if matches:
             return float(alpha)
     return float(config["lora_alpha"])

@@ -654,7 +654,7 @@ SPOILED: list[tuple[Spoil, str]] = [
     (flatten, "holds 16 images and no class folders"),
     (
         lambda pets: write_folders(pets, 2, "train"),
-        f"the folder '{IBEX}' beside train is not a split",
+        f"the folder '{IBEX}' beside train is not a split; .*, or list the images in a CSV",
     ),
     (without_test, f"'{IBEX}' has 3 images and none to test on"),
     (link("x", "/etc"), "is a link out of the dataset's folder"),
@@ -673,6 +673,7 @@ LISTS: list[tuple[str, str]] = [
     ("path,label\n\udcff\udcfe", "cannot be read"),
     ("[1]", "cannot be read"),
     ('{"a": 1}\n{"a"', "cannot be read"),
+    (f'{{"path": "{ROW}", "label": null}}', "jsonl:1: label '' of .* is not a class's name"),
     ("path,label\n/etc/x,a\n", "csv:2: path '/etc/x' leaves .*make it one below"),
     ("path,label\nx.png,a\n", "csv:2: there is no file"),
     (f"path,label\n{ROW},\n", "csv:2: label ''"),
@@ -790,6 +791,28 @@ def test_cards_beside_images_never_replace_the_list_they_are_made_from(
     with pytest.raises(CompatbenchError, match="would be replaced; choose another name"):
         cb.new_task("mine.csv", "mine", replace=True)
     assert mine.read_bytes() == before
+
+
+def test_lists_of_other_tasks_are_not_lists_of_the_user(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write_folders(work / "pets"))
+    first = cb.new_task(".", "first")
+    second = cb.new_task(".", "second")
+    assert first.kind == second.kind == "class folders"
+    # A list beside other YAML is one of the user.
+    Path("mine.csv").write_bytes(first.card.with_suffix(".csv").read_bytes())
+    Path("mine.yaml").write_text("names: [ibex, fox]\n")
+    assert cb.new_task(".", "third").kind == "the list mine.csv"
+
+
+def test_class_may_be_named_train(work: Path) -> None:
+    pets = write_folders(work / "pets", 4)
+    (pets / IBEX).rename(pets / "train")
+    made = cb.new_task("pets")
+    assert made.kind == "class folders"
+    assert made.task.names == ("red Fox", "train")
+    check_reads_back(made)
 
 
 @pytest.mark.slow

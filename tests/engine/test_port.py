@@ -112,7 +112,7 @@ def test_a_ported_module_is_used_without_compatbench(
     monkeypatch.chdir(tmp_path)
     backbone = load_backbone(EVA)
     module = cb.port(cb.fit("tip_adapter", "mini-weather", "mini-clip", shots=2), EVA)
-    module.save("photos-for-eva02.safetensors")
+    module.save("MODULE-for-eva02-b16.safetensors")
     model = (backbone.model, None, None)
     monkeypatch.setattr(open_clip, "create_model_and_transforms", lambda *_: model)
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda _: backbone.tokenizer)

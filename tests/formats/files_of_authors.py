@@ -171,7 +171,8 @@ WEIGHT = drawer(7, torch.float32)(5, 16)
 BIAS = drawer(8, torch.float32)(5)
 # Places of low-rank updates: tower, block, projection and rank.
 Place = tuple[str, int, str, int]
-EVERYWHERE = [(tower, i, part, 4) for tower in ("text", "image") for i in (0, 1) for part in "qkv"]
+BLOCKS = [("text", 0), ("text", 1), ("text", 2), ("image", 0), ("image", 1)]
+EVERYWHERE = [(tower, block, part, 4) for tower, block in BLOCKS for part in "qkv"]
 HF = {"text": "text_model", "image": "vision_model"}
 
 

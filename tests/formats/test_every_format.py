@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -110,11 +111,11 @@ def cache(start: str) -> Write:
 
 def matrices(deltas: Mapping[tuple[str, int, str], Tensor]) -> Held:
     """Return the matrices by tower, with zeros for those that are missing."""
-    depths: dict[str, int] = {}
-    for tower, block, _ in deltas:
-        depths[tower] = max(depths.get(tower, 0), block + 1)
-    whole = {tower: torch.zeros(depth, 3, 32, 32).double() for tower, depth in depths.items()}
+    depths = {"text": 3, "image": 2}
+    whole: dict[str, Tensor] = {}
     for (tower, block, part), delta in deltas.items():
+        if tower not in whole:
+            whole[tower] = torch.zeros(depths[tower], 3, 32, 32).double()
         whole[tower][block, "qkv".index(part)] = delta
     return whole
 
@@ -191,6 +192,8 @@ TASKRES: dict[str, Any] = DASSL | dict(settings={"alpha": 0.7})
 MIXED = [("text", 0, "q", 4), ("text", 2, "v", 2)]
 PATTERNS: Any = dict(rank_pattern={"layers.2.self_attn.v_proj": 2})
 PATTERNS |= dict(alpha_pattern={"text_model.encoder.layers.2.self_attn.v_proj": 6})
+EXPRESSIONS: Any = dict(rank_pattern={r"layers\.2\..*": 2})
+EXPRESSIONS |= dict(alpha_pattern={r"layers\.1": 9, r".*\.layers\.[12]\.self_attn\..*": 6})
 SKLEARN = dict(coef=WEIGHT, intercept=BIAS)
 PAIR = dict(weight=WEIGHT, bias=BIAS)
 OF_WISE_FT = {f"classification_head.{name}": tensor for name, tensor in PAIR.items()}
@@ -226,12 +229,19 @@ CASES = {
     "clip_lora, last": Case(
         "clip_lora", updates("text", TEXT[2:], layers=1, position="up"), same=False, **LORA
     ),
+    "clip_lora, first": Case(
+        "clip_lora", updates("both", [TEXT[0], IMAGE[0]], layers=2, position="half-bottom"),
+        same=False, **LORA
+    ),
     "peft": Case("peft", peft(EVERYWHERE, {4: 8 / 4}), back="back"),
     "peft, stable": Case(
         "peft", peft(EVERYWHERE, {4: 8 / math.sqrt(4)}, use_rslora=True), back="back"
     ),
     "peft, patterns": Case(
         "peft", peft(MIXED, {4: 8 / 4, 2: 6 / 2}, **PATTERNS), back="back", same=False
+    ),
+    "peft, regular expressions": Case(
+        "peft", peft(MIXED, {4: 8 / 4, 2: 6 / 2}, **EXPRESSIONS), back="back", same=False
     ),
     "linear, npz": Case("linear", head("head.npz", **SKLEARN), back="back.npz"),
     "linear, pt": Case("linear", head("head.pt", **PAIR)),
@@ -305,11 +315,20 @@ def test_linear_head_follows_its_class_names(desk: Desk) -> None:
     by_name = files.save_head(path, **three, classes=[names[4], names[0], names[2]])
     assert desk.import_file("linear", by_name).fingerprint == module.fingerprint
     # As scikit-learn keeps two classes.
-    two = files.save_head(path, coef=WEIGHT[:1], intercept=BIAS[:1])
-    (desk.folder / "names.txt").write_text("dog\ntree\n")
-    module = desk.import_file("linear", two, classes=str(desk.folder / "names.txt"))
-    for name, row in (("weight", WEIGHT[0]), ("bias", BIAS[0])):
-        assert torch.equal((module[name][1] - module[name][0]).float(), row)
+    one = dict(coef=WEIGHT[:1], intercept=BIAS[:1])
+    for order, stored in (
+        (["dog", "tree"], {}),
+        (["dog", "tree"], {"classes": ["dog", "tree"]}),
+        (["tree", "dog"], {"classes": ["dog", "tree"]}),
+    ):
+        (desk.folder / "names.txt").write_text("\n".join(order))
+        two = files.save_head(path, **one, **stored)
+        module = desk.import_file("linear", two, classes=str(desk.folder / "names.txt"))
+        dog = order.index("dog")
+        for name, row in (("weight", WEIGHT[0]), ("bias", BIAS[0])):
+            assert torch.equal((module[name][1 - dog] - module[name][dog]).float(), row)
+        notes = module.about["imported"]["notes"]
+        assert ("does not name its classes" in notes[0]) == (stored == {})
 
 
 def tuned(backbone: Backbone) -> Any:
@@ -539,11 +558,13 @@ def test_image_tower_and_head_of_wise_ft_give_their_own_logits(desk: Desk) -> No
 
 
 def test_scikit_learn_probe_gives_its_own_logits(desk: Desk) -> None:
+    """Its labels come from a column of pandas, so its classes are an array of objects."""
     features = torch.randn(40, 16, generator=torch.Generator().manual_seed(3))
     stored = (features / features.norm(dim=1, keepdim=True)).double().numpy()
-    probe = LogisticRegression(C=50.0).fit(stored, np.arange(40) % 5)
+    targets = pd.Series([desk.labels.names[number % 5] for number in range(40)], dtype=object)
+    probe = LogisticRegression(C=50.0).fit(stored, targets)
     path = desk.folder / "probe.npz"
-    np.savez(path, coef=probe.coef_, intercept=probe.intercept_, classes=probe.classes_)
+    np.savez(path, coef=probe.coef_, intercept=probe.intercept_, classes=probe.classes_.tolist())
     module = desk.import_file("linear_normalized", path)
     config = module.about["config"]
     method = builtin_methods().get("linear_probe")
@@ -551,7 +572,8 @@ def test_scikit_learn_probe_gives_its_own_logits(desk: Desk) -> None:
         module.map(Tensor.float), desk.backbone, desk.labels
     )
     found = attached(features)
-    wanted = torch.from_numpy(probe.decision_function(stored))
+    columns = [[*probe.classes_].index(name) for name in desk.labels.names]
+    wanted = torch.from_numpy(probe.decision_function(stored)[:, columns])
     torch.testing.assert_close(found.double(), wanted.double(), rtol=1e-5, atol=1e-5)
     with pytest.raises(CompatbenchError, match="features are not those of 'linear'; name linear_"):
         export_module("linear", module, desk.folder / "back.npz")
@@ -588,6 +610,7 @@ def test_linear_head_follows_class_to_idx_and_names_in_other_spellings(desk: Des
         {"class_to_idx": numbers},
         {"id2label": {row: name for name, row in numbers.items()}},
         {"class_names": [spelled[label] for label in order]},
+        {"classes": tuple(spelled[label] for label in order)},
     ):
         path = files.save(desk.folder / "head.pt", {"state_dict": state, **other})
         module = desk.import_file("auto", path)
@@ -597,6 +620,28 @@ def test_linear_head_follows_class_to_idx_and_names_in_other_spellings(desk: Des
     assert "the file does not name its classes" in notes[0]
     by_name = desk.import_file("auto", path, classes=[spelled[label] for label in order])
     assert by_name.about["classes"] == order
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"classes": np.array(["dog", "tree"])}, "has 'classes' as objects .* such as those of nu"),
+        ({"classes": [np.str_("dog"), np.str_("tree")]}, "has 'classes' as objects"),
+        ({"class_to_idx": {"dog": np.int64(0), "tree": np.int64(1)}}, "has 'class_to_idx' as obj"),
+        ({"id2label": {np.int64(0): "dog", np.int64(1): "tree"}}, "has 'id2label' as objects"),
+        ({"class_to_idx": {"dog": "0", "tree": "1"}}, "has '0' for 'dog' in 'class_to_idx'"),
+        ({"class_to_idx": {"dog": 0.0, "tree": 1.0}}, r"has 0\.0 for 'dog' in 'class_to_idx'"),
+        ({"class_to_idx": {"dog": 1, "tree": 2}}, "other numbers than 0 to 1 in 'class_to_idx'"),
+        ({"id2label": {"LABEL_0": "dog", "LABEL_1": "tree"}}, "has 'dog' for 'LABEL_0' in 'id2la"),
+    ],
+)
+def test_class_names_that_cannot_be_read_are_refused(
+    other: dict[str, Any], message: str, desk: Desk
+) -> None:
+    content = {"weight": WEIGHT[:2], "bias": BIAS[:2], **other}
+    path = files.save(desk.folder / "head.pt", content)
+    with pytest.raises(CompatbenchError, match=message):
+        desk.import_file("auto", path, classes=["dog", "tree"])
 
 
 def test_settings_that_no_file_contains_are_not_called_confirmed(desk: Desk) -> None:
@@ -772,6 +817,8 @@ REFUSED: list[tuple[str, Write, dict[str, Any], str]] = [
     ("peft", peft(EVERYWHERE, init_lora_weights="pissa"), {}, "'init_lora_weights': 'pissa'"),
     ("peft", peft(EVERYWHERE, modules_to_save=["visual_projection"]), {}, "'modules_to_save'"),
     ("peft", peft(EVERYWHERE, lora_alpha=None), {}, "does not hold 'lora_alpha'"),
+    ("peft", peft(EVERYWHERE, alpha_pattern={"*.q_proj": 6}), {},
+     r"has '\*.q_proj' in the 'alpha_pattern' .*, which is not a regular expression: nothing to"),
     ("peft", peft([("text", 0, "out", 4)]), {},
      r"changes 'text_model.*out_proj', and 'clip_lora' changes q"),
     ("peft", peft([("image", 2, "q", 4)]), {}, "changes block 2 of 2; give its own source"),

@@ -76,7 +76,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "memory": (packed(MEMO), "holds no tensors"),
     "bare pickle": (
         pickle.dumps({"w": 1}),
-        r"is a bare pickle.*joblib.load\(.w.pt.\); numpy.savez",
+        r"is a bare pickle.*joblib.load\(.w.pt.\); numpy.savez.*classes=p.classes_.tolist\(\)",
     ),
     "bytearray": (packed(call(b"builtins\nbytearray", 4 << 30)), "asks for builtins.bytearray"),
     "tensor of a size": (
@@ -90,7 +90,10 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "compressed": (packed(CALL, zipfile.ZIP_DEFLATED), "is compressed"),
     "numbers": (saved({"epoch": 5}), "holds no tensors; give a file with the weights"),
     "cut pickle": (packed(b"\x80\x02}q"), "is damaged or incomplete"),
-    "objects": (arrays(a=np.array([{}], dtype=object)), "is damaged or incomplete .*pickle"),
+    "objects": (
+        arrays(w=np.ones(2), classes=np.array(["a", "b"], dtype=object)),
+        r"'classes' is an array of Python objects, .*; save it with classes=ARRAY\.tolist\(\)",
+    ),
     "stretched": (saved({"w": torch.zeros(1).expand(1 << 40)}), "more numbers than are stored"),
 }
 
@@ -124,9 +127,11 @@ def test_optimizers_and_other_training_state_are_skipped(tmp_path: Path) -> None
     beside |= {"accuracy": np.float64(0.5), "scheduler": scheduler, "optimizer": optimizer}
     content = {"state_dict": {"module.w": WEIGHTS["w"].half().T, "p": parameter}, "epoch": 3}
     path = tmp_path / "w.pt"
-    path.write_bytes(saved(content | beside | {"names": ["a", "b"], "device": torch.device("cpu")}))
+    content |= beside | {"names": ("a", "b"), "device": torch.device("cpu"), "best": None}
+    path.write_bytes(saved(content))
     found = read_checkpoint(path)
     assert found.values == {"epoch": 3, "names": ["a", "b"], "counts.a": [1]}
+    assert found.skipped == {"args", "accuracy", "device"}
     assert sorted(found.tensors) == ["p", "w"]
     assert torch.equal(found.tensors["w"], WEIGHTS["w"].half().T)
     assert torch.equal(found.tensors["p"], torch.ones(2))

@@ -307,12 +307,18 @@ def _backbone(name: str) -> str:
     return name
 
 
+def is_miniature(backbone: str) -> bool:
+    """Return True for a model whose weights ship with the project."""
+    if backbone not in backbone_cards.builtin_names():
+        return False
+    return bool(backbone_cards.read(backbone).weights)
+
+
 def _make_suite(card: TaskCard, upgrades: list[list[str]], shots: int) -> dict[str, Any]:
     """Return the suite's fields: upgrades on the task, with the settings of 'mini' or 'paper'."""
     source = upgrades[0][0]
     targets = ", ".join(target for _, target in upgrades)
-    builtin = source in backbone_cards.builtin_names()
-    is_mini = builtin and backbone_cards.read(source).weights  # its weights ship with the project
+    is_mini = is_miniature(source)
     note = "The backbones are miniature models; see docs/mini-suite.md." if is_mini else ""
     fields: dict[str, Any] = {
         "name": f"{card.name}-upgrade",

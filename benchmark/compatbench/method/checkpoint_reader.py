@@ -53,11 +53,13 @@ class Checkpoint:
         tensors: by their names, joined by dots if they are nested; those of a ``state_dict``
             by its own names. The tensor of a file with only one tensor has the name ``""``.
         values: numbers, texts and lists of them beside the tensors, with names of the same form.
+        skipped: the names of other objects, which are not read.
     """
 
     path: Path
     tensors: Mapping[str, Tensor]
     values: Mapping[str, Any]
+    skipped: frozenset[str] = frozenset()
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -69,12 +71,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if path.is_dir():
         path = _find_in(path)
     with failures_named(path):
-        named = _read(require(path, follow=True))
+        named, skipped = _read(require(path, follow=True))
     tensors = {name: value for name, value in named.items() if isinstance(value, Tensor)}
     if not tensors:
         raise CompatbenchError(f"{path} holds no tensors; give a file with the weights of a module")
     values = {name: value for name, value in named.items() if name not in tensors}
-    return Checkpoint(path, tensors, values)
+    return Checkpoint(path, tensors, values, frozenset(skipped))
 
 
 def _find_in(folder: Path) -> Path:
@@ -110,15 +112,15 @@ def _find_last_epochs(paths: Sequence[Path]) -> list[Path]:
     return [path for _, path in last.values()]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Return the tensors and plain values of a file by their names."""
+def _read(path: Path) -> tuple[dict[str, Any], set[str]]:
+    """Return the tensors and plain values of a file by their names, and the names of the rest."""
     kind = kind_of_checkpoint(path)
     if kind == "pickle" and not is_old_torch_file(path):
         raise CompatbenchError(
             f"{path} is a bare pickle, as of joblib; reading one would run code in it. Where it "
             f'was made, run: import joblib, numpy; p = joblib.load("{path.name}"); '
             f'numpy.savez("{path.stem}.npz", coef=p.coef_, intercept=p.intercept_, '
-            "classes=p.classes_)"
+            "classes=p.classes_.tolist())"
         )
     if kind == "script":
         raise CompatbenchError(f"{path} is an archive of another kind than torch.save writes")
@@ -135,15 +137,15 @@ def _read(path: Path) -> dict[str, Any]:
         return _name_values({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
 
 
-def _read_archive(path: Path) -> dict[str, Any]:
-    """Return the tensors and plain values of a file of ``torch.save``."""
+def _read_archive(path: Path) -> tuple[dict[str, Any], set[str]]:
+    """Return what ``_read`` returns, of a file of ``torch.save``."""
     try:
         with open_torch_file(path) as file:
-            named = _name_values(file.content)
+            named, skipped = _name_values(file.content)
             for name, value in named.items():
                 if isinstance(value, StoredTensor):
                     named[name] = file.read(name, value)
-            return named
+            return named, skipped
     except MoreThanTensors as error:
         raise CompatbenchError(
             f"{path} holds more than tensors: {error}; nothing in it was run. If you trust its "
@@ -152,31 +154,49 @@ def _read_archive(path: Path) -> dict[str, Any]:
 
 
 def _read_arrays(path: Path) -> dict[str, Any]:
-    """Return the arrays of a file of ``numpy.savez``; empty for an archive without arrays."""
+    """Return the arrays of a file of ``numpy.savez``; empty for an archive without arrays.
+
+    Raises:
+        CompatbenchError: an array of Python objects, which numpy stores as a pickle.
+    """
     with zipfile.ZipFile(path) as archive:
         if not any(name.endswith(".npy") for name in archive.namelist()):
             return {}
         if sum(member.file_size for member in archive.infolist()) > MAX_UNPACKED:
             raise ValueError(f"it unpacks to more than {format_bytes(MAX_UNPACKED)}")
-    with np.load(path, allow_pickle=False) as opened:
-        arrays = dict(opened)
     numbers: dict[str, Any] = {}
-    texts: dict[str, Any] = {}
-    for name, array in arrays.items():
-        if array.dtype.kind in "fiub":
-            numbers[name] = torch.from_numpy(array)
-        elif array.dtype.kind == "U":
-            texts[name] = array.tolist()
-    return numbers | texts
+    others: dict[str, Any] = {}
+    with np.load(path, allow_pickle=False) as opened:
+        for name in opened.files:
+            try:
+                array = opened[name]
+            except ValueError as error:
+                if "Object arrays" not in str(error):
+                    raise
+                raise CompatbenchError(
+                    f"{path}: '{name}' is an array of Python objects, which is not read; save it "
+                    f"with {name}=ARRAY.tolist()"
+                ) from None
+            if array.dtype.kind in "fiub":
+                numbers[name] = torch.from_numpy(array)
+            elif array.dtype.kind == "U":
+                others[name] = array.tolist()
+            else:
+                others[name] = array  # its name is noted, and it is skipped
+    return numbers | others
 
 
-def _name_values(content: object) -> dict[str, Any]:
-    """Return tensors and plain values by their names; skip all other things that trainers keep."""
+def _name_values(content: object) -> tuple[dict[str, Any], set[str]]:
+    """Return tensors and plain values by their names, and the names of what is skipped.
+
+    Trainers keep other objects beside the weights: settings, and the state of the training.
+    """
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         others = dict(content)
         state = others.pop("state_dict")
         content = others | dict(state)
     named = {}
+    skipped = set()
     waiting: list[tuple[str, Any]] = [("", content)]
     total = 0
     while waiting:
@@ -187,17 +207,23 @@ def _name_values(content: object) -> dict[str, Any]:
         if isinstance(value, Mapping):
             inner = []
             for key, entry in value.items():
-                if isinstance(key, str | int) and key not in ("optimizer", "scheduler"):
+                if not isinstance(key, str | int):
+                    skipped.add(name)
+                elif key not in ("optimizer", "scheduler"):
                     inner_name = f"{name}.{key}" if name else str(key)
                     total += len(inner_name)
                     inner.append((inner_name, entry))
             waiting += reversed(inner)
             continue
-        if isinstance(value, list):
+        if isinstance(value, list | tuple):
+            value = list(value)
             total += len(value)
+        name = name.removeprefix("module.")
         if isinstance(value, (Tensor, StoredTensor)) or _is_plain(value):
-            named[name.removeprefix("module.")] = value
-    return named
+            named[name] = value
+        elif value is not None:
+            skipped.add(name)
+    return named, skipped
 
 
 def _is_plain(value: Any) -> bool:

@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from safetensors.torch import save_file
 import compatbench as cb
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.needed_files import NeededFile
+from compatbench.data.cards import suite_cards
 from compatbench.data.dataset_folders import cards_option
 from compatbench.data.draws import draw_shots
 from compatbench.data.labels import Labels
@@ -35,11 +37,13 @@ from compatbench.engine.execute.run_plan import run_plan
 from compatbench.engine.plan import Plan
 from compatbench.engine.single_module import Fitted
 from compatbench.errors import CompatbenchError, CompatbenchWarning
-from compatbench.extras.advice import advise_images, own_images, remembered
-from compatbench.extras.advice.cross_fit import CHEAP_METHODS, CrossFit, cross_fit
+from compatbench.extras.advice import advise_command, advise_images, own_images, remembered
+from compatbench.extras.advice.cross_fit import CHEAP_METHODS, CrossFit, cross_fit, read_suite
 from compatbench.extras.advice.own_images import (
+    OwnImages,
     are_images,
     fetch_missing_files,
+    images_for,
     open_images,
     read_modules,
 )
@@ -407,9 +411,48 @@ def test_new_images_are_read_unless_the_card_was_edited(work: Path) -> None:
     card.write_text(card.read_text() + "seeds: [1]\n# a drawing of a cat\n")
     Image.fromarray(pictures[1]).save(image.parent / "newer.png")
     load_again()
-    with pytest.warns(CompatbenchWarning, match="was edited, .* is used as it is"):
+    with pytest.warns(CompatbenchWarning, match="was edited, .* is used as it is") as warned:
         open_images("photos", "mini-clip", ["mini-eva-clip"], work)
     assert "a drawing of a" in card.read_text()
+    # The warning says how to make them again.
+    names = re.findall(r"photos[-\w]*\.(?:yaml|csv)", str(warned[0].message).partition("remove")[2])
+    assert len(names) == 3
+    for name in names:
+        (work / name).unlink()
+    load_again()
+    last = open_images("photos", "mini-clip", ["mini-eva-clip"], work)
+    assert len(last.tested.split("test")) == 40
+
+
+def test_a_second_call_inside_the_folder_tests_the_same_images(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(work / "photos")
+    for _ in range(3):
+        own = open_images(".", "mini-clip", ["mini-eva-clip"], Path())
+        assert own.halves == ("photos", "photos-swapped")
+        assert len(own.tested.split("test")) == 30
+        load_again()
+
+
+def test_real_models_do_not_get_the_training_of_the_miniatures(work: Path) -> None:
+    open_images("photos", "mini-clip", ["mini-eva-clip"], work)
+    made = suite_cards.read("photos-upgrade")
+    assert read_suite("photos", "mini-clip") == read_suite("photos", "mini-clip-next") == made
+    assert read_suite("photos", "vit-b16-openai") == suite_cards.read("paper")
+    # Nobody has edited the cards, so they are made for the models that are asked about.
+    message = "suite 'photos-upgrade' is for mini-clip → mini-eva-clip; .* is written again"
+    with pytest.warns(CompatbenchWarning, match=message):
+        open_images("photos", "vit-b16-openai", ["eva02-b16", "siglip2-b16"], work)
+    made = suite_cards.read("photos-upgrade")
+    assert (made.extends, len(made.upgrades)) == ("paper", 2)
+    assert read_suite("photos", "vit-b16-openai") == made
+    open_images("photos", "vit-b16-openai", ["siglip2-b16"], work)  # one of both
+    card = work / "photos-upgrade.yaml"
+    card.write_text(card.read_text() + "seeds: [1]\n")
+    with pytest.warns(CompatbenchWarning, match="is for vit-b16-openai .* is used as it is"):
+        open_images("photos", "mini-clip", ["mini-eva-clip"], work)
+    assert read_suite("photos", "mini-clip") == suite_cards.read("mini")
 
 
 @pytest.mark.filterwarnings(QUIET)
@@ -452,6 +495,57 @@ def test_images_that_a_module_was_trained_on_are_left_out(work: Path) -> None:
     with pytest.warns(CompatbenchWarning, match="was trained on images of 'photos'"):
         advice = cb.advise("photos", module=module, target="mini-eva-clip")
     assert set(advice.frame["images"]) == {18}  # of ten per class, two train and two validate
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_module_of_either_half_is_tested_on_the_other(work: Path) -> None:
+    own = open_images("photos", "mini-clip", ["mini-eva-clip"], work)
+    modules = {}
+    for half in own.halves:
+        modules[half] = cb.fit("tip_adapter", task=half, source="mini-clip", shots=2, views=1)
+        with pytest.warns(CompatbenchWarning, match="was trained on images of 'photos'"):
+            left = images_for(own, {"tip_adapter": modules[half]})
+        assert left.halves == (half,)
+        trained = {sample.id for sample in load_task(half).split("train")}
+        tested = {sample.id for sample in left.tested.split("test")}
+        assert len(tested) == 15
+        assert trained.isdisjoint(tested)
+    with pytest.raises(CompatbenchError, match="photos and photos-swapped were trained on diff"):
+        images_for(own, modules)
+    # The task is named, and its test images are those that the module was trained on.
+    task = load_task("photos")
+    named = images_for(OwnImages(task, task, ("photos",)), {"tip": modules["photos-swapped"]})
+    assert named.halves == ("photos-swapped",)
+    how = {"module": modules["photos-swapped"], "target": "mini-eva-clip"}
+    assert set(cb.advise("photos", **how).frame["images"]) == {15}
+
+
+@pytest.mark.filterwarnings(QUIET)
+def test_a_new_task_and_its_card_are_accepted(work: Path) -> None:
+    made = cb.new_task("photos", "pets", out="cards")
+    module = cb.fit("tip_adapter", task=made, source="mini-clip", shots=2, views=1)
+    module.save(work / "tip.safetensors")
+    how = {"module": "tip.safetensors", "target": "mini-eva-clip"}
+    expected = cb.advise("pets", **how)
+    for given in (made, made.card, str(made.card)):
+        advice = cb.advise(given, **how)
+        assert advice.options.equals(expected.options)
+    words = ["advise", "cards/pets.yaml", "--module", "tip.safetensors"]
+    shown = output_of(*words, "--target", "mini-eva-clip", COMPATBENCH_CARDS="")
+    assert shown.splitlines()[0] == str(expected).splitlines()[0]
+    [command] = next_commands(shown)
+    assert {"cards/pets.yaml", f"pets={work}/photos"} <= {*command}
+    assert output_of(*without_labels(command), COMPATBENCH_CARDS="")
+
+
+@pytest.mark.parametrize("given", [{"class_names": ["no", "such"]}, {"settings": {"nonsense": 1}}])
+def test_settings_of_a_checkpoint_are_refused_for_a_module_of_compatbench(
+    work: Path, given: dict[str, Any]
+) -> None:
+    module = cb.fit("tip_adapter", task="mini-food", source="mini-clip", shots=1, views=1)
+    for source in (None, "mini-clip"):
+        with pytest.raises(CompatbenchError, match="those of a checkpoint of other code"):
+            cb.advise("mini-food", module=module, source=source, target="mini-eva-clip", **given)
 
 
 def test_every_image_of_unbalanced_classes_is_tested_once(work: Path) -> None:
@@ -511,6 +605,32 @@ def test_downloads_are_named_and_need_consent(monkeypatch: pytest.MonkeyPatch) -
         fetch_missing_files(["eva"], yes=True)
 
 
+def test_question_about_downloads_knows_the_source_of_a_module(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def list_files(names: list[str]) -> list[NeededFile]:
+        asked.append(names)
+        return []
+
+    monkeypatch.setattr("compatbench.backbone.needed_files.list_needed_files", list_files)
+    monkeypatch.setattr("compatbench.backbone.load.is_offline", lambda: False)
+    monkeypatch.setattr("compatbench.cli.output.console", SimpleNamespace(is_terminal=True))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    module = cb.fit("tip_adapter", task="mini-food", source="mini-clip", shots=1, views=1)
+    module.save(work / "tip.safetensors")
+    for given in (
+        ("mini-clip", "mini-eva-clip", None, None),
+        (None, "mini-eva-clip", None, ["tip.safetensors"]),
+        (None, None, "mini-clip,mini-eva-clip", ["output/seed1"]),
+    ):
+        advise_command._agree(*given)
+        assert asked.pop() == ["mini-clip", "mini-eva-clip"]
+    advise_command._agree(None, "mini-eva-clip", None, ["output/seed1"])  # is refused later
+    assert not asked
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -548,9 +668,10 @@ def test_misspelt_module_leaves_nothing_behind(work: Path) -> None:
 
 def test_a_suite_is_no_folder_of_images(work: Path) -> None:
     (work / "mini").mkdir()
-    names = ("mini", "photos", "mini-food", "nothing", "suite.yaml")
-    (work / "suite.yaml").write_text("")
-    assert [are_images(name) for name in names] == [False, True, True, False, False]
+    cb.new_task("photos", "pets")
+    names = ("mini", "photos", "mini-food", "nothing", "pets-upgrade.yaml", "pets.yaml", "no.yaml")
+    expected = [False, True, True, False, False, True, False]
+    assert [are_images(name) for name in names] == expected
     assert np.all([are_images(work / "photos")])
 
 
@@ -667,6 +788,7 @@ def test_settings_of_a_module_replace_those_of_the_suite(
 
     monkeypatch.setattr("compatbench.extras.advice.cross_fit.run_plan", record)
     how = {"settings": {"coop": {"context_length": 3}}, "out": work, "progress": False}
+    how["suite"] = read_suite("photos", "mini-eva-clip")
     with pytest.raises(CompatbenchError, match="no module of coop could be trained"):
         cross_fit(own.halves, own.tested, ["coop"], [("mini-eva-clip",)], 2, **how)
     configs = [cell.config for cell in planned[0].cells]

@@ -200,6 +200,15 @@ def test_command_reads_files_of_every_kind(tmp_path: Path, monkeypatch: pytest.M
         assert again["options"] == shown["options"]
 
 
+def test_pairs_are_graded_items_only_after_all_others() -> None:
+    for graded, drawn_of_graded in ((100, 0), (290, 140), (300, 150)):
+        items = np.arange(graded)
+        table = pd.DataFrame({"query": items, "item": items, "grade": 1.0})
+        drawn = choose_pairs(300, None, ByGrade(table, graded))
+        assert len(drawn) == len(set(drawn)) == 150
+        assert (drawn < graded).sum() == drawn_of_graded
+
+
 def relevant(text: str, **more: Any) -> dict[str, Any]:
     """Return the settings of a table of relevance, which the test writes to a file."""
     return {"text": text, "labels": None, "query_labels": None} | more

@@ -42,6 +42,14 @@ def make_model(generator: np.random.Generator, offset: float = 3.0) -> Encode:
     return encode
 
 
+def of_another_model(seed: int) -> np.ndarray:
+    """Return the vectors of the items of a plain world by another model."""
+    generator = np.random.default_rng(seed)
+    make_model(generator)
+    items = make_items(generator)
+    return make_model(np.random.default_rng(seed + 100))(items)
+
+
 def of_one_model(seed: int, world: str) -> np.ndarray:
     generator = np.random.default_rng(seed)
     encode = make_model(generator, offset=0 if world == "centred" else 3)
@@ -113,10 +121,18 @@ def test_a_new_runtime_is_judged_by_what_a_search_finds(change: str, answer: str
         elif change == "noise":
             again = stored + 0.5 * generator.standard_normal(stored.shape)
         else:
-            again = of_one_model(seed + 100, "plain")
+            again = of_another_model(seed)
         found = cb.check_runtime(stored, again)
         assert found.answer == answer
         assert found.lowest_cosine <= found.median_cosine
+
+
+def test_rows_that_do_not_belong_together_are_no_new_runtime() -> None:
+    stored = of_one_model(1, "plain")
+    with pytest.raises(CompatbenchError, match="are shifted by one row"):
+        cb.check_runtime(stored[1:], stored[:-1])
+    with pytest.raises(CompatbenchError, match="do not contain the same items in the same order"):
+        cb.check_runtime(stored, stored[::-1])
 
 
 def test_few_items_decide_nothing_about_a_runtime() -> None:
@@ -149,9 +165,11 @@ def test_commands_answer_both_questions(tmp_path: Path) -> None:
     two = tmp_path / "two.npy"
     np.save(one, of_one_model(1, "plain"))
     np.save(two, of_two_models(1, "plain"))
+    other = tmp_path / "other.npy"
+    np.save(other, of_another_model(1))
     assert output_of("index one-model", one).startswith("Yes: ")
     mixed = invoke("index one-model", two, "--json")
     assert mixed.exit_code == 1
     assert json.loads(mixed.stdout)["answer"] == "no"
     assert output_of("index runtime", one, one).startswith("No: ")
-    assert invoke("index runtime", one, two).exit_code == 1
+    assert invoke("index runtime", one, other).exit_code == 1

@@ -287,7 +287,8 @@ def _read_json_lines(content: bytes, max_lines: int | None) -> pd.DataFrame:
         header |= dict.fromkeys(line)
     rows = [list(header)]
     for line in lines:
-        rows.append([str(line.get(name, "")) for name in header])
+        values = [line.get(name) for name in header]
+        rows.append(["" if value is None else str(value) for value in values])
     table = pd.DataFrame(rows)
     table.index -= 1  # no line of the file contains the names
     return table

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from compatbench.data.cards.own_cards import look_at
 from compatbench.data.images.dataset_files import inside, read_lines, reading
 from compatbench.data.layouts.containers import PARQUET, TAR
 from compatbench.data.layouts.listing import (
@@ -63,7 +64,8 @@ def scan(place: Path, ignore: Path | None = None) -> Listing:
         lists = []
         for name in candidates:
             path = place / name
-            if "/" not in name and path != ignore and _is_list(path):
+            is_own = path == ignore or _is_of_card(path)
+            if "/" not in name and not is_own and _is_list(path):
                 lists.append(name)
     elif lists and place == ignore:
         raise CompatbenchError(f"{place} would be replaced; choose another name: --name")
@@ -132,6 +134,12 @@ def _list_tree(root: Path) -> Iterator[str]:
             yield f"{prefix}{name}"
 
 
+def _is_of_card(path: Path) -> bool:
+    """Return True for a list that ``new-task`` or ``advise`` wrote beside the card of its task."""
+    card = look_at(path.with_suffix(".yaml"))
+    return card is not None and card.kind == "task"
+
+
 def _is_list(path: Path) -> bool:
     try:
         return choose_columns(read_csv(path, 2).columns) is not None
@@ -184,13 +192,17 @@ def _scan_folders(folder: Path, entries: Sequence[str]) -> Listing:
     level = _find_level(deep)
     tops = {parts[level] for parts in deep}
     splits = sorted(name for name in tops if name.lower() in SPLIT_NAMES)
+    others = sorted(tops.difference(splits))
+    if others:
+        # A class may have the name of a split, such as 'train', but it contains no class folders.
+        around_classes = {parts[level] for parts in deep if len(parts) > level + 2}
+        splits = [name for name in splits if name in around_classes]
     has_train = "train" in [SPLIT_NAMES[name.lower()] for name in splits]
     if has_train and len(tops) > 1:
-        others = sorted(tops.difference(splits))
         if others:
             raise CompatbenchError(
                 f"{folder}: the folder '{others[0]}' beside {' and '.join(splits)} is not a split; "
-                "remove it, or give the folder of the classes"
+                "remove it, give the folder of the classes, or list the images in a CSV"
             )
         rows = []
         for parts in deep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from compatbench.runs import results
 
 
 def advise(
-    suite: str | Path | SuiteCard = "mini",
+    suite: str | os.PathLike[str] | SuiteCard = "mini",
     methods: Names = "all",
     *,
     module: Module | str | Path | list[Module | str | Path] | None = None,
@@ -58,10 +59,10 @@ def advise(
     ``results/``.
 
     Args:
-        suite: your images: a folder or a file that ``new_task`` reads, or the name of a task. A
-            task is made of them in ``out``, and every image is tested, unless they have a test
-            split. Or a suite, whose results are read: a name of ``suites()``, the path of a YAML
-            file, or a card.
+        suite: your images: a folder or a file that ``new_task`` reads. A task is made of them in
+            ``out``, and every image is tested, unless they have a test split. Or a task: its name,
+            the path of its card, or what ``task`` or ``new_task`` returns. Or a suite, whose
+            results are read: a name of ``suites()``, the path of a YAML file, or a card.
         methods: with images and no module, the methods to train; by default three cheap ones. With
             a module, the path of its method's file, if it is not among ``methods()``. Of a suite,
             those with results that are asked about: names, globs, exclusions.
@@ -92,8 +93,8 @@ def advise(
         CompatbenchError: no results, an unknown name, or an upgrade that the suite does not have;
             or a module that is significantly worse than zero-shot on its own model.
     """
-    if isinstance(suite, Path):
-        suite = str(suite)
+    if isinstance(suite, os.PathLike):
+        suite = os.fspath(suite)
     has_images = isinstance(suite, str) and are_images(suite)
     modules: list[Module | str | Path] = []
     if module is not None:

@@ -1,6 +1,7 @@
 """``compatbench advise``."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,8 +35,8 @@ def advise(
         typer.Argument(
             metavar="[IMAGES|MODULE]",
             help="Your images: a folder of class folders, a list (CSV, TSV, JSON lines), tar "
-            "shards, parquet files, or the name of a task. Or the file of a module, to test on the "
-            "targets of the suite.",
+            "shards, parquet files, or a task: its name or its card. Or the file of a module, to "
+            "test on the targets of the suite.",
         ),
     ] = None,
     module: Annotated[
@@ -165,7 +166,7 @@ def advise(
         )
     given: dict[str, Any] = {"module": place}
     if has_images:
-        given = {"module": module, "yes": yes or _agree(source, target)}
+        given = {"module": module, "yes": yes or _agree(source, target, upgrade, module)}
     advice = compatbench.advise(
         str(place) if has_images else suite,
         methods,
@@ -193,16 +194,22 @@ def _is_module(place: Path) -> bool:
     return place.is_file() and place.suffix == ".safetensors"
 
 
-def _agree(source: str | None, target: str | None) -> bool:
+def _agree(
+    source: str | None, target: str | None, upgrade: str | None, modules: list[str] | None
+) -> bool:
     """Show which weights are missing, and ask on a terminal; False where nobody can answer."""
-    if source is None or target is None or target == "all":
-        return False
     from compatbench.backbone.load import is_offline
     from compatbench.backbone.needed_files import list_needed_files
     from compatbench.cli.output import console, print_table
     from compatbench.data.cards import backbone_cards
 
     if is_offline() or not (console.is_terminal and sys.stdin.isatty()):
+        return False
+    if upgrade is not None:
+        source, _, target = upgrade.partition(",")
+    elif source is None and modules:
+        source = _find_source(modules[0])
+    if not source or not target or target == "all":
         return False
     names = [backbone_cards.resolve(source), *backbone_cards.resolve_all(target)]
     missing = [file for file in list_needed_files(names) if file.path is None]
@@ -211,6 +218,15 @@ def _agree(source: str | None, target: str | None) -> bool:
     rows = [(file.name, file.size_in_words, file.licence) for file in missing]
     print_table(["to download", "size", "licence"], rows, right=["size"])
     return typer.confirm("Download these files?")
+
+
+def _find_source(module: str) -> str | None:
+    """Return the model that a module of compatbench was fitted on; None for another file."""
+    from compatbench.extras.advice.own_images import read_own_module
+
+    with suppress(CompatbenchError):  # ``advise`` raises it
+        return read_own_module(module)[1].source
+    return None
 
 
 def _check_place(place: Path | None, modules: list[str] | None, source: str | None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.progress import Progress
 
-from compatbench.data.cards import COPIED, backbone_cards
+from compatbench.data.cards import COPIED, backbone_cards, is_card_path
 from compatbench.data.dataset_folders import cards_option
 from compatbench.data.task import Task, load_task
 from compatbench.engine.request import Names
@@ -88,7 +88,8 @@ class OwnRequest:
         if self.out != Path():
             words += ["--out", str(self.out)]
         made_here = own.cards in ((), ("--cards", str(self.out)))
-        if made_here and Path(self.images).expanduser().exists():
+        are_given = Path(self.images).expanduser().exists() and not is_card_path(self.images)
+        if made_here and are_given:
             words += cards_option(None, *backbones)
         else:
             words += (*cards_option(own.task.name, *backbones), *own.data_root)
@@ -234,6 +235,7 @@ def _fit(
         methods,
         upgrades,
         shots,
+        suite=read_suite(own.task.name, upgrades[0][0]),
         out=request.out,
         device=request.device,
         progress=request.progress,

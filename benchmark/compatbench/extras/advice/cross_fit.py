@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from compatbench.data.cards import COPIED, SuiteCard, backbone_cards, suite_cards
+from compatbench.data.cards import COPIED, SuiteCard, suite_cards
 from compatbench.data.draws import load_test_set
+from compatbench.data.new_task import is_miniature
 from compatbench.data.task import Task
 from compatbench.engine.compute import Compute
 from compatbench.engine.execute.run_plan import run_plan
@@ -79,6 +80,7 @@ def cross_fit(
     upgrades: Sequence[tuple[str, ...]],
     shots: int,
     *,
+    suite: SuiteCard,
     out: Path,
     device: str = "auto",
     progress: bool = True,
@@ -96,9 +98,9 @@ def cross_fit(
         methods: names of methods.
         upgrades: a source with a target; or one model alone, on which modules are then retrained.
         shots: images per class.
+        suite: the suite whose settings are taken.
         settings: of a method, those that replace the suite's.
     """
-    suite = read_suite(halves[0], upgrades[0][0])
     configs = {}
     for name, changes in (settings or {}).items():
         configs[f"{name}{OWN}"] = {"method": name, **changes}
@@ -142,11 +144,17 @@ def serves(transfer: str, method: str) -> bool:
 
 
 def read_suite(task: str, source: str) -> SuiteCard:
-    """Return the suite whose settings are taken: of the task that was made, or the usual one."""
+    """Return the suite whose settings are taken: of the task that was made, or the usual one.
+
+    The miniatures and other models need different training, so a suite of the one kind is not used
+    for the other.
+    """
     made = f"{task}-upgrade"
+    is_mini = is_miniature(source)
     if made in suite_cards.names():
-        return suite_cards.read(made)
-    is_mini = source in backbone_cards.builtin_names() and backbone_cards.read(source).weights
+        suite = suite_cards.read(made)
+        if is_miniature(suite.upgrades[0][0]) == is_mini:
+            return suite
     return suite_cards.read("mini" if is_mini else "paper")
 
 

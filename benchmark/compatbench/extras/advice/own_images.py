@@ -15,7 +15,15 @@ import numpy as np
 from compatbench.backbone.load.find_weights import is_offline
 from compatbench.backbone.load.weights import fetch_backbones
 from compatbench.backbone.needed_files import NeededFile, list_needed_files
-from compatbench.data.cards import COPIED, TaskCard, backbone_cards, suite_cards, task_cards
+from compatbench.data.cards import (
+    COPIED,
+    TaskCard,
+    backbone_cards,
+    is_card_path,
+    suite_cards,
+    task_cards,
+)
+from compatbench.data.cards.own_cards import look_at
 from compatbench.data.dataset_folders import cards_option, images_option, variable_of
 from compatbench.data.images.source import SPLITS
 from compatbench.data.layouts.listing import Listing, scan_list
@@ -84,13 +92,14 @@ class OwnImages:
 
 
 def are_images(place: object) -> bool:
-    """Return True for a folder or file of images, or a task, and not for a suite."""
+    """Return True for a folder or file of images, or a task or its card, and not for a suite."""
     if not isinstance(place, str | Path) or str(place) in suite_cards.names():
         return False
     path = Path(place).expanduser()
-    if path.exists():
-        return path.suffix not in (".yaml", ".yml")
-    return str(place) in task_cards.names()
+    if is_card_path(str(place)):
+        card = look_at(path)
+        return card is not None and card.kind == "task"
+    return path.exists() or str(place) in task_cards.names()
 
 
 def fetch_missing_files(backbones: Sequence[str], yes: bool) -> None:
@@ -134,14 +143,17 @@ def open_images(
 
     These are all images, unless the data have a test split of their own. The cards of a new task
     are written to ``out``. If they are there, they are used as they are; they are written again if
-    the images have changed and nobody has edited the cards.
+    the images have changed, or the suite is for other models, and nobody has edited the cards.
 
     Args:
         skip_broken: leave out images that cannot be read, as ``new_task`` does.
     """
     path = Path(place).expanduser().absolute()
-    if not path.exists() or _means_task(str(place), out):
-        task = load_task(str(place))
+    is_card = is_card_path(str(place))
+    if is_card:
+        add_own_place(path.parent)  # where the suite of the task is
+    if is_card or not path.exists() or _means_task(str(place), out):
+        task = load_task(task_cards.resolve(str(place)))
         return OwnImages(
             task, task, (task.name,), cards_option(task.name), images_option(task.name)
         )
@@ -152,7 +164,8 @@ def open_images(
     if card.exists():
         add_own_place(folder)
         _point_to(name, card, path)
-    if not card.exists() or _must_be_made_again(card, path, listing):
+    upgrades = [(source, target) for target in targets]
+    if not card.exists() or _must_be_made_again(card, path, listing, upgrades):
         again = card.exists()
         made = new_task(
             path,
@@ -197,26 +210,50 @@ def _find_name(name: str, folder: Path) -> str:
     return found
 
 
-def _must_be_made_again(card: Path, path: Path, listing: Listing) -> bool:
-    """Return True if the images are not those of the card's list; warn about it."""
+def _must_be_made_again(
+    card: Path, path: Path, listing: Listing, upgrades: Sequence[tuple[str, str]]
+) -> bool:
+    """Return True if the images are not those of the card's list, or its suite is for other models.
+
+    Warn about it.
+    """
+    changes = _describe_new_images(card, path, listing) or _describe_suite(card, upgrades)
+    if not changes:
+        return False
+    record = _record_of(card)
+    if not record.exists() or record.read_text(encoding="utf-8") != _hash_cards(card):
+        _warn(
+            f"{changes}; {card}, its suite or its list was edited, or made by another command, and "
+            f"is used as it is. To make them again, remove {card.name}, {card.stem}-upgrade.yaml "
+            f"and {card.stem}.csv"
+        )
+        return False
+    _warn(f"{changes}; {card} is written again")
+    return True
+
+
+def _describe_new_images(card: Path, path: Path, listing: Listing) -> str:
+    """Return how the images differ from those of the card's list; '' if they do not."""
     listed = scan_list(card.with_suffix(".csv"), path).frame
     before = set(zip(listed["path"], listed["label"], strict=True))
     kept = listing.frame[~listing.frame["path"].isin(read_broken(card))]
     now = set(zip(kept["path"], kept["label"].map(str), strict=True))
     if before == now:
-        return False
-    changes = f"{count_are(len(now - before), 'image')} new in {path} and "
+        return ""
     gone = len(before - now)
-    changes += f"{gone:,} {is_or_are(gone)} gone"
-    record = _record_of(card)
-    if not record.exists() or record.read_text(encoding="utf-8") != _hash_cards(card):
-        _warn(
-            f"{changes}; {card}, its suite or its list was edited, or made by another command, and "
-            "is used as it is. Remove it to read them again"
-        )
-        return False
-    _warn(f"{changes}; {card} is written again")
-    return True
+    new = count_are(len(now - before), "image")
+    return f"{new} new in {path} and {gone:,} {is_or_are(gone)} gone"
+
+
+def _describe_suite(card: Path, upgrades: Sequence[tuple[str, str]]) -> str:
+    """Return the upgrades of the suite beside a card if others are asked about; otherwise ''."""
+    name = f"{card.stem}-upgrade"
+    if name not in suite_cards.names():
+        return ""
+    known = suite_cards.read(name).upgrades
+    if set(upgrades) <= set(known):
+        return ""
+    return f"suite '{name}' is for {', '.join(map(' → '.join, known))}"
 
 
 def _record_of(card: Path) -> Path:
@@ -273,17 +310,28 @@ def _test_all(task: Task) -> Task:
 
 
 def images_for(own: OwnImages, modules: Mapping[str, Module]) -> OwnImages:
-    """Return the images to test modules on: without those that one of them was trained on."""
+    """Return the images to test modules on: without those that one of them was trained on.
+
+    Raises:
+        CompatbenchError: one module was trained on the images that another one leaves.
+    """
+    task = own.task.name
+    learned: dict[str, str] = {}  # a module of each half, by the name of its task
     for name, module in modules.items():
         _, fitted = read_fitted(module)
-        if own.tested is not own.task and _learned_here(fitted, own):
-            _warn(f"{name} was trained on images of '{own.task.name}', so only the others are used")
-            return replace(own, tested=own.task, halves=(own.task.name,))
-    return own
-
-
-def _learned_here(fitted: Fitted, own: OwnImages) -> bool:
-    return fitted.imported is None and fitted.task == own.task.name
+        if fitted.imported is None and fitted.task in (task, SWAPPED.format(task)):
+            learned.setdefault(fitted.task, name)
+    if len(learned) > 1:
+        both = " and ".join(learned.values())
+        raise CompatbenchError(
+            f"{both} were trained on different halves of '{task}', so no image is left to test "
+            "both; ask for each"
+        )
+    if not learned or (own.tested is own.task and task in learned):
+        return own
+    [(half, name)] = learned.items()
+    _warn(f"{name} was trained on images of '{task}', so only the others are used")
+    return replace(own, tested=load_task(half), halves=(half,))
 
 
 def check_places(modules: Sequence[Module | str | Path]) -> None:
@@ -307,12 +355,15 @@ def read_modules(
     the arguments ``classes`` and ``settings`` of ``import_module``, contains them.
 
     Raises:
-        CompatbenchError: a checkpoint without a source, or modules of several sources.
+        CompatbenchError: a checkpoint without a source, modules of several sources, or classes and
+            settings without a checkpoint that they are for.
     """
     read: dict[str, Module] = {}
     sources = set()
+    any_imported = False
     for module in modules:
-        loaded = _read_module(module, task, source, how, memory)
+        loaded, is_imported = _read_module(module, task, source, how, memory)
+        any_imported |= is_imported
         _, fitted = read_fitted(loaded)
         sources.add(fitted.source)
         name = fitted.method
@@ -323,6 +374,11 @@ def read_modules(
             name = f"{fitted.method}-{number}"
             number += 1
         read[name] = loaded
+    if not any_imported and any(how.values()):
+        raise CompatbenchError(
+            "class_names (--class-names) and settings (--set) are those of a checkpoint of other "
+            "code, and a module of compatbench contains them: leave them out"
+        )
     if len(sources) > 1:
         raise CompatbenchError(
             f"the modules were fitted on several models, {', '.join(sorted(sources))}; ask for each"
@@ -346,16 +402,17 @@ def _read_module(
     source: str | None,
     how: Mapping[str, Any],
     memory: Memory,
-) -> Module:
+) -> tuple[Module, bool]:
+    """Return a module, and True if it was imported from a checkpoint of other code."""
     address = local_file(module)
     if source is None:
-        return read_own_module(module)[0]
+        return read_own_module(module)[0], False
     try:
-        return read_fitted(address)[0]
+        return read_fitted(address)[0], False
     except CompatbenchError:
         if isinstance(address, Module):
             raise
-    return memory.import_checkpoint(address, task, backbone_cards.resolve(source), how)
+    return memory.import_checkpoint(address, task, backbone_cards.resolve(source), how), True
 
 
 def read_own_module(module: Module | str | Path) -> tuple[Module, Fitted]:

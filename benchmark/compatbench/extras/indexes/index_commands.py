@@ -68,7 +68,8 @@ def measure(
         typer.Option(
             metavar="OLD NEW",
             help="Other items encoded by both models, to fit the map on. By default these are rows "
-            "of the index that no query needs, half of the rows at most; they leave the index.",
+            "of the index, half of them at most, and first those that no query needs; they leave "
+            "the index.",
         ),
     ] = None,
     k: Annotated[int, typer.Option(min=1, help="How many results recall looks at.")] = 10,
@@ -127,7 +128,7 @@ def fit(
 
     An orthogonal map (Procrustes analysis) rotates the centred vectors. A ridge regression also
     stretches them; its penalty is the distance from the orthogonal map, with a weight that is
-    chosen on held-out pairs. Some hundreds of pairs are enough for most models.
+    chosen on held-out pairs. Give at least twice as many pairs as the old vectors have dimensions.
 
     For example: compatbench index map --pairs old.npy new.npy --out map.safetensors
     """
@@ -232,7 +233,8 @@ def runtime(
 
     A runtime is the program, precision or hardware that computes a model. The answer is yes if a
     search with the new vectors finds other items: significantly less than 98 % of the ten nearest.
-    Cosines that differ by less than 0.001 count as equal. Exits with 1 if the answer is yes.
+    Cosines that differ by less than 0.001 count as equal. Files whose vectors have no neighbours
+    in common are an error: their rows do not match. Exits with 1 if the answer is yes.
 
     For example: compatbench index runtime stored.npy again.npy
     """

@@ -95,7 +95,7 @@ def fit_index_map(
 
     An orthogonal map (Procrustes analysis) rotates the centred vectors. A ridge regression also
     stretches them; its penalty is the distance from the orthogonal map, with a weight that is
-    chosen on held-out pairs. Some hundreds of pairs are enough for most models.
+    chosen on held-out pairs. Give at least twice as many pairs as the old vectors have dimensions.
 
     Args:
         pairs: the same items encoded by the old and by the new model, in the same rows: two arrays,
@@ -136,7 +136,7 @@ def fit_map(source: Array, target: Array, kind: str = "best") -> IndexMap:
     if len(source) < FEWEST_PAIRS:
         raise CompatbenchError(
             f"{count_are(len(source), 'pair')} too few for a map; give at least {FEWEST_PAIRS}, "
-            "and better some hundreds"
+            f"and better {2 * source.shape[1]:,}, twice as many as the old vectors have dimensions"
         )
     candidates = [_Candidate("orthogonal")]
     candidates += [_Candidate("ridge", damping) for damping in DAMPINGS]

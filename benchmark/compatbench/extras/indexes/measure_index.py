@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from compatbench.errors import CompatbenchError
 from compatbench.extras.indexes.alignment import require_aligned
-from compatbench.extras.indexes.index_maps import FEWEST_PAIRS, IndexMap, fit_map
+from compatbench.extras.indexes.index_maps import IndexMap, fit_map
 from compatbench.extras.indexes.rankings import GRADED, ndcg, recall, search
 from compatbench.extras.indexes.relevance import (
     ByGrade,
@@ -122,7 +122,8 @@ def measure_index(
         ids: what ``relevant`` calls the items and the queries, in the order of their vectors:
             lines of a text, or a CSV file with a column ``id``. By default row numbers from 0.
         pairs: other items encoded by both models, to fit the map on. By default these are rows of
-            the index that no query needs, half of the rows at most; they leave the index.
+            the index, half of them at most, and first those that no query needs; they leave the
+            index.
         k: how many results recall looks at.
         column: the column of vectors, if a parquet file has several.
 
@@ -233,18 +234,20 @@ def require_row_numbers(relevance: ByGrade, asked: Array, items: Vectors) -> Non
 
 
 def choose_pairs(rows: int, itself: Array | None, relevance: Relevance | None) -> Array:
-    """Draw the rows that the map is fitted on: no queries, and no graded items if possible."""
+    """Draw the rows that the map is fitted on: no queries, and graded items after all others."""
     free = np.ones(rows, bool)
     if itself is not None:
         free[itself] = False
-    wanted = min(MOST_PAIRS, rows // 2)
+    graded = np.zeros(rows, bool)
     if isinstance(relevance, ByGrade):
-        ungraded = free.copy()
-        ungraded[relevance.table["item"]] = False
-        if ungraded.sum() >= FEWEST_PAIRS:
-            free = ungraded
-    drawn = np.random.default_rng(0).permutation(np.flatnonzero(free))[:wanted]
-    return np.sort(drawn)
+        graded[relevance.table["item"]] = True
+    wanted = min(MOST_PAIRS, rows // 2)
+    generator = np.random.default_rng(0)
+    ungraded_first = [
+        generator.permutation(np.flatnonzero(free & ~graded)),
+        generator.permutation(np.flatnonzero(free & graded)),
+    ]
+    return np.sort(np.concatenate(ungraded_first)[:wanted])
 
 
 def neighbours_as_relevant(ranked: Array) -> ByGrade:

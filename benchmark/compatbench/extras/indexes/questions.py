@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compatbench.errors import CompatbenchError
+from compatbench.extras.indexes.alignment import require_aligned
 from compatbench.extras.indexes.vectors import VectorSource, open_pair, open_vectors, require_width
 from compatbench.messages import count_are
 from compatbench.results.estimate import Interval, estimate
@@ -191,7 +192,8 @@ def check_runtime(
 
     A runtime is the program, precision or hardware that computes a model. The answer is "yes" if a
     search with the new vectors finds other items: significantly less than 98 % of the ten nearest.
-    Cosines that differ by less than 0.001 count as equal.
+    Cosines that differ by less than 0.001 count as equal. Files whose vectors have no neighbours
+    in common are an error: their rows do not match.
 
     Args:
         stored: the stored vectors of some items: an array, or a ``.npy``, parquet or Faiss file.
@@ -199,10 +201,12 @@ def check_runtime(
         column: the column of vectors, if a parquet file has several.
 
     Raises:
-        CompatbenchError: different widths or numbers of rows, or a vector with a NaN or of zeros.
+        CompatbenchError: different widths or numbers of rows, rows that do not match, or a vector
+            with a NaN or of zeros.
     """
     before, after = open_pair((stored, again), "vectors", column)
     require_width(after, before.width, before.name)
+    require_aligned(before, after)
     count = min(before.rows, SAMPLE)
     if count <= NEIGHBOURS + 1:
         raise CompatbenchError(
