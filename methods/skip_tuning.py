@@ -1,8 +1,7 @@
 """Skip Tuning: the later blocks of both towers are trained; each image skips most distant classes.
 
-Gradients flow only through blocks 7 and later of both towers, and only through classes near an
-image.
-Nothing is added to the model.
+Gradients flow only through blocks 7 and later of both towers, and only through the classes near an
+image. Nothing is added to the model.
 """
 
 from __future__ import annotations
