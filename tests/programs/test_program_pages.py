@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import authors_page
@@ -43,6 +44,23 @@ def test_the_authors_page_needs_fits_of_this_version(
     monkeypatch.setattr(authors_page, "list_versions", lambda: versions)
     with pytest.raises(SystemExit, match=r"code: gradfix$"):
         make_files("authors")
+
+
+def test_the_authors_page_says_why_a_method_was_not_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    coop = builtin_methods().get("coop")
+
+    class Novel(coop):  # type: ignore[valid-type, misc]
+        card = replace(coop.card, name="novel", paper="arXiv:2601.00001")
+
+    versions = authors_page.list_versions()
+    monkeypatch.setattr(authors_page, "list_versions", lambda: versions)
+    monkeypatch.setitem(builtin_methods().classes, "novel", Novel)
+    without = authors_page.make_page().values["without"]
+    assert without["novel"] == "not compared yet"
+    assert without["rosetta"] == "a method of this project"
+    assert without["proda"] == "no public code was found"
 
 
 PAGE = (DOCS / "methods.md").read_text(encoding="utf-8")
