@@ -33,6 +33,7 @@ from compatbench.method import (
 from compatbench.method.trained import Batch, Recipe, TrainedMethod
 
 from ._shared.layers import draw_linear
+from ._shared.texts import Template
 from ._shared.towers import require_weight
 
 PROJECTIONS = ("q", "k", "v")
@@ -77,7 +78,7 @@ class CLIPLoRA(TrainedMethod):
         alpha: PositiveFloat = 1.0
         dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25
         steps_per_shot: PositiveInt = 500
-        template: str | None = None
+        template: Template | None = None
 
     config: Config
 

@@ -31,8 +31,9 @@ class CoPrompt(MaPLe):
     CLIP-Adapter's bottleneck ReLU(W_2 ReLU(W_1 ·)), α_f = 0.1, α_t = 0.2, and L = L_ce + λ ·
     [mean_c(1 − cos(t'_c, t⁰_c)) + mean_i(1 − cos(f'_i, f⁰_i))]. f⁰ is the frozen tower's
     feature of another view of the image. t⁰ is that of another text: each step draws one
-    template for all classes. λ = 1; the authors choose λ between 0.1 and 8, and the prompts'
-    length and depth, for each task.
+    template for all classes. With a single training view, as in suite ``mini``, the other view
+    is the same one, so only the texts differ. λ = 1; the authors choose λ between 0.1 and 8,
+    and the prompts' length and depth, for each task.
     """
 
     card = MethodCard(

@@ -49,7 +49,8 @@ class CrossModal(Method):
     few-shot validation images. W belongs to the source's feature space; only s is the current
     model's.
 
-    In detail: ``augment`` adds the suite's training views to the plain one. The validation set
+    In detail: ``augment`` adds the suite's training views to the plain one. The authors add a
+    mirrored view, and take one template (``templates: first``). The validation set
     is checked at the first step, after every 100 and at the last. The module stores the choice.
     Without validation images, the first value of each setting and the last step are taken.
     """

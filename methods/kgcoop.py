@@ -13,6 +13,7 @@ from compatbench.method import CosineClassifier, MethodCard
 from compatbench.method.trained import Batch, Recipe
 
 from ._shared.prompts import teacher_distance
+from ._shared.texts import Template
 from .coop import CoOp
 
 
@@ -38,7 +39,7 @@ class KgCoOp(CoOp):
         context_length: PositiveInt = 4
         context_words: str | None = "a photo of a"
         weight: NonNegativeFloat = 8.0
-        teacher: str | None = None
+        teacher: Template | None = None
 
     config: Config
 

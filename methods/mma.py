@@ -29,6 +29,7 @@ from compatbench.method import (
 from compatbench.method.trained import Recipe, TrainedMethod
 
 from ._shared.layers import divide_gradient
+from ._shared.texts import Template
 from ._shared.towers import late_blocks
 
 # The first adapted block of twelve, counted from 0.
@@ -63,7 +64,7 @@ class MMA(TrainedMethod):
         recipe: Recipe = Recipe(lr=1.5e-3, epochs=5, batch_size=16, warmup_epochs=0)
         width: PositiveInt = 32
         scale: PositiveFloat = 1e-3
-        template: str | None = "a photo of a {}."
+        template: Template | None = "a photo of a {}."
 
     config: Config
 

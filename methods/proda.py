@@ -31,19 +31,19 @@ from ._shared.prompts import Position, arrange
 class ProDA(TrainedMethod):
     """K contexts, whose class weights are treated as draws from a Gaussian.
 
-    Lu et al., *Prompt Distribution Learning*, section 3. With w_kc the normalised text feature
-    of class c under context k, w̄_c the mean over contexts and Σ_cc' their covariances, each
-    feature dimension by itself, the expected cross-entropy of an image f of class y is at most
+    Lu et al., *Prompt Distribution Learning*. With w_kc the normalised text feature of class c
+    under context k, w̄_c the mean over contexts and Σ_cc' their covariances, each feature
+    dimension by itself, the expected cross-entropy of an image f of class y is at most
 
         L = −log softmax_y( s ⟨w̄_c, f⟩ + ½ s² fᵀ(Σ_cc + Σ_yy − 2 Σ_cy) f )
 
-    (equation 8). The loss adds λ times the mean absolute cosine between the features of
-    different contexts without a name (semantic orthogonality, equation 9). The mean w̄_c
-    classifies.
+    The loss adds λ times the mean absolute cosine between the features of different contexts
+    without a name (semantic orthogonality). The mean w̄_c classifies. Neither the paper's text
+    nor code could be read: formulas, recipe and λ are written from memory.
 
     In detail: a quarter of the K = 32 contexts of 16 vectors are behind the name, a quarter
     around it, half before it. Each step draws 4 of them. λ = 0.1. Covariances are divided by
-    the number of prompts plus one, as in public code.
+    the number of prompts plus one.
     """
 
     card = MethodCard(
@@ -130,7 +130,7 @@ def name_position(k: int, count: int) -> Position:
 
 
 def upper_bound(weights: Tensor, images: Tensor, targets: Tensor, scale: float) -> Tensor:
-    """Return the bound on the expected cross-entropy, the mean over images (equation 8).
+    """Return the bound on the expected cross-entropy, the mean over images.
 
     Args:
         weights: normalised class weights of some contexts, ``[k, C, e]``.

@@ -23,6 +23,7 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Batch
 
+from ._shared.texts import Template
 from .coop import CoOp
 
 
@@ -50,7 +51,7 @@ class ProGrad(CoOp):
     class Config(CoOp.Config):
         strength: NonNegativeFloat = 1.0
         temperature: PositiveFloat = 1.0
-        teacher: str | None = None
+        teacher: Template | None = None
 
     config: Config
 

@@ -1,8 +1,7 @@
 """Skip Tuning: the later blocks of both towers are trained; each image skips most distant classes.
 
-Gradients flow only through blocks 7 and later of both towers, and only through classes near an
-image.
-Nothing is added to the model.
+Gradients flow only through blocks 7 and later of both towers, and only through the classes near an
+image. Nothing is added to the model.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Batch, Recipe, TrainedMethod
 
-from ._shared.texts import select_texts
+from ._shared.texts import Template, select_texts
 from ._shared.towers import late_blocks, shift_tower, zero_shift
 
 # The first trained block of twelve, counted from 0.
@@ -71,7 +70,7 @@ class SkipTuning(TrainedMethod):
         kept_share: Annotated[float, Field(gt=0, le=1)] = 0.5
         most_kept: PositiveInt = 50
         decay: PositiveFloat = 0.3
-        template: str | None = None
+        template: Template | None = None
 
     config: Config
 

@@ -29,6 +29,7 @@ from compatbench.method import (
 from compatbench.method.trained import Recipe
 
 from ._shared.layers import draw_bottleneck
+from ._shared.texts import Template
 from .kgcoop import KgCoOp
 
 
@@ -59,7 +60,7 @@ class TCP(KgCoOp):
         position: Literal["end"] = "end"
         class_specific: Literal[False] = False
         weight: NonNegativeFloat = 8.0
-        template: str | None = None
+        template: Template | None = None
         reduction: PositiveInt = 4
 
     config: Config

@@ -28,6 +28,8 @@ from compatbench.method import (
 )
 from compatbench.method.trained import Batch, Recipe, TrainedMethod
 
+from ._shared.texts import Template
+
 
 class TwoSFS(TrainedMethod):
     """z_c = s · cos(f', t'_c + r_c), with f' and t' behind towers whose layer norms are tuned.
@@ -58,7 +60,7 @@ class TwoSFS(TrainedMethod):
         )
         steps_per_shot: PositiveInt = 300
         first_share: float = Field(default=0.6, gt=0, lt=1)
-        template: str | None = None
+        template: Template | None = None
 
     config: Config
 

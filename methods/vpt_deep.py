@@ -12,6 +12,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from compatbench.method import Backbone, FewShotData, Labels, MethodCard, Module
 from compatbench.method.trained import Recipe
 
+from ._shared.texts import Template
 from ._shared.towers import ImagePrompted, PromptedClassifier, draw_image_prompts
 
 
@@ -37,7 +38,7 @@ class VPTDeep(ImagePrompted):
         recipe: Recipe = Recipe(lr=2.5e-3, epochs=5, batch_size=4)
         length: NonNegativeInt = 8
         depth: PositiveInt = 12
-        template: str | None = "a photo of a {}."
+        template: Template | None = "a photo of a {}."
 
     config: Config
 

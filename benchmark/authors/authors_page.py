@@ -45,10 +45,15 @@ def make_page() -> Page:
     old = set(names[fits["version"].fillna("") != versions])
     recipes = read_recipes()
     without = {}
-    for name in builtin_methods().names():
-        if name not in compared:
-            is_published = name in recipes
-            without[name] = "no public code" if is_published else "a method of this project"
+    for name, cls in builtin_methods().classes.items():
+        if name in compared:
+            continue
+        if cls.card.paper == "compatbench":
+            without[name] = "a method of this project"
+        elif name in recipes:
+            without[name] = "no public code was found"
+        else:
+            without[name] = "not compared yet"
     transfers = {}
     missing = set(old)
     for name, cls in builtin_transfers().classes.items():
@@ -75,7 +80,7 @@ def make_page() -> Page:
     values = {
         "rows": rows.reset_index(names="name").astype(object).fillna("").to_dict("records"),
         "worst": fits["difference"].max(),
-        "without": without,
+        "without": dict(sorted(without.items())),
         "transfers": transfers,
     }
     return Page(values)

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pages import Page
-from recipes_page import list_lines, read_recipes
+from recipes_page import list_defaults, list_lines, read_recipes
 from torch import Tensor
 
 from compatbench.data.labels import NEEDS
@@ -56,6 +56,7 @@ SOLVERS = {
 ALL_IMAGES = 2**16  # a batch that no few-shot draw fills
 MOST_SHAPES = 7  # tensors that are listed one by one
 GROUP = ["method", "Setting"]
+B16_WIDTHS = dict(token_width=512, image_width=768, head_width=64)
 # Classes and shots that a method is tried with, to see what its module grows with. The first draw
 # is compared with one of more images, one of more classes, and one of both.
 DRAWS = ((4, 1), (4, 2), (8, 1), (8, 2))
@@ -77,6 +78,7 @@ def make_page() -> Page:
         method = registry.get(name)
         about = describe_method(method)
         about["deviations"] = deviations.get(name)
+        about["defaults"] = list_defaults(recipes[name], registry) if name in recipes else []
         about["repository"] = recipes[name].repository if name in recipes else ""
         facts[name] = about
         places = ", ".join(about["places"])
@@ -218,8 +220,13 @@ def _write_epochs(epochs: int | Mapping[int, int]) -> str:
 @cache
 def _b16_sized() -> Backbone:
     """Return a CLIP with the widths and depths of ViT-B/16."""
-    widths = dict(token_width=512, embed_dim=512, image_width=768, head_width=64)
-    return build_clip("b16-sized", seed=7, **widths)
+    return build_clip("b16-sized", seed=7, embed_dim=512, **B16_WIDTHS)
+
+
+@cache
+def _teacher() -> Backbone:
+    """Return a CLIP whose features have the size of those of ViT-L/14."""
+    return build_clip("teacher", seed=8, embed_dim=768, **B16_WIDTHS)
 
 
 def _start(tested: MethodUnderTest, classes: int, shots: int) -> Module:
@@ -228,10 +235,10 @@ def _start(tested: MethodUnderTest, classes: int, shots: int) -> Module:
     generator = torch.Generator().manual_seed(1)
     labels = relabel((*LABELS.names, "cat", "blue car", "boat")[:classes])
     targets = torch.arange(classes).repeat_interleave(shots)
-    views = torch.randn(2, len(targets), backbone.embed_dim, generator=generator)
+    views = torch.randn(1, len(targets), backbone.embed_dim, generator=generator)
     features = FeatureSet(views[0], views, targets)
     data = FewShotData(labels, shots, features, features, features)
-    data = replace(data, teacher=Teacher(backbone, data))
+    data = replace(data, teacher=Teacher(_teacher(), data))
     instance = tested.build()
     if isinstance(instance, TrainedMethod):
         return instance.init(backbone, data, generator)
@@ -239,10 +246,15 @@ def _start(tested: MethodUnderTest, classes: int, shots: int) -> Module:
 
 
 def write_size(sizes: Sequence[int]) -> str:
-    """Return sizes at the ``DRAWS`` as a sum of parts that grow with C, with N, or with both."""
+    """Return sizes at the ``DRAWS`` as a sum of parts that grow with C, with N, or with both.
+
+    Raises:
+        ValueError: they are no such sum, as those of a matrix of C × C are not.
+    """
     grid = np.array([[1, c, c * shots, c * c * shots] for c, shots in DRAWS])
     factors = np.rint(np.linalg.solve(grid, sizes)).astype(int)
-    assert (grid @ factors == sizes).all(), "no sum of parts that grow with C, with N, or with both"
+    if (factors < 0).any() or (grid @ factors != sizes).any():
+        raise ValueError(f"{sizes}: no sum of parts that grow with C, with N, or with both")
     parts = []
     for factor, unit in zip(factors, ("", "C", "N", "C · N"), strict=True):
         if factor:
@@ -259,16 +271,9 @@ def _shapes(groups: Sequence[dict[str, Tensor]]) -> list[str]:
     counts = Counter[str]()
     for name in groups[0]:
         shapes = [tensors[name].shape for tensors in groups]
-        sizes = []
-        for size, with_more_images, with_more_classes, _ in zip(*shapes, strict=True):
-            if with_more_images != size:
-                sizes.append("N")
-            elif with_more_classes != size:
-                sizes.append("C")
-            else:
-                sizes.append(f"{size:,}")
+        dimensions = [write_size(sizes) for sizes in zip(*shapes, strict=True)]
         pattern = re.sub("[0-9]+", "*", name)
-        counts[f"{pattern}: {' × '.join(sizes) or '1'}"] += 1
+        counts[f"{pattern}: {' × '.join(dimensions) or '1'}"] += 1
     if counts.total() > MOST_SHAPES:
         return [f"{counts.total()} tensors"]
     return [f"{text} ({times} times)" if times > 1 else text for text, times in counts.items()]

@@ -96,6 +96,30 @@ def compare(recipe: PublishedRecipe, suite: SuiteCard, registry: MethodRegistry)
     return rows
 
 
+def list_defaults(recipe: PublishedRecipe, registry: MethodRegistry) -> list[dict[str, str]]:
+    """Return the settings whose default differs from the published value, with both values.
+
+    The published value is the authors' for most datasets, or ImageNet's if they have one for each.
+    Settings in which suite ``paper`` differs are left out: they are listed with a reason.
+    """
+    shots = max(suite_cards.read(SUITE).shots)
+    config = registry.get(recipe.method).Config().model_dump(mode="json")
+    changed = []
+    for setting in recipe.settings:
+        if setting.field.partition(".")[0] not in config or setting.deviation:
+            continue
+        default = _find(config, setting.field, shots)
+        on_imagenet = value_on(setting.published, "imagenet")
+        published = setting.published.get("*", on_imagenet)
+        if default == published:
+            continue
+        ours = "not set" if default is None else _write(default)
+        if default == on_imagenet:
+            ours += " (ImageNet's)"
+        changed.append({"setting": setting.name, "published": _write(published), "ours": ours})
+    return changed
+
+
 def settings_on(name: str, suite: SuiteCard, task: str, registry: MethodRegistry) -> dict[str, Any]:
     """Return a method's settings on a task, with its ``training`` and the card of the ``task``."""
     card = task_cards.read(task).model_dump(mode="json")

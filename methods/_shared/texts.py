@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import AfterValidator
 from torch import Tensor
 
 from compatbench.backbone.text.prompts import Prompts
@@ -15,6 +17,20 @@ from compatbench.method import Backbone, Labels
 # A task's first template, all but its first, or all. On the cards of CoOp's datasets the first
 # template is the dataset's own; the rest are the seven that Tip-Adapter selected for ImageNet.
 Templates = Literal["first", "rest", "all"]
+
+
+def check_template(template: str) -> str:
+    """Return a template that has one place for the class name.
+
+    Raises:
+        ValueError: it has none, several, or other braces.
+    """
+    if not re.fullmatch(r"[^{}]*\{\}[^{}]*", template):
+        raise ValueError(f"{template!r} must contain {{}} once, for the class name")
+    return template
+
+
+Template = Annotated[str, AfterValidator(check_template)]
 
 
 def choose_templates(labels: Labels, templates: Templates) -> tuple[str, ...]:

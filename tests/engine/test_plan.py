@@ -201,6 +201,19 @@ def test_settings_are_the_recipe_s_but_for_what_the_suite_names() -> None:
     assert named.key == one_cell(smoke(methods={"contcoop": {"weight": 0}}), "contcoop").key
 
 
+@pytest.mark.parametrize(
+    ("method", "field"), [("promptkd", "teacher_recipe"), ("mergetune", "coop_recipe")]
+)
+def test_a_suite_changes_single_parts_of_every_recipe(method: str, field: str) -> None:
+    published = REGISTRY.get(method).Config().model_dump(mode="json")[field]
+    changes = {field: {"batch_size": 16}, "tasks": {"mini-food": {field: {"lr": 0.5}}}}
+    suite = smoke(methods={method: changes})
+    for_all = published | {"batch_size": 16}
+    assert resolve_settings(REGISTRY.get(method), suite).config[field] == for_all
+    on_food = resolve_settings(REGISTRY.get(method), suite, task="mini-food").config[field]
+    assert on_food == for_all | {"lr": 0.5}
+
+
 def test_settings_of_a_task_and_the_training_of_a_method_hold_there_alone() -> None:
     own = {"recipe": {"lr": 0.5}, "training": {"views": "fresh"}}
     everywhere = {"recipe": {"lr": 0.1}, "training": {"crop_scale": [0.2, 1.0]}}

@@ -108,6 +108,14 @@ def test_example_in_the_docstring_works(kind: Kind, tmp_path: Path) -> None:
         assert (halfway - logits).abs().max() < logits.abs().max()
 
 
+@pytest.mark.slow
+def test_method_in_the_docstring_passes_every_check(tmp_path: Path) -> None:
+    path = tmp_path / "means.py"
+    path.write_text(KINDS["method"].example)
+    found = cb.check(str(path))
+    assert found.loc[found["status"] == "fail", "reason"].tolist() == []
+
+
 # The content of a file, and the error.
 WRONG = [
     (None, "file .* does not exist"),
@@ -207,7 +215,7 @@ def test_first_name_on_a_card_is_that_of_no_other_method(
 ) -> None:
     """Else its cells would take the keys of the other one."""
     example = KINDS["method"].example
-    taken = example.replace('paper=""', 'paper="", was="coop"')
+    taken = example.replace("inserts=", 'was="coop", inserts=')
     (tmp_path / "a_means.py").write_text(taken)
     registry = MethodRegistry.installed()
     with pytest.raises(CompatbenchError, match=r"'means' has was='coop', which is a name of the"):
@@ -222,7 +230,7 @@ def test_first_name_on_a_card_is_that_of_no_other_method(
     assert "'coop'" in registry.broken["means"]
     assert registry.get("coop").card.name == "coop"
     # A file from outside cannot take the first name of a method that was renamed.
-    (tmp_path / "renamed.py").write_text(example.replace('paper=""', 'paper="", was="averages"'))
+    (tmp_path / "renamed.py").write_text(example.replace("inserts=", 'was="averages", inserts='))
     (tmp_path / "new.py").write_text(example.replace('"means"', '"averages"', 1))
     registry = MethodRegistry()
     registry.add_file(tmp_path / "renamed.py")

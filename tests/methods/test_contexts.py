@@ -269,7 +269,7 @@ def test_tcp_block_is_at_two_thirds_of_the_depth(
 
 
 def proda_bound(backbone: Backbone, weights: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-    """Return the bound of equation 8, with covariance matrices diagonal in the features."""
+    """Return the bound on the expected cross-entropy; covariance matrices are diagonal."""
     scale = scale_of(backbone)
     mean = weights.mean(0)
 

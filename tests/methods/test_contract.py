@@ -192,6 +192,9 @@ def test_without_validation_images_the_published_settings_are_used(
         ("cocoop", {"class_specific": True}, "class_specific"),
         ("atprompt", {"attributes": ()}, "attributes"),
         ("atprompt", {"attributes": (" ",)}, "attributes"),
+        ("mma", {"template": "a photo of a thing."}, r"thing.' must contain \{\} once, for the"),
+        ("tcp", {"template": "person doing"}, "'person doing' must contain"),
+        ("kgcoop", {"teacher": "{} or {}"}, "'{} or {}' must contain"),
     ],
 )
 def test_settings_unfit_for_the_method_or_backbone_are_refused(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import authors_page
 import pytest
-from methods_page import read_idea
+from methods_page import DRAWS, read_idea, write_size
 from pages import DOCS, PAGES, make_files
 from unrecorded_methods import UNRECORDED
 
@@ -45,6 +47,23 @@ def test_the_authors_page_needs_fits_of_this_version(
         make_files("authors")
 
 
+def test_the_authors_page_says_why_a_method_was_not_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    coop = builtin_methods().get("coop")
+
+    class Novel(coop):  # type: ignore[valid-type, misc]
+        card = replace(coop.card, name="novel", paper="arXiv:2601.00001")
+
+    versions = authors_page.list_versions()
+    monkeypatch.setattr(authors_page, "list_versions", lambda: versions)
+    monkeypatch.setitem(builtin_methods().classes, "novel", Novel)
+    without = authors_page.make_page().values["without"]
+    assert without["novel"] == "not compared yet"
+    assert without["rosetta"] == "a method of this project"
+    assert without["proda"] == "no public code was found"
+
+
 PAGE = (DOCS / "methods.md").read_text(encoding="utf-8")
 FACTS = read_facts()
 
@@ -67,6 +86,22 @@ def test_modules_have_the_published_number_of_parameters(title: str, parameters:
     """The numbers are from papers and their authors' code, at ViT-B/16."""
     [row] = [line for line in PAGE.splitlines() if line.startswith(f"| [{title}]")]
     assert row.split("|")[4].strip() == parameters
+
+
+def test_parameters_are_those_of_one_view_and_of_a_teacher_of_its_own_size() -> None:
+    counts = {name: facts["parameters"] for name, facts in FACTS.items()}
+    assert counts["proker"] == "C · N"
+    assert counts["rehark"] == "2 · C · N"
+    assert counts["promptkd"] == f"{768 * (512 + 768 + 4) + 9 * 4 * 768:,}"
+
+
+def test_a_size_that_grows_in_another_way_is_an_error() -> None:
+    def sizes(count: Callable[[int, int], int]) -> list[int]:
+        return [count(classes, classes * shots) for classes, shots in DRAWS]
+
+    assert write_size(sizes(lambda c, n: 7 + 2 * c + c * n)) == "7 + 2 · C + C · N"
+    with pytest.raises(ValueError, match=r"^\[16, 16, 64, 64\]: no sum"):
+        write_size(sizes(lambda c, n: c * c))
 
 
 @pytest.mark.parametrize("name", sorted({*builtin_methods().names()} - UNRECORDED))

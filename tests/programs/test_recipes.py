@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 from configurations import FILES, expressions_of, functions, list_read, load, script_options
-from recipes_page import SUITE, PublishedRecipe, Row, Setting, compare, read_recipes
+from recipes_page import (
+    SUITE,
+    PublishedRecipe,
+    Row,
+    Setting,
+    compare,
+    list_defaults,
+    read_recipes,
+)
 
 from compatbench.data.cards import suite_cards
 from compatbench.method.registry import builtin_methods
@@ -52,6 +60,17 @@ def test_problems_are_reported_by_task() -> None:
     ]
     words = {"field": "", "published": "fp16", "ours": {"imagenet": "fp32"}}
     assert _coop(**words) == ["epochs on imagenet: published 'fp16', ours 'fp32', and no reason"]
+
+
+def test_defaults_that_differ_from_the_published_recipe_are_listed() -> None:
+    def listed(name: str) -> dict[str, tuple[str, str]]:
+        defaults = list_defaults(RECIPES[name], builtin_methods())
+        return {each["setting"]: (each["published"], each["ours"]) for each in defaults}
+
+    assert listed("promptkd")["learning rate of the teacher's fit"] == ("0.005", "0.0025")
+    assert listed("plot") == {"epochs": ("200", "50 (ImageNet's)")}
+    assert listed("twosfs")["template"] == ("a photo of a {}.", "not set")
+    assert listed("coop") == {}
 
 
 WITH_FILES = {name: recipe for name, recipe in RECIPES.items() if recipe.files}

@@ -28,10 +28,11 @@ def new_method(
     In a checkout it writes methods/NAME.py and tests/methods/formulas/NAME.py, which compares the
     method with its formula. Together they are a pull request. Elsewhere it writes ./NAME.py.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,49}", name) or keyword.iskeyword(name):
+    made = (name, class_name(name))
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,49}", name) or any(map(keyword.iskeyword, made)):
         raise CompatbenchError(
             f"'{name}' cannot be a method's name; use small letters, digits and '_', a letter "
-            "first, as in 'my_method'"
+            "first, as in 'my_method', but no Python keyword"
         )
     from compatbench.method.registry import builtin_methods
 
@@ -74,7 +75,15 @@ def find_checkout(folder: Path) -> Path | None:
 
 def fill_template(name: str, template: Path = _METHOD) -> str:
     """Return the text of a new method file, or of its formula."""
+    text = template.read_text(encoding="utf-8").replace("NAME", name)
+    return text.replace("TITLE", _title(name)).replace("CLASS", class_name(name))
+
+
+def class_name(name: str) -> str:
+    """Return the name of a new method's class, such as ``MyMethod``."""
+    return _title(name).replace(" ", "")
+
+
+def _title(name: str) -> str:
     words = name.replace("_", " ").split()
-    title = " ".join(word.capitalize() for word in words)
-    text = template.read_text(encoding="utf-8").replace("NAME", name).replace("TITLE", title)
-    return text.replace("CLASS", title.replace(" ", ""))
+    return " ".join(word.capitalize() for word in words)

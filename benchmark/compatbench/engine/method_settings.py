@@ -16,6 +16,7 @@ from compatbench.data.cards import (
 from compatbench.engine.flat_settings import flat_settings
 from compatbench.errors import CompatbenchError
 from compatbench.method import Method, read_settings
+from compatbench.method.trained import Recipe
 
 MAX_CONFIG_NAME = 100  # characters
 
@@ -39,14 +40,15 @@ def resolve_settings(
     name = name or cls.card.name
     training = suite.training.model_dump()
     values: dict[str, Any] = {}
+    recipes = {name: value for name, value in cls.Config() if isinstance(value, Recipe)}
     lineage = dict.fromkeys((cls.card.name, *suite.lineage(name)))
     for changes in _list_changes(suite, lineage, task):
         training |= changes.pop("training", {})
-        recipe = changes.get("recipe")
-        if isinstance(recipe, dict) and "recipe" in cls.Config.model_fields:
-            # Of a recipe, only the parts that are named change.
-            before = values.get("recipe") or cls.Config().model_dump(mode="json")["recipe"]
-            changes["recipe"] = before | recipe
+        for field in recipes.keys() & changes.keys():
+            if isinstance(changes[field], dict):
+                # Of a recipe, only the parts that are named change.
+                before = values.get(field) or recipes[field].model_dump(mode="json")
+                changes[field] = before | changes[field]
         values |= changes
     if "max_steps" in cls.Config.model_fields and training["max_steps"] is not None:
         values.setdefault("max_steps", training["max_steps"])

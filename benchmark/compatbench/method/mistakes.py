@@ -189,7 +189,7 @@ def read_settings(model: type[_ModelT], values: Mapping[str, Any], whose: str) -
             if "-" in part or "[" in part:
                 break
             parts.append(part)
-        problem = first["msg"]
+        problem = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
             problem = "there is no such setting"
             problem += _suggest_setting(model, parts, first["input"])
