@@ -39,7 +39,7 @@ class ProDA(TrainedMethod):
 
     The loss adds λ times the mean absolute cosine between the features of different contexts
     without a name (semantic orthogonality). The mean w̄_c classifies. Neither the paper's text
-    nor code could be read: formulas, recipe and λ are written from memory.
+    nor code could be read: formulas, recipe and λ are reconstructed.
 
     In detail: a quarter of the K = 32 contexts of 16 vectors are behind the name, a quarter
     around it, half before it. Each step draws 4 of them. λ = 0.1. Covariances are divided by
