@@ -140,9 +140,7 @@ def holm(p: np.ndarray) -> np.ndarray:
     """Return p values with Holm's correction for their number."""
     order = np.argsort(p, kind="stable")
     corrected = np.ones(len(p))
-    corrected[order] = np.maximum.accumulate(
-        np.minimum(1, p[order] * (len(p) - np.arange(len(p))))
-    )
+    corrected[order] = np.maximum.accumulate(np.minimum(1, p[order] * (len(p) - np.arange(len(p)))))
     return corrected
 
 
@@ -435,8 +433,8 @@ def worse_than_best_option(options: list[dict]) -> np.ndarray:
     for i in others:
         same = options[i]["seeds"] == best["seeds"]
         scores = "accuracy" if same else "on_shared_seeds"
-        behind = best[scores] - options[i][scores]
-        p.append(stats.ttest_1samp(behind, 0).pvalue if behind.mean() > 0 else 1.0)
+        is_behind = options[i][scores].mean() < best[scores].mean()
+        p.append(stats.ttest_rel(best[scores], options[i][scores]).pvalue if is_behind else 1.0)
     result = np.ones(len(options))
     result[others] = holm(np.array(p))
     return result
