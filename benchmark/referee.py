@@ -527,7 +527,7 @@ def check_claims(root: Path, suite: Suite, found: list[str]) -> None:
 
 
 def claims_1_and_2(known: dict[str, dict], groups: dict[str, list[str]]) -> dict:
-    """Return effect and verdict of the shares that lose, and of the differences of medians.
+    """Return effect and verdict of the shares below 0, and of the differences of medians.
 
     The intervals are drawn anew, so only their verdicts are compared.
     """
@@ -536,7 +536,7 @@ def claims_1_and_2(known: dict[str, dict], groups: dict[str, list[str]]) -> dict
         able = [name for name in names if known[name]["source_gain"].mean() > 0]
         gains = np.array([known[name]["gain"] for name in able])
         share = resample([gains], lambda table: (table.mean(axis=1) < 0).mean())
-        says = f"a third or more of the {depth} methods that gain on the source lose"
+        says = f"a third or more of the {depth} methods with a mean gain above 0 on the source"
         verdict = judge(share[1], share[2], 1 / 3 - 1e-9)
         recomputed[says] = (f"{100 * share[0]:.0f} %", verdict)
     for says, less in (("gain more on", 0), ("lose less of their gain", 1)):
