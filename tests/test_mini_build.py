@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy, normalize
 from compatbench.backbone import load_backbone
 from compatbench.backbone.load import locate_weights, read_backbone, weights_key
 from compatbench.files.hashes import hash_file
+from compatbench.results.estimate import Interval
 from compatbench.tables.markdown import fill_section
 from compatbench.tasks.mini.build import (
     classes,
@@ -159,14 +160,50 @@ def test_likeness_on_page_and_card_equals_the_committed_results() -> None:
     assert likeness.fill_card(card, facts) == card
 
 
-def test_a_sign_is_not_shown_if_an_interval_contains_zero() -> None:
+def test_a_property_is_not_shown_if_an_interval_contains_the_limit() -> None:
     rows = {row["property"]: row for row in likeness.likeness()[0]}
     assert rows["CoOp's module on the target"]["holds"] == "yes"
     unclear = rows["ContCoOp's module on the target"]
     assert "(-" in unclear["it shows"]
     assert unclear["holds"] == likeness.NOT_SHOWN
     card = likeness.fill_card("likeness: ", list(rows.values()))
-    assert "1 is not shown: ContCoOp's module on the target (an interval contains 0)." in card
+    assert "are not shown (an interval contains the limit): zero-shot accuracy; " in card
+
+
+def test_a_property_holds_or_fails_only_by_a_whole_interval() -> None:
+    inside = Interval(50, 46, 54, 8)
+    reaching = Interval(50, 44, 56, 8)
+    outside = Interval(30, 20, 40, 8)
+    assert likeness.lies_within(inside, 45, 70) is True
+    assert likeness.lies_within(reaching, 45, 70) is None
+    assert likeness.lies_within(outside, 45, 70) is False
+    assert likeness.lies_within(reaching, least=56) is None  # reaches the limit
+    assert likeness.all_hold([True, None]) is None
+    assert likeness.all_hold([True, None, False]) is False
+    assert likeness.all_hold([True, True]) is True
+
+
+def test_a_correlation_of_few_methods_is_not_shown() -> None:
+    rows = []
+    for place in range(likeness.FEWEST_METHODS):
+        for task in "abcdef":
+            rows.append({"method": f"m{place:02}", "task": task, "shots": 16, "accuracy": place})
+    source = pd.DataFrame(rows)
+    alike = source.pivot(index="method", columns="task", values="accuracy")
+    assert likeness.rank_agreement(source, alike)["holds"] == "yes"
+    assert likeness.rank_agreement(source, -alike)["holds"] == likeness.FAILS
+    few = alike.iloc[1:]
+    assert likeness.rank_agreement(source, few)["holds"] == likeness.NOT_SHOWN
+    assert likeness.rank_agreement(source, -few)["holds"] == likeness.NOT_SHOWN
+
+
+def test_published_gains_are_those_of_the_table() -> None:
+    rows = {row["property"]: row for row in likeness.likeness()[0]}
+    published = likeness.published_table()
+    coop = published.loc["coop"].mean() - likeness.ZERO_SHOT
+    probe = published.loc["linear_probe"].mean() - likeness.ZERO_SHOT
+    shown = rows["gain of CoOp beside the probe's"]["real models"]
+    assert f"({coop:.1f} and {probe:.1f} points)" in shown
 
 
 def test_published_table_has_methods_with_all_eleven_datasets() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -88,6 +88,14 @@ def is_or_are(number: int) -> str:
 def conjugate(number: int, verb: str) -> str:
     """Return a regular verb for so many things: ``loses`` for 1, and ``lose`` for 7."""
     return f"{verb}s" if number == 1 else verb
+
+
+def join_words(words: Sequence[str]) -> str:
+    """Return ``a``, ``a and b``, or ``a, b and c``."""
+    if len(words) < 2:
+        return "".join(words)
+    *others, last = words
+    return f"{', '.join(others)} and {last}"
 
 
 def lower_first(text: str) -> str:

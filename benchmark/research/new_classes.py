@@ -53,7 +53,7 @@ def make_sections(root: Path = REPOSITORY) -> dict[str, str]:
 
 
 def describe_answer(found: dict[str, list[Interval]]) -> str:
-    """Return the answer: on which classes kinds of methods lose significantly.
+    """Return the answer: on which classes kinds of methods lose significantly, and lose more.
 
     Args:
         found: of each column of the table, the intervals of all kinds and upgrades.
@@ -62,12 +62,13 @@ def describe_answer(found: dict[str, list[Interval]]) -> str:
     loses = {
         name: sum(interval.sign > 0 for interval in intervals) for name, intervals in found.items()
     }
-    more = f"in {loses[FORGOTTEN]} of {total} cases" if loses[FORGOTTEN] else "in no case"
+    larger = f"in {loses[FORGOTTEN]} of {total} cases" if loses[FORGOTTEN] else "in no case"
+    smaller = sum(interval.sign < 0 for interval in found[FORGOTTEN])
     return (
         "Modules were trained on half of the classes of each task. On these classes, the median "
         f"module loses a part of its gain in {loses[OWN]} of {total} cases (a kind of method and "
         f"an upgrade); on the other half, in {loses[OTHER]}. The loss is significantly larger on "
-        f"the other half {more}."
+        f"the other half {larger}, and significantly smaller in {smaller} of {total}."
     )
 
 

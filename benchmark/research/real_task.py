@@ -11,6 +11,7 @@ from method_kinds import group_methods
 from scipy.stats import binomtest
 
 import compatbench as cb
+from compatbench.data.cards import COPIED
 from compatbench.messages import conjugate
 from compatbench.results.estimate import estimate
 from compatbench.tables.markdown import render_table
@@ -31,7 +32,7 @@ LEVEL = 0.05
 def make_sections() -> dict[str, str]:
     """Return the table of verdicts by kind of method, and zero-shot's accuracies."""
     frame = cb.results(SUITE, REPOSITORY).frame
-    copied = frame[frame["transfer"] == "copied"]
+    copied = frame[frame["transfer"] == COPIED]
     accuracies = []
     for backbone in (SOURCE, *TARGETS):
         rows = copied[(copied["backbone"] == backbone) & (copied["method"] == "zeroshot")]
@@ -41,13 +42,13 @@ def make_sections() -> dict[str, str]:
         header += [f"{title}: gain, lose", "median gain"]
     rows = []
     totals: dict[str, Counter[str]] = {target: Counter() for target in TARGETS}
-    for kind, methods in group_methods(copied["method"].unique()).items():
+    attached = list_attached(copied)
+    for kind, methods in group_methods(attached["method"].unique()).items():
         row = [kind, str(len(methods))]
         for target in TARGETS:
-            attached = copied[(copied["backbone"] == target) & (copied["status"] == "ok")]
-            attached = attached[attached["method"].isin(methods)]
-            verdicts = [judge(rows) for _, rows in attached.groupby("method")]
-            gains = attached.groupby("method")["gain"].mean()
+            of_kind = attached[(attached["backbone"] == target) & attached["method"].isin(methods)]
+            verdicts = [judge(rows) for _, rows in of_kind.groupby("method")]
+            gains = of_kind.groupby("method")["gain"].mean()
             row.append(f"{verdicts.count('gains')}, {verdicts.count('loses')}")
             totals[target].update(verdicts)
             row.append(signed(gains.median()))
@@ -55,6 +56,17 @@ def make_sections() -> dict[str, str]:
     text = f"Zero-shot's accuracies are {', '.join(accuracies)}; guessing has 10 %.\n\n"
     table = render_table(plain_table(header, rows, left=(0,)))
     return {"digits-answer": describe_answer(totals), "digits": text + table}
+
+
+def list_attached(copied: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows on the targets of methods that can be attached to all of them.
+
+    Methods that read words are left out: their modules are not copied alone.
+    """
+    rows = copied[copied["backbone"].isin(list(TARGETS)) & (copied["status"] == "ok")]
+    rows = rows[rows["ranked_with"] == COPIED]
+    targets = rows.groupby("method")["backbone"].transform("nunique")
+    return rows[targets == len(TARGETS)]
 
 
 def describe_answer(totals: Mapping[str, Counter[str]]) -> str:

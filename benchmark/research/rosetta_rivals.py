@@ -10,8 +10,10 @@ import pandas as pd
 from rosetta_overlap import COUNTS
 
 import compatbench as cb
+from compatbench.messages import count, join_words
 from compatbench.results.estimate import Interval, estimate
 from compatbench.results.ranking import rank_methods
+from compatbench.results.ties import ALPHA, holm, paired_test
 from compatbench.results.tuning_records import read_record, tuning_path
 from compatbench.results.upgrade_rows import pair_rows, task_means
 from compatbench.tables.markdown import render_table
@@ -96,17 +98,24 @@ def compare(targets: list[TargetResults]) -> Table:
 
 def describe_leads(targets: list[TargetResults]) -> str:
     """Return the sentence on the methods of the table that Rosetta is not significantly above."""
-    found = []
+    compared: list[tuple[str, TargetResults, Option]] = []
+    p_values = []
     for name, target in zip(TARGETS, targets, strict=True):
-        not_below = []
-        for option in list_options():
-            if option != OWN and option in target.ranking.index and target.lead(option).sign <= 0:
-                of_option: Any = target.ranking.loc[option]
-                not_below.append(f"{of_option['title']} ({option[1]})")
-        if not_below:
-            found.append(f"{', '.join(not_below)} on `{name}`")
+        others = [other for other in list_options() if other in target.h.index and other != OWN]
+        compared += [(name, target, other) for other in others]
+        p_values += paired_test(target.h.loc[[OWN, *others]])
+    not_below: dict[str, list[str]] = {}
+    for (name, target, other), p_value in zip(compared, holm(p_values), strict=True):
+        if p_value >= ALPHA or target.lead(other).value < 0:
+            title = target.ranking.loc[other, "title"]
+            not_below.setdefault(name, []).append(f"{title} ({other[1]})")
+    found = [f"{join_words(titles)} on `{name}`" for name, titles in not_below.items()]
     exceptions = f", except {'; '.join(found)}" if found else ""
-    return f"Its H is significantly higher than that of every method below{exceptions}."
+    return (
+        f"Its H is significantly higher than that of every method below{exceptions} (paired tests "
+        f"over tasks, with Holm's correction over {count(len(compared), 'comparison')}). The "
+        "intervals in the table are not corrected."
+    )
 
 
 def list_options() -> list[Option]:
@@ -140,9 +149,9 @@ def describe_overlap(targets: list[TargetResults]) -> str:
         f"({100 * design / tested:.0f} %) were in the tasks of the design. Another {held_out} "
         f"({100 * held_out / tested:.0f} %) were in the tasks that tested the first configuration. "
         "The nearest rival is ProKeR moved by words. On the two targets, Rosetta's lead over it is "
-        f"{' and '.join(without)} on the {clean.sum()} tasks without design drawings, and "
-        f"{' and '.join(others)} on the {(~clean).sum()} others. So few tasks decide nothing, and "
-        "the difference was not tested."
+        f"{' and '.join(without)} on the {count(clean.sum(), 'task')} without design drawings, and "
+        f"{' and '.join(others)} on the {count((~clean).sum(), 'other')}. So few tasks decide "
+        "nothing, and the difference was not tested."
     )
 
 

@@ -8,8 +8,24 @@ import new_classes
 import pytest
 
 import compatbench as cb
+from compatbench.results.estimate import Interval
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_the_answer_counts_losses_that_are_larger_and_smaller_on_other_classes() -> None:
+    above = Interval(2, 1, 3, 8)
+    below = Interval(-2, -3, -1, 8)
+    unclear = Interval(0, -1, 1, 8)
+    found = {new_classes.OWN: [above] * 3, new_classes.OTHER: [unclear] * 3}
+    none_larger = found | {new_classes.FORGOTTEN: [below, below, unclear]}
+    one_larger = found | {new_classes.FORGOTTEN: [below, above, above]}
+    answer = new_classes.describe_answer(none_larger)
+    assert answer.endswith("on the other half in no case, and significantly smaller in 2 of 3.")
+    answer = new_classes.describe_answer(one_larger)
+    assert answer.endswith(
+        "on the other half in 2 of 3 cases, and significantly smaller in 1 of 3."
+    )
 
 
 def test_losses_are_differences_of_the_gains_on_source_and_target() -> None:

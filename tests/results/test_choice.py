@@ -52,6 +52,20 @@ def test_options_of_equal_cost_are_tied_unless_they_are_significantly_worse() ->
     assert chosen.tied == ("best", "other")
 
 
+def test_an_option_is_only_worse_if_the_difference_says_so() -> None:
+    """The option with the highest mean may be worse where both are compared."""
+    scores = pd.DataFrame({"free": 65 + 0.1 * STEPS, "labels": 67 + 0.1 * STEPS}).T
+    costs = {"free": (0,), "labels": (4,)}
+
+    def difference(option: str, minus: str | None = None) -> Interval | None:
+        if minus == ZERO_SHOT:
+            return estimate(scores.loc[option] - 60)
+        return Interval(-2, -3, -1, 6)
+
+    assert choose_option(scores, np.full(6, 60.0), costs).option == "labels"
+    assert choose_option(scores, np.full(6, 60.0), costs, difference).option == "free"
+
+
 def test_more_options_of_a_cost_do_not_hide_that_a_cheaper_one_is_worse() -> None:
     """Holm's correction is for the options that are compared, one for each cost."""
     free = (3, 0, 0.9)

@@ -24,13 +24,20 @@ from made_results import (
 from markdown_it import MarkdownIt
 
 from compatbench.errors import CompatbenchError
-from compatbench.messages import one_line
+from compatbench.messages import join_words, one_line
 from compatbench.tables.markdown import escape, fill_section, table
 from compatbench.tables.numbers import percent, signed
 from compatbench.tables.pages.leaderboard import render_leaderboard, render_suite
 from compatbench.tables.suite_page import SuitePage
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+
+def test_the_last_of_several_words_follows_an_and() -> None:
+    assert join_words([]) == ""
+    assert join_words(["a"]) == "a"
+    assert join_words(["a", "b"]) == "a and b"
+    assert join_words(["a", "b", "c"]) == "a, b and c"
 
 
 @given(st.text("ab|*\n", max_size=40))

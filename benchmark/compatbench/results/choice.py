@@ -182,7 +182,11 @@ def _find_worse(means: Mapping[str, float], difference: Difference) -> list[str]
     p_values = []
     for name in others:
         behind = difference(best, name)
-        p_values.append(1.0 if behind is None else p_value(behind))
+        # Two options may be compared on a part of their seeds, on which the best may be worse.
+        if behind is None or behind.value <= 0:
+            p_values.append(1.0)
+        else:
+            p_values.append(p_value(behind))
     corrected = holm(p_values)
     return [name for name, p in zip(others, corrected, strict=True) if p < ALPHA]
 

@@ -133,6 +133,41 @@ def test_options_on_the_same_tasks_are_compared_whichever_page_has_them() -> Non
     assert rows["8 labels per class"] == retrained
 
 
+def test_options_with_different_seeds_are_compared_on_those_that_all_have() -> None:
+    """On seed 1 both options are about equal, but the second seed of one is worse."""
+    first = [70, 71, 72, 73, 74, 75]
+    swings = [0, 1, -1, 2, -1, 0]
+    both = {}
+    alone = {}
+    for task, value, swing in zip(SIX.tasks, first, swings, strict=True):
+        both[task, 1] = (value, value)
+        both[task, 2] = (value - 6, value - 6)
+        alone[task, 1] = (value + swing, value + swing)
+    distilled = by_transfer("distilled", make_method(COOP, make_pairs(alone)))
+    prices = make_page(
+        distilled,
+        by_transfer("retrained+1", distilled),
+        expected=replace(SIX, seeds=(1,)),
+    )
+    page = make_page(make_method(COOP, make_pairs(both)), expected=SIX, sections=(prices,))
+    rows = read_rows(page)
+    assert rows["nothing but the module"][:2] == ["CoOp, untouched", "69.5"]
+    assert rows["unlabelled images"] == rows["nothing but the module"]
+    assert "Some transfers have 1 seed instead of 2;" in ANSWERS.render(page, short=True)
+
+
+def test_the_old_model_is_one_option() -> None:
+    """The transfer ``kept`` is the same as to stay with the old model."""
+    page = make_options({"copied": [70, 71, 72, 73, 74, 75], "kept": [80, 81, 82, 83, 84, 85]})
+    assert read_rows(page)["the old model kept"][0] == "coop, untouched"
+
+
+def test_cannot_tell_is_explained_where_it_is_said() -> None:
+    explained = "*Cannot tell* is about the choice"
+    assert explained in ANSWERS.render(make_options({"copied": [40, 90, 55, 80, 62, 70]}), True)
+    assert explained not in ANSWERS.render(make_options({"copied": [70, 71, 72, 73, 74, 75]}), True)
+
+
 def test_options_of_equal_cost_are_listed_unless_they_are_significantly_worse() -> None:
     base = [70, 71, 72, 73, 74, 75]
     names = ("first", "second", "third", "fourth", "fifth")

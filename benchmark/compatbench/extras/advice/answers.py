@@ -22,7 +22,7 @@ from compatbench.extras.advice.price_pages import has_prices
 from compatbench.messages import count
 from compatbench.results.choice import Decision, choose_option, decide
 from compatbench.results.costs import cost_table, labels_of
-from compatbench.results.differences import ZERO_SHOT, compare_tasks
+from compatbench.results.differences import ZERO_SHOT
 from compatbench.results.estimate import FEWEST_UNITS, Interval, estimate
 from compatbench.results.expected import Upgrade
 from compatbench.results.options import list_options, option_name
@@ -83,14 +83,17 @@ class _Pool:
     Attributes:
         prices: of their pages the one with retrained modules, if one has them.
         options: a row for each option; see ``list_options``.
+            ``seeds`` are those of its page.
         accuracy: on the target in percent, ``[options, tasks]``.
         gain: over its zero-shot in points, ``[options, tasks]``.
+        on_shared_seeds: the accuracy with the seeds that all pages have, ``[options, tasks]``.
     """
 
     prices: SuitePage
     options: pd.DataFrame
     accuracy: pd.DataFrame
     gain: pd.DataFrame
+    on_shared_seeds: pd.DataFrame
 
     @property
     def tasks(self) -> int:
@@ -101,6 +104,19 @@ class _Pool:
     def weight(self) -> tuple[bool, bool, int]:
         """Return how much it can decide: enough tasks for a verdict, then prices, then tasks."""
         return self.tasks >= FEWEST_UNITS, has_prices(self.prices), self.tasks
+
+    def difference(self, option: str, minus: str | None = None) -> Interval | None:
+        """Compare an option with zero-shot or another option.
+
+        Options with different seeds are compared on those that all pages have.
+        """
+        if minus == ZERO_SHOT:
+            return estimate(self.gain.loc[option].to_numpy())
+        if minus is None or minus not in self.options.index:
+            return None
+        seeds: Any = self.options["seeds"]
+        scores = self.accuracy if seeds[option] == seeds[minus] else self.on_shared_seeds
+        return estimate(scores.loc[option].to_numpy() - scores.loc[minus].to_numpy())
 
 
 class _Answer(NamedTuple):
@@ -185,12 +201,29 @@ def _pool_options(page: SuitePage, upgrade: Upgrade) -> list[_Pool]:
             by_tasks.setdefault(tuple(source.expected.tasks), []).append(source)
     pools = []
     for pages in by_tasks.values():
-        parts = [_measure_options(source, upgrade) for source in pages]
-        options, accuracy, gain = (pd.concat(frames) for frames in zip(*parts, strict=True))
+        shared = _shared_seeds(pages)
+        parts = [_measure_options(source, upgrade, shared) for source in pages]
+        options, *tables = (pd.concat(frames) for frames in zip(*parts, strict=True))
         first = ~options.index.duplicated()
         priced = max(pages, key=has_prices)
-        pools.append(_Pool(priced, options[first], accuracy[first], gain[first]))
+        pools.append(_Pool(priced, options[first], *(table[first] for table in tables)))
     return pools
+
+
+def _shared_seeds(pages: Sequence[SuitePage]) -> tuple[int, ...] | None:
+    """Return the seeds that all pages have; None if there are none."""
+    first, *others = (page.expected.seeds for page in pages)
+    shared = [seed for seed in first if all(seed in seeds for seeds in others)]
+    return tuple(shared) or None
+
+
+def sections_with_fewer_seeds(page: SuitePage) -> list[SuitePage]:
+    """Return the sections with prices that have fewer seeds than the suite."""
+    fewer = []
+    for section in page.sections:
+        if has_prices(section) and len(section.expected.seeds) < len(page.expected.seeds):
+            fewer.append(section)
+    return fewer
 
 
 def _what_is_held(labels: pd.Series) -> Iterator[Held]:
@@ -204,17 +237,25 @@ def _what_is_held(labels: pd.Series) -> Iterator[Held]:
 
 
 def _measure_options(
-    page: SuitePage, upgrade: Upgrade
-) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    page: SuitePage, upgrade: Upgrade, shared: tuple[int, ...] | None
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Return every option that was measured, and staying with the old model.
 
-    The frames are those of ``list_options`` by ``option_name``; ``action`` is the transfer, or
-    ``_STAY``.
+    The first three frames are those of ``list_options`` by ``option_name``; ``action`` is the
+    transfer, or ``_STAY``. The last one is the accuracy with the shared seeds; without any, it is
+    that with all seeds.
     """
     options, accuracy, gain = list_options(page.results, page.expected, upgrade)
-    rows = pair_rows(page.results, page.expected, upgrade, max(page.expected.shots))
+    # Staying is an option of its own: ``_STAY``.
+    options = options[options["transfer"] != "kept"]
+    accuracy = accuracy.loc[options.index]
+    gain = gain.loc[options.index]
+    shots = max(page.expected.shots)
+    rows = pair_rows(page.results, page.expected, upgrade, shots)
+    some_rows = pair_rows(page.results, page.expected.restrict(seeds=shared), upgrade, shots)
     sources = task_means(rows, "source")
-    options = options.assign(action=options["transfer"], old="", refused=False)
+    seeds = pd.Series([page.expected.seeds] * len(options), index=options.index, dtype=object)
+    options = options.assign(action=options["transfer"], old="", refused=False, seeds=seeds)
     copied = options["transfer"] == COPIED
     stay = options[copied & options.index.isin(sources.index)]
     free = {"labels": 0, "old_model": False, "access_count": 0, "moved": False}
@@ -222,11 +263,16 @@ def _measure_options(
     stay = stay.assign(action=_STAY, needs=needs, **free)
     old_accuracy = sources.loc[stay.index]
     old_gain = old_accuracy - (accuracy - gain).loc[stay.index]
+    on_shared_seeds = task_means(some_rows, "target").loc[options.index]
+    old_on_shared_seeds = task_means(some_rows, "source").loc[stay.index]
     options = pd.concat([options, stay])
     names = [option_name(*pair) for pair in zip(options["method"], options["action"], strict=True)]
-    accuracies = pd.concat([accuracy, old_accuracy])
-    gains = pd.concat([gain, old_gain])
-    return options.set_axis(names), accuracies.set_axis(names), gains.set_axis(names)
+    return (
+        options.set_axis(names),
+        pd.concat([accuracy, old_accuracy]).set_axis(names),
+        pd.concat([gain, old_gain]).set_axis(names),
+        pd.concat([on_shared_seeds, old_on_shared_seeds]).set_axis(names),
+    )
 
 
 def _answer(
@@ -237,9 +283,8 @@ def _answer(
     accuracy = pool.accuracy.loc[options.index]
     gain = pool.gain.loc[options.index]
     costs = cost_table(options)
-    choice = choose_option(accuracy, accuracy - gain, costs)
-    zeros = pd.DataFrame(0.0, index=[ZERO_SHOT], columns=gain.columns)
-    decision = decide(options, compare_tasks(pd.concat([gain, zeros])), choice)
+    choice = choose_option(accuracy, accuracy - gain, costs, pool.difference)
+    decision = decide(options, pool.difference, choice)
     name = choice.option or decision.likely
     chosen: Any = options.loc[name]
     what = describe_tied(options.loc[list(choice.tied) or [name]])
@@ -346,7 +391,7 @@ ANSWERS = Section(
     {
         "answer_table": answer_table,
         "short_answer_table": short_answer_table,
-        "has_prices": has_prices,
+        "sections_with_fewer_seeds": sections_with_fewer_seeds,
         "fewest": FEWEST_UNITS,
         "marks": MARKS,
     },
