@@ -16,7 +16,7 @@ from compatbench.results.survival import (
     judge_survival,
 )
 from compatbench.results.upgrade_rows import task_means
-from compatbench.tables.numbers import NOTHING, signed
+from compatbench.tables.numbers import NOTHING, signed, with_interval
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import (
     Column,
@@ -171,21 +171,4 @@ def _show_verdict(row: Mapping[str, Any]) -> str:
         return str(row["verdict"])
     if row["gain_low"] is None:
         return f"{row['verdict']} {signed(row['gain'])} (one task)"
-    return f"{row['verdict']} {signed(row['gain'])} ({show_gain_interval(row)})"
-
-
-def show_gain_interval(row: Mapping[str, Any]) -> str:
-    """Return the interval of a row of ``read_survival``: ``-20.4 to -11.2``."""
-    return f"{_show_bound(row['gain_low'])} to {_show_bound(row['gain_high'])}"
-
-
-def _show_bound(bound: float) -> str:
-    """Return a bound with one decimal, or with as many as it takes to show its side of 0."""
-    shown = signed(bound)
-    if bound == 0:
-        return shown
-    for digits in (2, 3, 4):
-        if float(shown):
-            break
-        shown = f"{bound:+.{digits}f}"
-    return shown
+    return f"{row['verdict']} {with_interval(row, 'gain')}"
