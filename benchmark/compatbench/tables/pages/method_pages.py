@@ -118,6 +118,11 @@ def _show_verdict(row: Mapping[str, Any]) -> str:
     if verdict == "cannot tell":
         points = f"{signed(row['gain'])} points, {interval_text(row, 'gain', signed)}"
         return f"We cannot tell whether {title} gains or loses {condition} ({points})."
+    if verdict == "not ranked":
+        points = ""
+        if row["gain"] is not None:
+            points = f" ({signed(row['gain'])} points, {interval_text(row, 'gain', signed)})"
+        return f"We do not judge {title} {condition}{points}: {row['unranked']}."
     if verdict == "not measured":
         return f"{title} was not measured {condition}."
     return f"{title} {verdict} {condition}."

@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from compatbench.data.cards import COPIED
 from compatbench.data.cards.shots import count_shots, show_shots
 from compatbench.engine.flat_settings import flat_settings
-from compatbench.messages import one_line
+from compatbench.messages import count, one_line
 from compatbench.results.costs import access_of
 from compatbench.results.expected import Upgrade
 from compatbench.tables import survival_tables
@@ -38,7 +38,7 @@ from compatbench.tables.ranking_tables import (
     task_numbers,
 )
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.survival_tables import count_survivors, read_survival
+from compatbench.tables.survival_tables import describe_counts, read_survival
 from compatbench.tables.table import Column, TableCell, records
 from compatbench.tables.templates import render_markdown, show_setting
 
@@ -107,9 +107,9 @@ def describe_survival(page: SuitePage) -> Json:
     return {
         "kinds": [one_line(kind) for kind in frame["kind"].unique()],
         "rows": rows,
-        "counts": count_survivors(page),
-        "tasks": len(page.expected.tasks),
-        "seeds": len(page.expected.seeds),
+        "counts": describe_counts(page),
+        "tasks": count(len(page.expected.tasks), "task"),
+        "seeds": count(len(page.expected.seeds), "seed"),
         "note": one_line(page.card.note or "", 2000),
         "miniature": bool(page.card.likeness),
         "which": to_html(_which_kind(page), mixed=False),
