@@ -265,6 +265,8 @@ def check_verdicts(root: Path, page: str, suite: Suite, upgrades: tuple, found: 
             effect = interval(gain)
             verdict = {"supported": "gains", "contradicted": "loses"}
             expected = verdict.get(judge(*effect[1:]), "cannot tell")
+            if names[0] in suite.unranked:
+                expected = "not ranked"
             numbers = cell.replace("**", "").removeprefix(expected)
             numbers = numbers.replace("(", "").replace(")", "").replace(" to ", " ").split()
             agree = len(numbers) == 3 and cell.replace("**", "").startswith(expected)
@@ -581,12 +583,16 @@ def claim_4(known: dict[str, dict]) -> dict:
 
 
 def plus(value: float, *bounds: float) -> str:
-    """Return ``+1.2 (-0.3 to +2.5)``."""
+    """Return ``+1.2 (-0.3 to +2.5)``; bounds have the decimals that show their side of 0."""
+    if not bounds:
+        return signed(value)
     shown = []
-    for number in (value, *bounds):
-        rounded = f"{number:+.1f}"
-        shown.append("0.0" if float(rounded) == 0 else rounded)
-    return shown[0] + (f" ({shown[1]} to {shown[2]})" if bounds else "")
+    for bound in bounds:
+        digits = 1
+        while bound and not float(f"{bound:.{digits}f}") and digits < 4:
+            digits += 1
+        shown.append(f"{bound:+.{digits}f}" if bound else "0.0")
+    return f"{signed(value)} ({shown[0]} to {shown[1]})"
 
 
 def list_differences(root: Path) -> list[str]:

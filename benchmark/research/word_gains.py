@@ -124,7 +124,8 @@ def show_kinds(gains: pd.DataFrame, kinds: dict[str, str]) -> str:
                 {target: mean_by_task(gains, of_kind, target).mean() for target in gains.columns}
             ).T
             cells = show(compare(means))
-            rows.append([f"mean of {targets} targets", kind, str(len(of_kind)), *cells])
+            title = f"mean of {targets} targets, interval over targets"
+            rows.append([title, kind, str(len(of_kind)), *cells])
     header = ["Target", "Kind of method", "Methods", "copied", "through words", "difference"]
     table = render_table(plain_table(header, rows, left=(0, 1)))
     notes = [f"`{target}`: {title[:1].lower()}{title[1:]}" for target, title in kinds.items()]

@@ -45,7 +45,7 @@ def test_targets_have_an_interval_only_if_there_are_three() -> None:
     assert "mean of" not in word_gains.show_kinds(gains, {"near": "Near.", "far": "Far."})
     gains = gains.assign(other=gains["near"] + 1, third=gains["near"] + 2)
     shown = word_gains.show_kinds(gains.drop(columns="far"), {"near": "Near."})
-    assert "| mean of 3 targets | classifiers on features | 1 |" in shown
+    assert "| mean of 3 targets, interval over targets | classifiers on features | 1 |" in shown
 
 
 def test_a_mean_of_targets_is_over_the_methods_that_all_of_them_have() -> None:
@@ -54,8 +54,9 @@ def test_a_mean_of_targets_is_over_the_methods_that_all_of_them_have() -> None:
     shown = word_gains.show_kinds(gains, {"near": "Near."})
     assert "| `near` | all of these methods | 2 | +3.5 " in shown
     # On each target words add 20 points to the only method that all of them have.
-    [row] = [line for line in shown.splitlines() if "mean of 3 targets | all" in line]
-    assert row.startswith("| mean of 3 targets | all of these methods | 1 | +3.5 ")
+    [row] = [line for line in shown.splitlines() if "over targets | all" in line]
+    assert row.split(" | ")[1:3] == ["all of these methods", "1"]
+    assert row.split(" | ")[3].startswith("+3.5 ")
     assert row.split("|")[-2].strip().startswith("+20.0")
     assert "adapters and caches" not in row
 

@@ -19,9 +19,11 @@ from made_results import (
 
 from compatbench.results.expected import Expected
 from compatbench.results.stored_method import MethodInfo, StoredMethod
+from compatbench.tables.pages.method_pages import list_verdicts
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.survival_tables import (
     count_survivors,
+    describe_counts,
     has_survival,
     read_survival,
     survival_by_method,
@@ -81,6 +83,7 @@ def test_modules_are_counted_without_those_that_read_words(page: SuitePage) -> N
             "cannot tell": 1,
             "loses": 1,
             "cannot be attached": 1,
+            "not ranked": 0,
             "not measured": 0,
             "all": 4,
             "attached": 3,
@@ -88,6 +91,36 @@ def test_modules_are_counted_without_those_that_read_words(page: SuitePage) -> N
             "loses corrected": 1,
         }
     }
+
+
+def test_methods_that_the_suite_does_not_rank_are_shown_apart_and_not_counted() -> None:
+    """Neither their verdicts nor Holm's correction count them."""
+    losses = [-9, -8, -9, -8, -9, -8]
+    methods = [gaining(PROBE, name, name.title(), losses) for name in ("lost", "unsuited")]
+    page = page_of(*methods)
+    unranked = replace(EXPECTED, unranked={"unsuited": "it reads sentences"})
+    apart = replace(page, expected=unranked)
+    assert count_survivors(page)[KIND]["loses corrected"] == 2
+    counts = count_survivors(apart)[KIND]
+    assert [counts[name] for name in ("all", "loses", "loses corrected", "attached")] == [1] * 4
+    frame = read_survival(apart).set_index("method")
+    assert frame.loc["unsuited", "verdict"] == "not ranked"
+    rows = {row[0].text: row[1].text for row in survival_by_method(apart).rows}
+    assert rows["Unsuited"].startswith("not ranked -8.5 (")
+    assert describe_counts(apart).endswith("Listed but not counted: Unsuited (it reads sentences).")
+    sentence = list_verdicts(apart)["unsuited"][0].sentence
+    assert sentence.startswith("We do not judge Unsuited if the new model is kin (-8.5 points, -9.")
+    assert sentence.endswith(": it reads sentences.")
+
+
+def test_counts_in_words_are_grammatical(page: SuitePage) -> None:
+    said = describe_counts(page)
+    first = "1 gains, 1 loses and 1 cannot be attached if the new model is kin"
+    assert said.startswith(f"Of 4 modules copied unchanged, {first}. ")
+    assert "After Holm's correction for the number of modules, 1 gains and 1 loses. " in said
+    assert said.endswith("Listed but not counted: Reader (it also reads a list of words).")
+    steady = gaining(COOP, "steady", "Steady", [3, 4, 3, 4, 3, 4])
+    assert "Of 1 module copied unchanged, 1 gains, none loses" in describe_counts(page_of(steady))
 
 
 def test_the_table_lists_the_methods_of_each_verdict_by_title(page: SuitePage) -> None:

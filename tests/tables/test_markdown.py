@@ -25,12 +25,21 @@ from markdown_it import MarkdownIt
 
 from compatbench.errors import CompatbenchError
 from compatbench.messages import join_words, one_line
+from compatbench.results.estimate import Interval
 from compatbench.tables.markdown import escape, fill_section, table
-from compatbench.tables.numbers import percent, signed
+from compatbench.tables.numbers import bounds, percent, signed, with_bounds, with_interval
 from compatbench.tables.pages.leaderboard import render_leaderboard, render_suite
 from compatbench.tables.suite_page import SuitePage
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+
+
+def test_bounds_of_a_difference_show_on_which_side_of_zero_they_are() -> None:
+    assert with_bounds(Interval(-0.3, -0.6, -0.01, 8)) == "-0.3 (-0.6 to -0.01)"
+    row = {"gain": 0.0, "gain_low": -0.003, "gain_high": 0.0}
+    assert with_interval(row, "gain") == "0.0 (-0.003 to 0.0)"
+    # An accuracy has no side.
+    assert bounds(Interval(0.3, 0.01, 0.6, 8)) == "0.0 to 0.6"
 
 
 def test_the_last_of_several_words_follows_an_and() -> None:

@@ -28,6 +28,7 @@ HEADS = {
     "we cannot tell": "cannot tell",
     "loses: drop it": "loses",
     "cannot be attached": "cannot be attached",
+    "not ranked": "not ranked",
 }
 GAIN = r"[+-][\d.]+|0\.0"
 
@@ -137,7 +138,9 @@ def test_advice_gives_the_verdicts(page: SuitePage, expected: set[Answer]) -> No
     """What ``advise`` shows of an untouched module is its verdict; *keep* needs one that gains."""
     told = advise("mini", out=REPOSITORY)
     kinds = {upgrade: kind for kind, upgrade in page.kinds.items()}
-    titles = dict(read_survival(page)[["method", "title"]].to_numpy())
+    frame = read_survival(page)
+    ranked = frame[frame["verdict"] != "not ranked"]
+    titles = dict(ranked[["method", "title"]].to_numpy())
     verdicts = {}
     for row in records(told.frame):
         verdicts[row["source"], row["target"], row["method"]] = row["verdict"]
@@ -159,7 +162,7 @@ def test_advice_gives_the_verdicts(page: SuitePage, expected: set[Answer]) -> No
             assert shown == "gains"
         if shown == "gains":
             assert verdict != "zero-shot"
-    assert found == expected
+    assert found == {answer for answer in expected if answer.verdict != "not ranked"}
 
 
 def test_the_site_and_the_readme_try_the_options_of_the_leaderboard_first(page: SuitePage) -> None:

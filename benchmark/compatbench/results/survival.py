@@ -12,7 +12,7 @@ from compatbench.results.ties import ALPHA, holm, paired_test
 from compatbench.results.upgrade_rows import NOT_TRANSFERABLE
 
 # The verdicts in the order of pages. The first three are those of ``judge_effect``.
-VERDICTS = ("gains", "cannot tell", "loses", "cannot be attached", "not measured")
+VERDICTS = ("gains", "cannot tell", "loses", "cannot be attached", "not ranked", "not measured")
 # Methods that most readers know: bold in the first table, and named in a scatter.
 WELL_KNOWN = frozenset(
     {
@@ -43,8 +43,9 @@ def judge_survival(rankings: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     Returns:
         A row per kind of upgrade and method: ``kind``, ``method``, ``title``, ``paper``; ``gain``
         over the new model's zero-shot in points, with ``gain_low`` and ``gain_high`` (95 % over
-        tasks); ``with_words``, True if the method reads a list of words when it is attached; and
-        ``verdict``, one of ``VERDICTS``.
+        tasks); ``with_words``, True if the method reads a list of words when it is attached;
+        ``verdict``, one of ``VERDICTS``; and ``unranked``, the reason of a suite that does not rank
+        the method.
     """
     parts = []
     for kind, ranking in rankings.items():
@@ -52,7 +53,7 @@ def judge_survival(rankings: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         modules = ranking[untouched & ranking["learns"] & ~ranking["sees_tests"]]
         rows = modules[["state", "effect"]].itertuples(index=False, name=None)
         verdicts = [_judge(state, effect) for state, effect in rows]
-        columns = ["method", "title", "paper", "gain", "gain_low", "gain_high"]
+        columns = ["method", "title", "paper", "gain", "gain_low", "gain_high", "unranked"]
         part = modules[columns].assign(
             kind=kind, with_words=modules["ranked_with"] != COPIED, verdict=verdicts
         )
@@ -63,6 +64,8 @@ def judge_survival(rankings: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 def _judge(state: str, effect: str) -> str:
     if state == NOT_TRANSFERABLE:
         return "cannot be attached"
+    if state == "not ranked":
+        return state
     return effect or "not measured"
 
 

@@ -35,6 +35,23 @@ def signed(value: float | None) -> str:
     return f"+{text}"
 
 
+def signed_bound(bound: float) -> str:
+    """Return a bound with one decimal, or with as many as it takes to show its side of 0."""
+    shown = signed(bound)
+    if bound == 0:
+        return shown
+    for digits in (2, 3, 4):
+        if float(shown):
+            break
+        shown = f"{bound:+.{digits}f}"
+    return shown
+
+
+def _choose_for_bounds(show: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Return how bounds are shown: a difference must show on which side of 0 they are."""
+    return signed_bound if show is signed else show
+
+
 def share(value: float | None) -> str:
     """Return a share of a gain as a whole percentage; ``< 0`` if nothing of the gain is kept."""
     if value is None:
@@ -58,7 +75,8 @@ def bounds(interval: Interval | None, show: Callable[[float | None], str] = perc
     """Return ``42.9 to 63.1``; a dash if there is no interval, as with a single dataset."""
     if interval is None or not interval.bounded:
         return NOTHING
-    return f"{show(interval.low)} to {show(interval.high)}"
+    show_bound = _choose_for_bounds(show)
+    return f"{show_bound(interval.low)} to {show_bound(interval.high)}"
 
 
 def with_bounds(interval: Interval | None, show: Callable[[float | None], str] = signed) -> str:
@@ -87,4 +105,5 @@ def interval_text(row: Mapping[str, Any], name: str, show: Callable[[Any], str] 
     high = row[f"{name}_high"]
     if low is None:
         return NOTHING
-    return f"{show(low)} to {show(high)}"
+    show_bound = _choose_for_bounds(show)
+    return f"{show_bound(low)} to {show_bound(high)}"

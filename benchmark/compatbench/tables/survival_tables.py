@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from compatbench.data.cards import COPIED
+from compatbench.messages import conjugate, count, lower_first, one_line
 from compatbench.results.expected import Upgrade
 from compatbench.results.survival import (
     VERDICTS,
@@ -16,7 +17,7 @@ from compatbench.results.survival import (
     judge_survival,
 )
 from compatbench.results.upgrade_rows import task_means
-from compatbench.tables.numbers import NOTHING, signed
+from compatbench.tables.numbers import NOTHING, signed, with_interval
 from compatbench.tables.suite_page import SuitePage
 from compatbench.tables.table import (
     Column,
@@ -35,8 +36,10 @@ _HEADS = {
     "cannot tell": "we cannot tell",
     "loses": "loses: drop it",
     "cannot be attached": "cannot be attached",
+    "not ranked": "not ranked",
     "not measured": "not measured",
 }
+_ORDINALS = ("first", "second", "third")
 
 
 def has_survival(page: SuitePage) -> bool:
@@ -62,8 +65,8 @@ def count_survivors(page: SuitePage, more: bool = False) -> dict[str, dict[str, 
     """Return the number of modules with each verdict, and of ``all``, for each kind of upgrade.
 
     Methods that read a list of words when they are attached are not counted, because their modules
-    are not untouched. ``gains corrected`` and ``loses corrected`` are after Holm's correction over
-    all ``attached`` modules.
+    are not untouched; nor are those that the suite does not rank. ``gains corrected`` and ``loses
+    corrected`` are after Holm's correction over all ``attached`` modules.
 
     Args:
         more: as for ``read_survival``.
@@ -72,7 +75,8 @@ def count_survivors(page: SuitePage, more: bool = False) -> dict[str, dict[str, 
     if not kinds:
         return {}
     frame = read_survival(page, more)
-    frame = frame[~frame["with_words"] & (frame["verdict"] != "not measured")]
+    not_counted = frame["with_words"] | frame["verdict"].isin(["not measured", "not ranked"])
+    frame = frame[~not_counted]
     counts = {}
     for kind in frame["kind"].unique():
         verdicts = frame.loc[frame["kind"] == kind, "verdict"]
@@ -87,18 +91,62 @@ def _shown_kinds(page: SuitePage, more: bool) -> dict[str, Upgrade]:
     return page.more_kinds if more else page.kinds
 
 
-def list_with_words(page: SuitePage) -> list[str]:
-    """Return the titles of the methods that are listed but not counted: they read words."""
-    frame = read_survival(page)
-    titles = frame.loc[frame["with_words"] & (frame["verdict"] != "not measured"), "title"]
-    return list(titles.unique())
+def describe_counts(page: SuitePage) -> str:
+    """Return in words what ``count_survivors`` counts, and what it does not count and why."""
+    counts = count_survivors(page)
+    cases = []
+    for kind, of_kind in counts.items():
+        gain = _count_modules(of_kind["gains"], "gain")
+        lose = _count_modules(of_kind["loses"], "lose")
+        refused = of_kind["cannot be attached"]
+        condition = f"if {lower_first(one_line(kind))}"
+        cases.append(f"{gain}, {lose} and {refused} cannot be attached {condition}")
+    modules = max((of_kind["all"] for of_kind in counts.values()), default=0)
+    return (
+        f"Of {count(modules, 'module')} copied unchanged, {'; '.join(cases)}. For the others we "
+        "cannot tell. Each verdict rests on one 95 % interval over "
+        f"{count(len(page.expected.tasks), 'task')}. After Holm's correction for the number of "
+        f"modules, {_describe_corrected(list(counts.values()))}.{_describe_not_counted(page)}"
+    )
+
+
+def _count_modules(number: int, verb: str) -> str:
+    """Return ``7 gain``, ``1 gains`` or ``none gains``."""
+    return f"{number or 'none'} {conjugate(max(number, 1), verb)}"
+
+
+def _describe_corrected(counts: Sequence[Mapping[str, int]]) -> str:
+    """Return how many modules still gain and lose in each case."""
+    parts = []
+    for place, of_kind in enumerate(counts):
+        gain = _count_modules(of_kind["gains corrected"], "gain")
+        lose = _count_modules(of_kind["loses corrected"], "lose")
+        ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f"{place + 1}th"
+        where = f" in the {ordinal} case" if len(counts) > 1 else ""
+        parts.append(f"{gain} and {lose}{where}")
+    return "; ".join(parts)
+
+
+def _describe_not_counted(page: SuitePage) -> str:
+    """Return the sentence on methods that are listed but not counted; empty if there are none."""
+    reasons = {}
+    for row in records(read_survival(page)):
+        if row["verdict"] == "not ranked":
+            reasons[one_line(row["title"])] = one_line(row["unranked"])
+        elif row["with_words"] and row["verdict"] != "not measured":
+            reasons[one_line(row["title"])] = "it also reads a list of words"
+    if not reasons:
+        return ""
+    named = [f"{title} ({reason})" for title, reason in reasons.items()]
+    return f" Listed but not counted: {'; '.join(named)}."
 
 
 def _count_corrected(page: SuitePage, upgrade: Upgrade) -> dict[str, int]:
     """Return how many modules are attached, and still gain or lose after Holm's correction."""
     ranking = page.ranking(upgrade, page.most_shots)
     untouched = (ranking["ranked_with"] == COPIED) & ranking["learns"] & ~ranking["sees_tests"]
-    modules = ranking.loc[untouched & ranking["gain"].notna(), "module"]
+    counted = untouched & (ranking["state"] != "not ranked") & ranking["gain"].notna()
+    modules = ranking.loc[counted, "module"]
     gains = task_means(page.upgrade_rows(upgrade, page.most_shots), "gain").loc[modules]
     gain, lose = count_after_correction(gains)
     return {"attached": len(gains), "gains corrected": gain, "loses corrected": lose}
@@ -171,21 +219,4 @@ def _show_verdict(row: Mapping[str, Any]) -> str:
         return str(row["verdict"])
     if row["gain_low"] is None:
         return f"{row['verdict']} {signed(row['gain'])} (one task)"
-    return f"{row['verdict']} {signed(row['gain'])} ({show_gain_interval(row)})"
-
-
-def show_gain_interval(row: Mapping[str, Any]) -> str:
-    """Return the interval of a row of ``read_survival``: ``-20.4 to -11.2``."""
-    return f"{_show_bound(row['gain_low'])} to {_show_bound(row['gain_high'])}"
-
-
-def _show_bound(bound: float) -> str:
-    """Return a bound with one decimal, or with as many as it takes to show its side of 0."""
-    shown = signed(bound)
-    if bound == 0:
-        return shown
-    for digits in (2, 3, 4):
-        if float(shown):
-            break
-        shown = f"{bound:+.{digits}f}"
-    return shown
+    return f"{row['verdict']} {with_interval(row, 'gain')}"

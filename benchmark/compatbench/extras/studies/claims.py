@@ -274,7 +274,8 @@ def many_fail(evidence: Evidence) -> Iterator[Row]:
         before = evidence.scores["source_gain"].loc[names].mean(axis="columns")
         able = list(before.index[before > 0])
         if not able:
-            yield _finding(says, f"no complete {depth} method has a mean gain above 0 on the source")
+            data = f"no complete {depth} method has a mean gain above 0 on the source"
+            yield _finding(says, data)
             continue
         gains = evidence.scores["gain"].loc[able]
         share = crossed_interval([gains.to_numpy()], share_below_zero)

@@ -19,10 +19,10 @@ from compatbench.results.ranking import rank_methods
 from compatbench.results.suite_results import SuiteResults
 from compatbench.tables import markdown
 from compatbench.tables.flags import list_flags
-from compatbench.tables.numbers import NOTHING, percent, rounded, signed
+from compatbench.tables.numbers import NOTHING, interval_text, percent, rounded, signed
 from compatbench.tables.ranking_tables import SPREAD
 from compatbench.tables.suite_page import MARKS, SuitePage
-from compatbench.tables.survival_tables import has_survival, read_survival, show_gain_interval
+from compatbench.tables.survival_tables import has_survival, read_survival
 from compatbench.tables.table import (
     Table,
     TableCell,
@@ -113,11 +113,16 @@ def _show_verdict(row: Mapping[str, Any]) -> str:
         title += " (with a list of words)"
     verdict = row["verdict"]
     if verdict in ("gains", "loses"):
-        points = f"{percent(abs(row['gain']))} points ({show_gain_interval(row)})"
+        points = f"{percent(abs(row['gain']))} points ({interval_text(row, 'gain', signed)})"
         return f"{title} {verdict} {points} {condition}."
     if verdict == "cannot tell":
-        points = f"{signed(row['gain'])} points, {show_gain_interval(row)}"
+        points = f"{signed(row['gain'])} points, {interval_text(row, 'gain', signed)}"
         return f"We cannot tell whether {title} gains or loses {condition} ({points})."
+    if verdict == "not ranked":
+        points = ""
+        if row["gain"] is not None:
+            points = f" ({signed(row['gain'])} points, {interval_text(row, 'gain', signed)})"
+        return f"We do not judge {title} {condition}{points}: {row['unranked']}."
     if verdict == "not measured":
         return f"{title} was not measured {condition}."
     return f"{title} {verdict} {condition}."
@@ -231,7 +236,7 @@ def _show_measures(row: Mapping[str, Any]) -> list[TableCell]:
         cells.append(number(percent(row[measure]) if row[measure] is not None else NOTHING))
     gain = number(signed(rounded(row["gain"], 4)))
     if row["gain_low"] is not None:
-        gain = join([gain, number(f"({show_gain_interval(row)})")], " ")
+        gain = join([gain, number(f"({interval_text(row, 'gain', signed)})")], " ")
     return [*cells, gain]
 
 

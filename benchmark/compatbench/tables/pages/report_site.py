@@ -18,7 +18,7 @@ import compatbench
 from compatbench.data.cards.shots import show_shots
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import files_below, kind_of, require
-from compatbench.messages import conjugate, one_line
+from compatbench.messages import one_line
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, ResultFiles, check_name
 from compatbench.tables.figures.charts import MARKS
 from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
@@ -194,7 +194,7 @@ def _compile_specs(suites: Mapping[str, Json]) -> dict[str, Json]:
 
 def _render_html(pages: Sequence[SuitePage], columns: SiteColumns) -> str:
     judge = find_judge(pages)
-    page = template("site/index.html.jinja", autoescape=True, conjugate=conjugate)
+    page = template("site/index.html.jinja", autoescape=True)
     return page.render(
         figure_kinds=list_kinds().values(),
         kinds={kind: mark.title for kind, mark in MARKS.items()},

@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from compatbench.data.cards import COPIED
 from compatbench.data.cards.shots import count_shots, show_shots
 from compatbench.engine.flat_settings import flat_settings
-from compatbench.messages import one_line
+from compatbench.messages import count, one_line
 from compatbench.results.costs import access_of
 from compatbench.results.expected import Upgrade
 from compatbench.tables import survival_tables
@@ -24,7 +24,7 @@ from compatbench.tables.figures.figure_list import (
     figures_of_upgrade,
 )
 from compatbench.tables.markdown import define_links
-from compatbench.tables.numbers import NOTHING, signed
+from compatbench.tables.numbers import NOTHING, interval_text, signed
 from compatbench.tables.pages.method_pages import read_facts
 from compatbench.tables.pages.sections import TABLES, list_sections
 from compatbench.tables.ranking_tables import (
@@ -38,7 +38,7 @@ from compatbench.tables.ranking_tables import (
     task_numbers,
 )
 from compatbench.tables.suite_page import SuitePage
-from compatbench.tables.survival_tables import count_survivors, read_survival, show_gain_interval
+from compatbench.tables.survival_tables import describe_counts, read_survival
 from compatbench.tables.table import Column, TableCell, records
 from compatbench.tables.templates import render_markdown, show_setting
 
@@ -97,7 +97,7 @@ def describe_survival(page: SuitePage) -> Json:
             {
                 "verdict": each["verdict"],
                 "gain": signed(each["gain"]) if measured else "",
-                "interval": show_gain_interval(each) if measured else "",
+                "interval": interval_text(each, "gain", signed) if measured else "",
             }
         )
     answers = []
@@ -107,9 +107,9 @@ def describe_survival(page: SuitePage) -> Json:
     return {
         "kinds": [one_line(kind) for kind in frame["kind"].unique()],
         "rows": rows,
-        "counts": count_survivors(page),
-        "tasks": len(page.expected.tasks),
-        "seeds": len(page.expected.seeds),
+        "counts": describe_counts(page),
+        "tasks": count(len(page.expected.tasks), "task"),
+        "seeds": count(len(page.expected.seeds), "seed"),
         "note": one_line(page.card.note or "", 2000),
         "miniature": bool(page.card.likeness),
         "which": to_html(_which_kind(page), mixed=False),
