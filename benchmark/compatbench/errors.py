@@ -29,7 +29,7 @@ class MissingWeights(BackboneError):
 
 
 class FolderError(CompatbenchError):
-    """A file or folder that cannot be written. It says nothing of a method that was at work."""
+    """A file or folder that cannot be written; no method is to blame for it."""
 
 
 class CompatbenchWarning(UserWarning):
