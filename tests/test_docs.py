@@ -126,6 +126,15 @@ def test_models_of_the_readme_s_advice_have_cards() -> None:
         assert words[words.index(option) + 1] in backbone_cards.names()
 
 
+def test_readme_counts_the_methods() -> None:
+    registry = builtin_methods()
+    cards = [registry.get(name).card for name in registry.names()]
+    learning = sum(card.learns for card in cards)
+    others = len(cards) - learning
+    text = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    assert f"for {learning} methods, ranks them and {others} methods that train nothing" in text
+
+
 def test_slurm_example_is_a_valid_script() -> None:
     script = DOCS / "slurm.sh"
     subprocess.run(["bash", "-n", str(script)], check=True)
