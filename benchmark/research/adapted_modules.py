@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from compatbench.errors import CompatbenchError
-from compatbench.messages import count
+from compatbench.messages import count, is_or_are, join_words
 from compatbench.results.estimate import Interval, estimate
 from compatbench.results.survival import count_after_correction
 from compatbench.tables.markdown import render_table
@@ -294,7 +294,7 @@ def describe(results: pd.DataFrame) -> str:
         ece = percent(zero_shot.loc[backbone, "ece"].mean())
         levels.append(f"{accuracy} and {ece} % ({title})")
     return (
-        f"Suite `mini`, 16 shots, {tasks} tasks, {count(rows['seed'].nunique(), 'seed')}. "
+        f"Suite `mini`, 16 shots, {count(tasks, 'task')}, {count(rows['seed'].nunique(), 'seed')}. "
         f"Zero-shot has an accuracy and an ECE of {', '.join(levels)}. Changes are in points, "
         "with intervals over tasks."
     )
@@ -308,7 +308,7 @@ def describe_answer(results: pd.DataFrame) -> str:
     beside = of_modules - on_targets.xs(ZERO_SHOT, level=1)
     ece = mean_of_modules(list_changes(results["ece"], STARTS))
     at_level = mean_of_modules(list_changes(results["ece_at_level"], STARTS))
-    names = ", ".join(ADAPTATIONS.values())
+    names = join_words(list(ADAPTATIONS.values()))
     return (
         f"On the new models, {names} change the mean accuracy of six modules by "
         f"{span(of_modules)}: {count_signs(of_modules)}. Compared with what they add to zero-shot, "
@@ -342,7 +342,11 @@ def count_signs(changes: pd.DataFrame) -> str:
     """Return how many intervals over tasks lie above 0 and how many below."""
     signs = [interval.sign for interval in to_intervals(changes)]
     above = signs.count(1)
-    return f"{above} of {len(signs)} intervals are above 0 and {signs.count(-1)} below"
+    below = signs.count(-1)
+    return (
+        f"{above} of {len(signs)} intervals {is_or_are(above)} above 0 and {below} "
+        f"{is_or_are(below)} below"
+    )
 
 
 def describe_lowest(results: pd.DataFrame) -> str:

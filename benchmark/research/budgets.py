@@ -29,6 +29,7 @@ from compatbench.engine.matrix import MethodChoice, build_matrix
 from compatbench.engine.pace import count_images
 from compatbench.engine.request import make_request
 from compatbench.files.yaml_text import dump_yaml
+from compatbench.messages import conjugate, count
 from compatbench.method.registry import builtin_methods
 from compatbench.method.trained import TrainedMethod
 from compatbench.tables.markdown import render_table
@@ -227,9 +228,11 @@ def describe_budgets() -> str:
         rows.append(row)
     header = ["Method", "Steps", *(f"accuracy with {factor} ×" for factor in FACTORS)]
     limit = ", ".join(sorted(titles[name] for name in at_limit)) or "none"
+    equal = len(chosen) - len(grown)
     return (
-        f"Of {len(chosen)} methods that are trained step by step, {len(chosen) - len(grown)} keep "
-        f"their steps, and {len(grown)} get more. These reach the limit of {FACTORS[-1]} times the "
+        f"Of {count(len(chosen), 'method')} trained step by step, {equal} "
+        f"{conjugate(equal, 'keep')} the number of steps, and {len(grown)} "
+        f"{conjugate(len(grown), 'get')} more. These reach the limit of {FACTORS[-1]} times the "
         f"steps, where their accuracy may still rise: {limit}.\n\n"
         f"{render_table(plain_table(header, rows))}"
     )

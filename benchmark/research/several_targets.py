@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import anchoring
@@ -25,7 +25,7 @@ from target_kinds import (
 )
 
 from compatbench.data.cards import SuiteCard, suite_cards
-from compatbench.messages import conjugate, count
+from compatbench.messages import conjugate, count, join_words
 from compatbench.results.estimate import Array, estimate
 from compatbench.results.result_files import ResultFiles
 from compatbench.tables.markdown import render_table
@@ -131,14 +131,14 @@ def describe_targets(
     """
     measured = gains.index.get_level_values("method").nunique()
     tasks = gains.index.get_level_values("task").nunique()
-    numbers = dict.fromkeys(str(len(names)) for names in list_columns(kinds).values())
+    numbers = [len(names) for names in list_columns(kinds).values()]
     sources = max(len(of_kind) for of_kind in kinds.values())
     text = (
-        f"Suite `{SUITE}` has {measured} methods, {tasks} tasks, {count(sources, 'source')}, and "
-        f"{' or '.join(numbers)} targets of each kind and source. "
+        f"Suite `{SUITE}` has {count(measured, 'method')}, {count(tasks, 'task')}, "
+        f"{count(sources, 'source')}, and {count_targets(numbers)} of each kind and source. "
     )
     if collapsed:
-        names = ", ".join(titles[name] for name in collapsed)
+        names = join_words([titles[name] for name in collapsed])
         text += (
             f"{names} {conjugate(len(collapsed), 'collapse')} on at least one kind of target and "
             "would decide every mean, so the first table leaves "
@@ -148,6 +148,12 @@ def describe_targets(
         "Intervals in brackets are over targets. A share that is 0, or becomes 0 without one of "
         "the targets, has no interval."
     )
+
+
+def count_targets(numbers: Iterable[int]) -> str:
+    """Return ``6 targets``, or ``1 or 6 targets`` if the numbers differ."""
+    *fewer, most = sorted(set(numbers))
+    return " or ".join([*map(str, fewer), count(most, "target")])
 
 
 def show_statistics(steady: pd.DataFrame, kinds: Mapping[str, Targets]) -> str:
@@ -283,12 +289,12 @@ def show_anchoring(
     values: Mapping[str, pd.DataFrame], trainings: Mapping[str, Sequence[anchoring.Pair]]
 ) -> list[str]:
     """Return the tables on trainings that should keep old modules."""
-    pairs = {len(of_training) for of_training in trainings.values()}
+    pairs = [len(of_training) for of_training in trainings.values()]
     sources = {pair.source for of_training in trainings.values() for pair in of_training}
     head = (
-        f"Each training has {' or '.join(map(str, sorted(pairs)))} targets, from "
-        f"{count(len(sources), 'source')}. Each is compared with the target of the same source and "
-        "seed that was trained without it. Intervals in brackets are over tasks."
+        f"Each training has {count_targets(pairs)}, from {count(len(sources), 'source')}. Each is "
+        "compared with the target of the same source and seed that was trained without it. "
+        "Intervals in brackets are over tasks."
     )
     return [
         head,

@@ -65,6 +65,13 @@ def test_the_answer_counts_the_intervals_of_its_table() -> None:
     assert f"by {signed(min(changes))} to {signed(max(changes))} points: " in answer
 
 
+def test_one_interval_is_counted_in_the_singular() -> None:
+    rows = [[1.0, 2, 1, 2, 1, 2], [1, -1, 1, -1, 1, -1], [-1, -2, -1, -2, -1, -2]]
+    changes = pd.DataFrame([*rows, rows[2]])
+    counted = adapted_modules.count_signs(changes)
+    assert counted == "1 of 4 intervals is above 0 and 2 are below"
+
+
 def test_a_module_below_zero_shot_is_named_only_if_it_is() -> None:
     results = adapted_modules.read_results()
     is_maple = results.index.get_level_values("start") == "maple"

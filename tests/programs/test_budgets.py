@@ -55,6 +55,19 @@ def test_the_suite_has_the_steps_that_the_counts_give() -> None:
             assert config["recipe"]["epochs"] == numbers["epochs"], name
 
 
+def test_one_method_keeps_its_steps_in_the_singular(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = pd.concat(
+        [
+            count_right({1: 60, 2: 60}),
+            count_right({1: 60, 2: 65, 4: 65}).assign(method="kgcoop"),
+        ]
+    )
+    monkeypatch.setattr(budgets, "read_counts", lambda: counts)
+    said = budgets.describe_budgets()
+    assert said.startswith("Of 2 methods trained step by step, 1 keeps the number of steps, and 1 ")
+    assert "gets more" in said
+
+
 def test_a_budget_that_grew_was_measured_with_the_smaller_ones() -> None:
     measured = budgets.tabulate(budgets.read_counts())
     for name, factor in budgets.choose(budgets.read_counts()).items():

@@ -75,10 +75,18 @@ def test_the_text_says_why_a_share_has_no_interval() -> None:
     titles = {name: name for name in METHODS}
     shown = several_targets.describe_targets(make_gains(0), KINDS, titles, ["gda"])
     assert "gda collapses on at least one kind of target" in shown
+    both = several_targets.describe_targets(make_gains(0), KINDS, titles, list(METHODS[:2]))
+    assert f"{METHODS[0]} and {METHODS[1]} collapse on at least one kind of target" in both
     assert "leaves it out" in shown
     assert shown.endswith("becomes 0 without one of the targets, has no interval.")
     far_apart = 100 * np.arange(3)[:, None, None] + draw_cells()
     assert several_targets.show(far_apart, several_targets.reversed_orders, 100) == "0.0"
+
+
+def test_targets_are_counted_in_words() -> None:
+    assert several_targets.count_targets([1]) == "1 target"
+    assert several_targets.count_targets([6, 6]) == "6 targets"
+    assert several_targets.count_targets([6, 1]) == "1 or 6 targets"
 
 
 def test_one_source_is_named_as_a_limit() -> None:

@@ -20,7 +20,7 @@ from compatbench.messages import one_line
 from compatbench.results.reports import RowReport, RowReports, find_origins
 from compatbench.results.result_files import ResultFiles
 from compatbench.tables.pages.method_pages import list_verdicts, render_method_pages
-from compatbench.tables.pages.report_site import SOURCES, render_site, report_pages
+from compatbench.tables.pages.report_site import SOURCES, Report, render_site, report_pages
 from compatbench.tables.pages.site_data import list_capabilities, to_html
 from compatbench.tables.suite_page import SuitePage, published_pages
 from compatbench.tables.survival_tables import read_survival
@@ -151,6 +151,13 @@ def test_the_command_writes_the_site_and_the_figures(folder: Path) -> None:
     assert (site / "LICENSE-vega").is_file()
     output = output_of("report", "--check", "--out", str(folder))
     assert "index.html is up to date, with 2 figures" in output
+
+
+def test_one_page_and_one_figure_are_counted_in_the_singular() -> None:
+    files = {Path("index.html"): b"", Path("one.svg"): b""}
+    report = Report(files, (), (Path("leaderboard.md"), Path("README.md")))
+    shown = ["leaderboard.md written, with 1 other page", "index.html written, with 1 figure"]
+    assert list(report.parts()) == shown
 
 
 def test_what_another_program_has_drawn_is_not_compared(folder: Path, tmp_path: Path) -> None:

@@ -176,7 +176,7 @@ class SuitePage:
 
     @property
     def part(self) -> str:
-        """Return the tasks and seeds (``1 of 8 tasks, seeds 7``); empty if they are the suite's."""
+        """Return the tasks and seeds (``1 of 8 tasks, seed 7``); empty if they are the suite's."""
         if self.whole is None:
             return ""
         parts = []
@@ -184,7 +184,8 @@ class SuitePage:
             some = getattr(self.expected, what)
             every = getattr(self.whole, what)
             if not set(some) <= set(every):
-                parts.append(f"{what} {', '.join(map(str, some))}")
+                noun = what.removesuffix("s") if len(some) == 1 else what
+                parts.append(f"{noun} {', '.join(map(str, some))}")
             elif len(some) < len(every):
                 parts.append(f"{len(some)} of {len(every)} {what}")
         return ", ".join(parts)

@@ -18,7 +18,7 @@ import compatbench
 from compatbench.data.cards.shots import show_shots
 from compatbench.errors import CompatbenchError
 from compatbench.files.kinds import files_below, kind_of, require
-from compatbench.messages import one_line
+from compatbench.messages import count, one_line
 from compatbench.results.result_files import FIGURES, REPORT, RESULTS, ResultFiles, check_name
 from compatbench.tables.figures.charts import MARKS
 from compatbench.tables.figures.colours import COLOURS, FAINT, INK, PAPER
@@ -64,10 +64,11 @@ class Report:
         verb = "is up to date" if self.checked else "written"
         yield from self.left_out
         if self.pages:
-            yield f"{self.pages[0]} {verb}, with {len(self.pages) - 1} other pages"
+            others = count(len(self.pages) - 1, "other page")
+            yield f"{self.pages[0]} {verb}, with {others}"
         site = next(path for path in self.files if path.name == "index.html")
         figures = [path for path in self.files if path.suffix == ".svg"]
-        yield f"{site} {verb}, with {len(figures)} figures"
+        yield f"{site} {verb}, with {count(len(figures), 'figure')}"
 
 
 def report_pages(files: ResultFiles, published: Sequence[SuitePage]) -> list[SuitePage]:
@@ -247,7 +248,7 @@ def _suite_row(page: SuitePage) -> tuple[str, ...]:
         f"{len(modules) + len(without_rows)}",
         f"{len(page.results.frame):,}",
         f"{len(page.expected.tasks)}",
-        ", ".join(str(show_shots(count)) for count in page.expected.shots),
+        ", ".join(str(show_shots(shots)) for shots in page.expected.shots),
         ", ".join(map(str, page.expected.seeds)),
         page.results.digest[:16],
     )
