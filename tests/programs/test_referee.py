@@ -50,6 +50,8 @@ def test_the_pages_agree_with_an_independent_recomputation(published: list[str])
         ("leaderboard.md", "| [GDA][2402.04087] | deep", "| 1= |", "| 2= |", "Rank"),
         ("leaderboard.md", "| [GDA][2402.04087] | ", "+1.4 to", "+1.5 to", "GDA"),
         ("leaderboard.md", "| [ProKeR][2501.11175] | ", "gains", "cannot tell", "ProKeR"),
+        ("leaderboard.md", "| [PLOT][2210.01253] | ", "| not ranked", "| loses", "PLOT"),
+        ("leaderboard.md", "| the old model kept", "Rosetta ‡", "LDC", "try first"),
         (
             "leaderboard.md",
             "methods share first place",

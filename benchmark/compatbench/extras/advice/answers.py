@@ -82,8 +82,7 @@ class _Pool:
 
     Attributes:
         prices: of their pages the one with retrained modules, if one has them.
-        options: a row for each option; see ``list_options``.
-            ``seeds`` are those of its page.
+        options: a row for each option, as of ``list_options``, with the ``seeds`` of its page.
         accuracy: on the target in percent, ``[options, tasks]``.
         gain: over its zero-shot in points, ``[options, tasks]``.
         on_shared_seeds: the accuracy with the seeds that all pages have, ``[options, tasks]``.

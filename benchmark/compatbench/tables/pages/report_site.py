@@ -195,8 +195,7 @@ def _compile_specs(suites: Mapping[str, Json]) -> dict[str, Json]:
 
 def _render_html(pages: Sequence[SuitePage], columns: SiteColumns) -> str:
     judge = find_judge(pages)
-    page = template("site/index.html.jinja", autoescape=True)
-    return page.render(
+    return template("site/index.html.jinja", autoescape=True).render(
         figure_kinds=list_kinds().values(),
         kinds={kind: mark.title for kind, mark in MARKS.items()},
         measures=list(columns.measures.values()),
