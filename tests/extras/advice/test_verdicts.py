@@ -145,6 +145,7 @@ def test_an_upgrade_that_loses_says_to_stay() -> None:
     assert row["over_old_high"] < 0
     said = " ".join(found.details().split())
     assert "coop: stay with the old model; expect 90.0" in said
+    assert ", gain on the new model +" in said
     assert "If the old model must go, keep it untouched." in said
     unclear = advise(flat(COOP, 72, 70))
     assert unclear.frame["verdict"].tolist() == ["keep"]

@@ -158,7 +158,9 @@ def _state_verdict(measured: Measurements, method: str, row: Mapping[str, Any]) 
     if row["verdict"] != "unknown" and row["expected"] is not None:
         title += f"; expect {with_interval(row, 'expected', '{:.1f}'.format)} %"
     if row["gain"] is not None:
-        title += f", gain {with_interval(row, 'gain', '{:+.1f}'.format)}"
+        # The accuracy to expect is that on the old model, so say that the gain is not.
+        where = " on the new model" if row["verdict"] == "stay" else ""
+        title += f", gain{where} {with_interval(row, 'gain', '{:+.1f}'.format)}"
     return title
 
 
