@@ -146,16 +146,20 @@ def show_changes(
     values: Mapping[str, pd.DataFrame], trainings: Mapping[str, Sequence[Pair]]
 ) -> str:
     """Return the table of changes: rows are groups of methods and zero-shot."""
+    has_several = any(len(pairs) > 1 for pairs in trainings.values())
     header = ["Change, points"]
     for training in trainings:
-        header += [training, "by target"]
+        header.append(training)
+        if has_several:
+            header.append("by target")
     rows = []
     for group, table in values.items():
         row: list[TableCell | str] = [group]
         for pairs in trainings.values():
             changes = list_changes(table, pairs)
             row.append(number(with_bounds(over_tasks(changes))))
-            row.append(number(show_targets(changes)))
+            if has_several:
+                row.append(number(show_targets(changes)))
         rows.append(row)
     return render_table(plain_table(header, rows))
 

@@ -37,7 +37,7 @@ SUITE = "mini-upgrades"
 # The name of a target without anything special in its training, and its kind of upgrade.
 PLAIN = re.compile(r".+-eva(?:-clip)?(-anew)?(?:-\d+)?")
 KINDS = {None: "keeps the old embedding space", "-anew": "has a new embedding space"}
-Targets = dict[str, list[str]]  # of a kind of upgrade, by source
+Targets = Mapping[str, Sequence[str]]  # of a kind of upgrade, by source
 REMAINDER = (0, 1, 2)  # methods × tasks × targets, and the chance of a test set
 
 
@@ -78,7 +78,7 @@ def make_sections() -> dict[str, str]:
     results = ResultFiles(ROOT).read_suite(SUITE)
     gains = read_gains(results.frame)
     kinds = find_kinds(suite)
-    collapsed = list_collapsed(gains[names] for names in list_columns(kinds).values())
+    collapsed = list_collapsed(gains[list_targets(of_kind)] for of_kind in kinds.values())
     titles = {name: method.info.title for name, method in results.methods.items()}
     steady = leave_out(gains, collapsed)
     heads = describe_targets(gains, kinds, titles, collapsed)
@@ -94,9 +94,9 @@ def make_sections() -> dict[str, str]:
     }
 
 
-def find_kinds(suite: SuiteCard) -> dict[str, Targets]:
-    """Return the targets of each kind of upgrade and source that differ only in their seed."""
-    kinds: dict[str, Targets] = {}
+def find_kinds(suite: SuiteCard) -> Mapping[str, Targets]:
+    """Return the targets of each kind of upgrade that differ only in their source and seed."""
+    kinds: dict[str, dict[str, list[str]]] = {}
     for path in suite.upgrades:
         plain = PLAIN.fullmatch(path[-1])
         if plain is not None:
@@ -105,14 +105,9 @@ def find_kinds(suite: SuiteCard) -> dict[str, Targets]:
     return kinds
 
 
-def list_columns(kinds: Mapping[str, Targets]) -> dict[str, list[str]]:
-    """Return the targets of each kind and source by their title."""
-    columns = {}
-    for title, of_kind in kinds.items():
-        for source, targets in of_kind.items():
-            end = f", from {source}" if len(of_kind) > 1 else ""
-            columns[f"{title}{end}"] = targets
-    return columns
+def list_targets(of_kind: Targets) -> list[str]:
+    """Return the targets of a kind of upgrade, of one source after the other."""
+    return [target for targets in of_kind.values() for target in targets]
 
 
 def describe_targets(
@@ -131,11 +126,11 @@ def describe_targets(
     """
     measured = gains.index.get_level_values("method").nunique()
     tasks = gains.index.get_level_values("task").nunique()
-    numbers = [len(names) for names in list_columns(kinds).values()]
+    numbers = [len(list_targets(of_kind)) for of_kind in kinds.values()]
     sources = max(len(of_kind) for of_kind in kinds.values())
     text = (
-        f"Suite `{SUITE}` has {count(measured, 'method')}, {count(tasks, 'task')}, "
-        f"{count(sources, 'source')}, and {count_targets(numbers)} of each kind and source. "
+        f"Suite `{SUITE}` has {count(measured, 'method')}, {count(tasks, 'task')}, and "
+        f"{count_targets(numbers)} of each kind, from {count(sources, 'source')}. "
     )
     if collapsed:
         names = join_words([titles[name] for name in collapsed])
@@ -164,11 +159,11 @@ def show_statistics(steady: pd.DataFrame, kinds: Mapping[str, Targets]) -> str:
             methods that collapse.
         kinds: the targets of each kind of upgrade and source.
     """
-    columns = {title: to_cells(steady[names]) for title, names in list_columns(kinds).items()}
+    columns = {title: to_cells(steady[list_targets(of_kind)]) for title, of_kind in kinds.items()}
     rows = []
     for description, statistic in STATISTICS.items():
         rows.append([description, *(show(cells, *statistic) for cells in columns.values())])
-    header = ["One target and others of its kind and source", *columns]
+    header = ["One target and others of its kind", *columns]
     table = render_table(plain_table(header, rows))
     if all(len(of_kind) > 1 for of_kind in kinds.values()):
         table += "\n\n" + show_sources(steady, kinds)
@@ -183,8 +178,8 @@ def describe_statistics(steady: pd.DataFrame, kinds: Mapping[str, Targets]) -> s
         kinds: as for ``show_statistics``.
     """
     lines = []
-    for title, targets in list_columns(kinds).items():
-        cells = to_cells(steady[targets])
+    for title, of_kind in kinds.items():
+        cells = to_cells(steady[list_targets(of_kind)])
         lines.append(
             f"* *{title}*: of the pairs of methods that differ significantly on one target, "
             f"{percent(reversed_orders(cells))} % have the opposite order on another. The standard "
@@ -250,21 +245,23 @@ def show_methods(
     """
     tables = []
     for title, of_kind in kinds.items():
+        targets = list_targets(of_kind)
         header = [f"Mean gain, points: {title}"]
-        for source in of_kind:
-            header += [f"from {source}", "interval over tasks"]
+        header += [f"mean of {count(len(targets), 'target')}", "interval over tasks"]
         if len(of_kind) > 1:
+            header += [f"from {source}" for source in of_kind]
             header.append("second source minus first, interval over tasks")
         rows = []
         for name in gains.index.unique("method"):
+            of_method = gains.loc[name, targets]
             row: list[TableCell | str] = [titles[name]]
-            by_task = []
-            for targets in of_kind.values():
-                of_method = gains.loc[name, targets]
-                by_task.append(of_method.mean(axis="columns"))
-                row.append(number(with_bounds(estimate(of_method.mean()))))
-                row.append(number(bounds(estimate(by_task[-1]), signed)))
+            row.append(number(with_bounds(estimate(of_method.mean()))))
+            row.append(number(bounds(estimate(of_method.mean(axis="columns")), signed)))
             if len(of_kind) > 1:
+                by_task = [
+                    of_method[of_source].mean(axis="columns") for of_source in of_kind.values()
+                ]
+                row += [number(signed(mean.mean())) for mean in by_task]
                 row.append(number(with_bounds(estimate(by_task[1] - by_task[0]))))
             rows.append(row)
         tables.append(render_table(plain_table(header, rows)))

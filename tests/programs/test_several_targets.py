@@ -33,7 +33,7 @@ def make_gains(added: float) -> pd.DataFrame:
     return pd.DataFrame(gains)
 
 
-def test_targets_are_grouped_by_kind_and_source() -> None:
+def test_targets_are_grouped_by_kind_then_source() -> None:
     names = [
         ("mini-clip", "mini-eva-clip"),
         ("mini-clip", "mini-eva-clip-anew"),
@@ -66,7 +66,9 @@ def test_two_sources_are_compared() -> None:
     assert "largest | 6.0 |" in table
     titles = {name: name for name in METHODS}
     [methods] = several_targets.show_methods(gains, KINDS, titles)
-    assert "| from mini-clip | interval over tasks | from mini-clip-2 |" in methods
+    assert (
+        "| mean of 4 targets | interval over tasks | from mini-clip | from mini-clip-2 |" in methods
+    )
     [row] = [line for line in methods.splitlines() if line.startswith("| gda |")]
     assert row.split("|")[-2].strip().startswith("+6.0 (")
 

@@ -2,8 +2,8 @@
 
 Modules are trained on ``mini-clip``. ``mini-clip-next`` is its minor update: the same training,
 continued for a while on a little more data. ``mini-clip-other`` has its sizes, but another start
-and other sets. ``mini-clip-2``, which does not ship, has its recipe and sets, but another start
-and other widths.
+and other sets. ``mini-clip-2``, which does not ship, has its sets, but one round, another start and
+other widths.
 """
 
 from __future__ import annotations
@@ -43,16 +43,17 @@ def train_other(work: Path) -> None:
 
 
 def train_second_source(work: Path, weights: Path, facts: Path) -> None:
-    """Train a second source like the first, from another start and with other widths.
+    """Train a second source on the sets of the first, from another start and with other widths.
+
+    It has one round, the first of the other's two.
 
     Args:
         work: The working folder. It has the drawings, and gets the checkpoints.
         weights: Where the weights go.
         facts: Where steps, losses and times go.
     """
-    first = replace(FIRST, seed=SECOND_SOURCE_SEED)
-    second = replace(SECOND, seed=SECOND_SOURCE_SEED)
-    _train(work, towers.SECOND_SOURCE, weights, facts, first=first, second=second)
+    recipe = replace(FIRST, seed=SECOND_SOURCE_SEED)
+    _train(work, towers.SECOND_SOURCE, weights, facts, first=recipe)
 
 
 def _train_shipped(work: Path, name: str, **rounds: Recipe) -> None:
