@@ -29,7 +29,8 @@ pytestmark = pytest.mark.slow
 PATCH = """
 import compatbench.extras.audit.audit as audit
 import compatbench.extras.audit.rerun as rerun
-audit.score_again = lambda suite, store: (0, [])
+from compatbench.extras.audit.suite_checks import Scored
+audit.score_again = lambda suite, store: Scored()
 rerun.compare_rows = lambda rows, again, problem: []
 """
 PROGRAM = """
@@ -49,6 +50,13 @@ if __name__ == "__main__":
 def rekey(text: str) -> str:
     """Replace the key in the first row of a file."""
     return re.sub("[0-9a-f]{16}", "0" * 16, text, count=1)
+
+
+def name_another_processor(text: str) -> str:
+    """Say in the description of a method's rows that another processor made them."""
+    about = json.loads(text)
+    about["provenance"]["processor"] = ["another"]
+    return json.dumps(about, indent=1, sort_keys=True) + "\n"
 
 
 def copy_first_seed(text: str) -> str:
@@ -97,6 +105,17 @@ def test_a_difference_is_reported_with_its_place(
     code, output = project.audit()
     assert code == 1
     assert found in output
+
+
+def test_predictions_of_another_processor_are_not_compared_with_rows(project: Project) -> None:
+    project.edit("taskres.csv", add_right(3))
+    project.edit("taskres.json", name_another_processor)
+    audit = cb.audit_results(project.folder, cells=0)
+    assert not [finding for finding in audit.findings if "stored predictions" in finding.problem]
+    # Zero-shot has one cell, the others two with two rows each.
+    assert audit.scored == 14 - 4
+    [note] = audit.notes
+    assert note.startswith("tiny: the predictions of 2 cells in 'runs/' were made by another")
 
 
 def test_files_that_no_command_makes_are_reported(project: Project, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from compatbench.extras.audit.suite_checks import (
 )
 from compatbench.files.kinds import kind_of
 from compatbench.files.scratch import scratch_folder
+from compatbench.messages import count
 from compatbench.results.result_files import NO_SUITES, RESULTS, ResultFiles
 
 CELLS = 10  # that are run again unless another number is given
@@ -214,10 +215,14 @@ def _check_suite(audit: Audit, suite: StoredSuite, store: RunStore, unverified: 
     audit.findings += check_settings(suite)
     audit.findings += check_keys(suite)
     audit.findings += check_completeness(suite)
-    scored, findings = score_again(suite, store)
-    audit.scored += scored
-    audit.findings += findings
     name = suite.card.name
+    scored = score_again(suite, store)
+    audit.scored += scored.rows
+    audit.findings += scored.findings
+    if scored.elsewhere:
+        made = "made by another processor or other versions than their rows"
+        predictions = f"the predictions of {count(scored.elsewhere, 'cell')} in 'runs/'"
+        audit.notes.append(f"{name}: {predictions} were {made}, and were not compared with them")
     skipped = len(suite.rows) - len(suite.here(suite.rows))
     if not skipped:
         return

@@ -11,7 +11,7 @@ import pandas as pd
 
 from compatbench.data.cards import SuiteCard, names_elsewhere, suite_tasks
 from compatbench.data.declared_transfers import declared_needs
-from compatbench.engine.cell import PACKAGES, Cell, provenance, shorten_key
+from compatbench.engine.cell import PACKAGES, Cell, CellRecord, provenance, shorten_key
 from compatbench.engine.execute.planning import Planner
 from compatbench.engine.missing import Missing
 from compatbench.errors import CompatbenchError
@@ -33,6 +33,8 @@ from compatbench.results.tuning_records import is_tuned, read_record, show_recor
 
 ROWS = ".csv"
 DESCRIPTION = ".json"
+# What may change a value: versions of packages, and the processor.
+MACHINE = (*(name for name in PACKAGES if name != "compatbench"), "processor")
 NOT_WRITTEN = "is not as 'compatbench run' writes it"
 Files = dict[Path, tuple[bytes, str]]  # what each must hold, and what is wrong if it does not
 
@@ -87,10 +89,12 @@ class StoredSuite:
         """Return True if a method's file names these versions and this processor, and no other."""
         here = provenance()
         made = self.methods[method].provenance
-        for name in (*PACKAGES, "processor"):
-            if name != "compatbench" and tuple(made.get(name, ())) != (here[name],):
-                return False
-        return True
+        return all(tuple(made.get(name, ())) == (here[name],) for name in MACHINE)
+
+    def names_machine_of(self, method: str, record: CellRecord) -> bool:
+        """Return True if a method's file names the versions and the processor of a record."""
+        made = self.methods[method].provenance
+        return all(record.provenance.get(name) in made.get(name, ()) for name in MACHINE)
 
 
 def _needs_modules(transfer: str) -> bool:

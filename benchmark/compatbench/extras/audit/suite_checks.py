@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 import pandas as pd
 
@@ -78,18 +78,39 @@ def check_origins(suite: StoredSuite, files: ResultFiles) -> Iterator[Finding]:
             yield Finding(f"{suite.folder / name}.csv", problem)
 
 
-def score_again(suite: StoredSuite, store: RunStore) -> tuple[int, list[Finding]]:
-    """Score the predictions of a store; return how many rows have some, and those that differ."""
+@dataclass(frozen=True)
+class Scored:
+    """What the predictions of a store say about the rows of a suite.
+
+    Attributes:
+        rows: How many rows have predictions that were compared with them.
+        elsewhere: How many cells have predictions of another processor or other versions than
+            those that made the rows. They are another measurement, and are not compared.
+        findings: The rows that are not what their predictions give.
+    """
+
+    rows: int = 0
+    elsewhere: int = 0
+    findings: Sequence[Finding] = ()
+
+
+def score_again(suite: StoredSuite, store: RunStore) -> Scored:
+    """Score the predictions of a store, and compare them with the rows."""
     if not store.folder.is_dir():
-        return 0, []
+        return Scored()
     again: list[Row] = []
+    elsewhere = 0
     for cell in suite.cells:
         record = store.read(cell.key)
-        if record is not None and store.is_done(cell, record):
+        if record is None or not store.is_done(cell, record):
+            continue
+        if suite.names_machine_of(cell.name, record):
             again += rows_of(cell, record, store)
+        else:
+            elsewhere += 1
     scored = to_frame(again, Row)
     findings = compare_rows(suite.rows, scored, "is not what the stored predictions give")
-    return len(scored), findings
+    return Scored(len(scored), elsewhere, findings)
 
 
 def compare_rows(rows: pd.DataFrame, again: pd.DataFrame, problem: str) -> list[Finding]:
