@@ -24,6 +24,7 @@ def make_page() -> Page:
         "memory": _read("memory"),
         "commands": _read("commands"),
         "measured": commands,
+        "main_job": _read("main_job"),
         "trainers": _read("trainers"),
         "group": GROUP,
     }

@@ -236,6 +236,13 @@ def group_unranked(ranking: pd.DataFrame) -> dict[str, list[str]]:
     return groups
 
 
+def list_unstable(page: SuitePage) -> list[tuple[str, str]]:
+    """Return title and reason of the measured methods whose numbers depend on the processor."""
+    measured = page.results.methods
+    unstable = page.card.unstable.items()
+    return [(measured[name].info.title, why) for name, why in unstable if name in measured]
+
+
 def gap_table(page: SuitePage) -> Table:
     """Return failed and missing measurements: how many, the first place, and the reason."""
     rows = []

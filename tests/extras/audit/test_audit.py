@@ -275,6 +275,23 @@ def test_rows_raised_further_than_processors_differ_are_findings(project: Projec
     assert "findings: 2" in output  # and the same in the predictions of its cell
 
 
+def test_rows_of_unstable_methods_have_no_limit_on_another_processor(project: Project) -> None:
+    card = project.folder / "tasks" / "suites" / "tiny.yaml"
+    card.write_text(card.read_text() + "unstable: {taskres: other answers on another machine}\n")
+    forget_files()
+    project.move_elsewhere("taskres")
+    project.edit("taskres.csv", add_right(3, images=20))
+    project.write_pages()
+    assert (
+        "TaskRes (other answers on another machine)." in (project.results / "README.md").read_text()
+    )
+    audit = cb.audit_results(project.folder, cells=9)
+    assert not [finding for finding in audit.findings if finding.field == "correct"]
+    assert audit.notes[-1] == (
+        "tiny: its card calls these methods unstable, so their numbers have no limit: taskres"
+    )
+
+
 def test_many_slightly_raised_rows_of_a_cell_are_a_finding(project: Project) -> None:
     project.move_elsewhere("taskres")
     project.edit("taskres.csv", add_right(None, images=12))

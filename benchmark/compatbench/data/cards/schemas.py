@@ -286,6 +286,9 @@ class SuiteCard(CardModel):
     unranked: dict[Name, str] = {}
     # Methods whose implausible results a maintainer has looked at, with what was found.
     reviewed: dict[ConfigName, str] = {}
+    # Methods whose training magnifies rounding so far that another processor gives other numbers,
+    # with how far they differ.
+    unstable: dict[ConfigName, str] = {}
     # Not inherited: a suite that extends this one inherits the chosen settings, not the search.
     tuning: TuningCard | None = None
     # Settings that differ from a method's recipe. With 'method', the entry is a config of that

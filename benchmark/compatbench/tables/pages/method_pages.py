@@ -63,6 +63,7 @@ def render_method_pages(pages: Sequence[SuitePage]) -> dict[str, str]:
     judge = find_judge(pages)
     verdicts = list_verdicts(judge) if judge is not None else {}
     flags = _join_flags(suites)
+    unstable = judge.card.unstable if judge is not None else {}
     texts = {}
     for name, facts in read_facts().items():
         page = render_markdown(
@@ -71,6 +72,7 @@ def render_method_pages(pages: Sequence[SuitePage]) -> dict[str, str]:
             judge=judge,
             verdicts=verdicts.get(name, []),
             flags=flags.get(name, []),
+            unstable=unstable.get(name, ""),
             shown=render_facts(facts, "##", changed=_list_changes(name, suites)),
             results=_result_tables(name, pages),
         )
