@@ -85,7 +85,8 @@ def finish(store: RunStore, cell: Cell) -> None:
         backbone, test_set, data = where
         labels = torch.tensor([sample.label for sample in load_task(test_set).split("test")])
         confidence = torch.full((len(labels),), 0.5)
-        right = torch.arange(len(labels)) % 3 < 1 + start % 2
+        # Many different counts: an audit reports two seeds whose counts are all the same.
+        right = torch.arange(len(labels)) % 50 < 10 + start % 30
         answers[where] = Predictions(torch.where(right, labels, labels + 1).int(), confidence)
         store.write_zero_shot(where, "fp32", Predictions(labels.int(), confidence))
         outcomes.append(
