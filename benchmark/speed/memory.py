@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 from workload import CONTEXT, make_workload, matmul_rate, peak_gib, read_names, time_best
 
 from compatbench.backbone import memory_budget
 
+# The kernels of matrix products, as the profiler names them.
+LINEAR = ("mkldnn::_linear_pointwise", "aten::mm", "aten::addmm")
+ATTENTION = ("aten::bmm", "aten::baddbmm")
 RESULTS = Path(__file__).with_name("memory.json")
 BUDGET = 750 * 2**20
 ROUNDS = 3
@@ -47,12 +52,26 @@ def measure() -> dict[str, float]:
             with FlopCounterMode(display=False) as counter:
                 run()
             figures[f"{kind}_gflop"] = counter.get_total_flops() / 1e9
+        if kind == "free":
+            figures |= share_of_products(run)
     for kind in passes:
         done = figures[f"{kind}_gflop"] / figures[f"{kind}_seconds"]
         figures[f"{kind}_rate"] = done * 1e9 / max(rates)
     pairs = zip(passes["budget"], passes["free"], strict=True)
     figures["same_bits"] = all(torch.equal(a, b) for a, b in pairs)
     return figures
+
+
+def share_of_products(run: Callable[[], object]) -> dict[str, float]:
+    """Return which parts of a pass's time are products of linear layers and of attention."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        run()
+    seconds = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    whole = sum(seconds.values())
+    shares = {}
+    for name, kernels in (("linear", LINEAR), ("attention", ATTENTION)):
+        shares[f"{name}_share"] = sum(seconds.get(kernel, 0) for kernel in kernels) / whole
+    return shares
 
 
 def list_broken(figures: dict[str, float]) -> list[str]:

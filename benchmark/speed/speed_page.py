@@ -17,6 +17,7 @@ def make_page() -> Page:
     """Return the page."""
     text = _read("text")
     [step] = [case for case in text["cases"] if "CoOp step" in case["title"]]
+    trainers = _read("trainers")
     values = {
         "machine": text["machine"],
         "cases": text["cases"],
@@ -25,7 +26,9 @@ def make_page() -> Page:
         "commands": _read("commands"),
         "measured": commands,
         "main_job": _read("main_job"),
-        "trainers": _read("trainers"),
+        "trainers": trainers,
+        # How many times less CPU time each whole fit takes.
+        "fits": [fit["trainers"] / fit["compatbench"] for fit in trainers["fits"].values()],
         "group": GROUP,
     }
     filters = {"task": _name_task, "gib": "{:.2f}".format}
