@@ -22,7 +22,7 @@ from compatbench.method.registry import builtin_methods
 SPEED = Path(__file__).parents[2] / "benchmark" / "speed"
 sys.path.append(str(SPEED))
 
-from commands import BARS, count_seeds, make_cells  # noqa: E402
+from commands import BARS, count_seeds, limit_of, make_cells  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -72,10 +72,12 @@ def test_stores_of_the_speed_page_have_about_as_many_cells_as_intended() -> None
 
 def test_the_figures_of_the_speed_page_keep_what_is_promised() -> None:
     made = json.loads((SPEED / "commands.json").read_text())
-    assert "many" in made
-    for part in BARS.keys() & made.keys():
-        found, bars = made[part]["commands"], BARS[part]
+    assert BARS.keys() <= made.keys()
+    for part, bars in BARS.items():
+        found = made[part]["commands"]
         assert list(found) == list(bars)
-        for name, (seconds, megabytes) in bars.items():
-            assert found[name]["cpu_seconds"] < 2 * seconds  # of a machine that others use, too
-            assert megabytes is None or found[name]["mb"] < megabytes
+        for name in bars:
+            limit = limit_of(part, name, made[part]["load"])
+            # The page shows in bold what is above its limit; far above, it is a defect.
+            assert found[name]["cpu_seconds"] < 1.5 * limit["cpu_seconds"], name
+            assert found[name]["mb"] < limit.get("mb", float("inf")), name

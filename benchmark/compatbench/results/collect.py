@@ -40,6 +40,7 @@ def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
     fit = _describe_fit(cell)
     fit |= {"parameters": record.parameters, "module_bytes": record.module_bytes}
     outcomes = {outcome.where: outcome for outcome in record.records}
+    labels_of: dict[str, list[int]] = {}  # by test set; several backbones share one
     rows = []
     for where in cell.places:
         backbone, test_set, data = where
@@ -58,9 +59,12 @@ def rows_of(cell: Cell, record: CellRecord, store: RunStore) -> list[Row]:
             on_source = None
             if backbone != cell.source:
                 on_source = _find_on_source(cell, predictions, test_set)
-            labels = [sample.label for sample in load_test_set(test_set).split("test")]
+            if test_set not in labels_of:
+                images = load_test_set(test_set).split("test")
+                labels_of[test_set] = [image.label for image in images]
+            answers = Answers(predictions[where], on_source, zero_shot, labels_of[test_set])
             result = {"status": "ok", "prompt_diversity": outcome.prompt_diversity}
-            result |= score(Answers(predictions[where], on_source, zero_shot, labels))
+            result |= score(answers)
         rows.append(Row.model_validate(place | result))
     return rows
 
