@@ -45,24 +45,23 @@ METHODS = 500
 TASKS = 15
 GROWTH = (2_000, 8_000)  # approximate numbers of cells
 ROUNDS = 3  # of each command in a clone; the page shows the median
-# The most that each command may take, compared with a process of the same run that only loads
-# PyTorch: how many times its CPU seconds, and how many MB more, if there is an aim. So a limit
-# means the same on a slow machine. Audits run no cell again here.
-BARS: dict[str, dict[str, tuple[float, float | None]]] = {
+# The most CPU time that each command may take, as a multiple of what PyTorch takes to load just
+# before it. So a limit means the same on a slow machine. Audits run no cell again here.
+BARS: dict[str, dict[str, float]] = {
     "clone": {
-        "--help": (0.3, None),
-        "list tasks": (1, None),
-        "list methods": (1, None),
-        "plan": (2, None),
-        "evaluate": (3, None),
-        "report": (8, None),
-        "report --check": (8, None),
-        "maintain audit --cells 0": (10, None),
+        "--help": 0.3,
+        "list tasks": 1,
+        "list methods": 1,
+        "plan": 2,
+        "evaluate": 3,
+        "report": 8,
+        "report --check": 8,
+        "maintain audit --cells 0": 10,
     },
     "many": {
-        "plan": (8, 100),
-        "maintain audit --cells 0": (15, None),
-        "report": (15, None),
+        "plan": 8,
+        "maintain audit --cells 0": 15,
+        "report": 15,
     },
 }
 GROWING = ("plan", "report")  # the commands whose time may grow with the cells
@@ -166,43 +165,24 @@ def make_board(folder: Path, methods: int, seeds: int = 3) -> None:
 
 
 def measure(*command: str, **variables: str) -> dict[str, float]:
-    """Run a command in a new process. Return its CPU seconds and peak memory in MB."""
-    return _measure_python("-m", "compatbench", *command, **variables)
+    """Load PyTorch in one process, then run a command in another, with these variables.
 
-
-def measure_load() -> dict[str, float]:
-    """Load PyTorch in new processes. Return the medians of CPU seconds and peak memory in MB."""
-    return _find_medians([_measure_python("-c", "import torch") for _ in range(ROUNDS)])
-
-
-def limit_of(part: str, command: str, load: dict[str, float]) -> dict[str, float]:
-    """Return the most that a command may take on a machine, in CPU seconds and MB.
-
-    Args:
-        part: a part of ``BARS``.
-        command: a command of this part.
-        load: what loading PyTorch took in the same run, from ``measure_load``.
+    Return the ``load_seconds`` of the first, and the ``cpu_seconds`` and peak memory ``mb`` of the
+    second.
     """
-    times, more_megabytes = BARS[part][command]
-    limit = {"cpu_seconds": times * load["cpu_seconds"]}
-    if more_megabytes is not None:
-        limit["mb"] = load["mb"] + more_megabytes
-    return limit
+    load_seconds, _ = _measure_process("-c", "import torch")
+    cpu_seconds, megabytes = _measure_process("-m", "compatbench", *command, **variables)
+    return {"load_seconds": load_seconds, "cpu_seconds": cpu_seconds, "mb": megabytes}
 
 
-def _find_medians(rounds: list[dict[str, float]]) -> dict[str, float]:
-    """Return the median of every figure over the rounds."""
-    return {name: median(each[name] for each in rounds) for name in rounds[0]}
-
-
-def _measure_python(*arguments: str, **variables: str) -> dict[str, float]:
-    """Run Python with these arguments and environment variables, as ``measure`` does."""
+def _measure_process(*arguments: str, **variables: str) -> tuple[float, float]:
+    """Run Python with these arguments. Return its CPU seconds and peak memory in MB."""
     words = [sys.executable, "-c", BETWEEN, sys.executable, *arguments]
     done = subprocess.run(
         words, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | variables
     )
     seconds, memory = done.stdout.split()
-    return {"cpu_seconds": round(float(seconds), 2), "mb": round(float(memory))}
+    return round(float(seconds), 2), round(float(memory))
 
 
 def measure_clone(folder: Path) -> dict[str, Any]:
@@ -216,7 +196,8 @@ def measure_clone(folder: Path) -> dict[str, Any]:
     figures = {}
     for command in BARS["clone"]:
         words = [*command.split(), *options.get(command, ())]
-        figures[command] = _find_medians([measure(*words) for _ in range(ROUNDS)])
+        rounds = [measure(*words) for _ in range(ROUNDS)]
+        figures[command] = {name: median(each[name] for each in rounds) for name in rounds[0]}
     return {"commands": figures}
 
 
@@ -268,10 +249,9 @@ def main(parts: Sequence[str]) -> None:
     path = HERE / "commands.json"
     measured = json.loads(path.read_text(encoding="utf-8"))
     for part in parts or PARTS:
-        load = measure_load()
         with tempfile.TemporaryDirectory() as name:
             figures = PARTS[part](Path(name))
-        measured[part] = {"processor": provenance()["processor"], "load": load, **figures}
+        measured[part] = {"processor": provenance()["processor"], **figures}
     path.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
