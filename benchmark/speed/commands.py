@@ -1,6 +1,6 @@
 """Measure the time and memory of whole commands, in a clone and with many cells.
 
-python benchmark/speed/commands.py                # half an hour; writes commands.json
+python benchmark/speed/commands.py                # a quarter of an hour; writes commands.json
 python benchmark/speed/commands.py clone growth   # measures these parts, and keeps the others
 
 ``clone`` is this clone with its results. ``many`` has about 20,000 finished cells, and 500 methods
@@ -47,7 +47,7 @@ GROWTH = (2_000, 8_000)  # approximate numbers of cells
 ROUNDS = 3  # of each command in a clone; the page shows the median
 # The most CPU time that each command may take, as a multiple of what PyTorch takes to load just
 # before it. So a limit means the same on a slow machine. Audits run no cell again here.
-BARS: dict[str, dict[str, float]] = {
+LIMITS: dict[str, dict[str, float]] = {
     "clone": {
         "--help": 0.3,
         "list tasks": 1,
@@ -194,7 +194,7 @@ def measure_clone(folder: Path) -> dict[str, Any]:
         "plan": ["--out", str(folder)],
     }
     figures = {}
-    for command in BARS["clone"]:
+    for command in LIMITS["clone"]:
         words = [*command.split(), *options.get(command, ())]
         rounds = [measure(*words) for _ in range(ROUNDS)]
         figures[command] = {name: median(each[name] for each in rounds) for name in rounds[0]}
@@ -212,7 +212,7 @@ def measure_many(folder: Path) -> dict[str, Any]:
     board = folder / "board"
     make_board(board, METHODS)
     figures = {}
-    for command in BARS["many"]:
+    for command in LIMITS["many"]:
         if command == "report":
             tasks = {"COMPATBENCH_TASKS": str(board / "tasks")}
             figures[command] = measure("report", "--out", str(board), **tasks)

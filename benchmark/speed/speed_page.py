@@ -10,7 +10,6 @@ import commands
 from pages import Page
 
 from compatbench.backbone.text.causal import GROUP
-from compatbench.data.cards import task_cards
 
 
 def make_page() -> Page:
@@ -31,16 +30,8 @@ def make_page() -> Page:
         "fits": [fit["trainers"] / fit["compatbench"] for fit in trainers["fits"].values()],
         "group": GROUP,
     }
-    filters = {"task": _name_task, "gib": "{:.2f}".format}
-    return Page(values, filters=filters)
+    return Page(values, filters={"gib": "{:.2f}".format})
 
 
 def _read(name: str) -> dict[str, Any]:
     return json.loads(Path(__file__).with_name(f"{name}.json").read_text(encoding="utf-8"))
-
-
-def _name_task(name: str) -> str:
-    """Return the name of a measured task, with a note if it no longer exists."""
-    if name in task_cards.names():
-        return f"`{name}`"
-    return f"`{name}`, a task of an earlier mini suite"

@@ -22,7 +22,7 @@ from compatbench.method.registry import builtin_methods
 SPEED = Path(__file__).parents[2] / "benchmark" / "speed"
 sys.path.append(str(SPEED))
 
-from commands import BARS, count_seeds, make_cells  # noqa: E402
+from commands import LIMITS, count_seeds, make_cells  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -72,11 +72,11 @@ def test_stores_of_the_speed_page_have_about_as_many_cells_as_intended() -> None
 
 def test_the_figures_of_the_speed_page_keep_what_is_promised() -> None:
     made = json.loads((SPEED / "commands.json").read_text())
-    assert BARS.keys() <= made.keys()
-    for part, bars in BARS.items():
+    assert LIMITS.keys() <= made.keys()
+    for part, limits in LIMITS.items():
         found = made[part]["commands"]
-        assert list(found) == list(bars)
-        for name, times in bars.items():
+        assert list(found) == list(limits)
+        for name, times in limits.items():
             limit = times * found[name]["load_seconds"]
             # The page shows what is above its limit in bold; twice the limit is a defect.
             assert found[name]["cpu_seconds"] < 2 * limit, name
