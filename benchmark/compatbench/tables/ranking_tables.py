@@ -204,10 +204,10 @@ def explain_unranked(ranking: pd.DataFrame) -> list[tuple[str, str, str]]:
         state = method["state"]
         if state == "not transferable":
             without = method["not_attached"]
-            where = f"all {cells}" if without == cells else f"{without} of {cells}"
+            where = "all cells" if without == cells else f"{without} of {cells} cells"
             reasons = "; ".join(map(one_line, method["reasons"])) or "no reason given"
             source = percent(rounded(method["source"], 4))
-            why = f"in {where} cells (source {source}): {reasons}"
+            why = f"in {where} (source {source}): {reasons}"
         elif state == "incomplete":
             why = f"with {method['measured']} of {cells} cells measured, so no mean is given"
         elif state == "null":
