@@ -138,7 +138,6 @@ def read_logits(
     import torch
 
     from compatbench.backbone import FEATURES
-    from compatbench.backbone.parts.products import fast_products
     from compatbench.engine.predict import draw_order, order_seed, read_features, run_classifier
     from compatbench.method import load_module
     from compatbench.method.registry import builtin_methods
@@ -151,7 +150,7 @@ def read_logits(
         inputs: Any = read_features(backbone, task, cache)
     else:
         [inputs] = cache.tokens(backbone, task, task.split("test"), wanted)
-    with torch.no_grad(), fast_products():
+    with torch.no_grad():
         classifier = method.attach(module, backbone, task.labels)
         return run_classifier(classifier, inputs, draw_order(len(inputs), order_seed(task)))
 

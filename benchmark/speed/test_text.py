@@ -27,8 +27,6 @@ from workload import (
     time_best,
 )
 
-from compatbench.backbone.parts.products import fast_products
-
 pytestmark = pytest.mark.benchmark(timer=time.process_time, disable_gc=True)
 
 Compute = Callable[[], Sequence[Tensor]]
@@ -65,8 +63,7 @@ def compare(
         about: what else is noted of the case.
     """
     # The first round is not timed: what is computed once is there afterwards.
-    with fast_products():  # as in a fit; the plain code uses PyTorch's own choice
-        computed = benchmark.pedantic(fast, rounds=rounds[0], iterations=1, warmup_rounds=1)
+    computed = benchmark.pedantic(fast, rounds=rounds[0], iterations=1, warmup_rounds=1)
     plain_seconds, expected = time_best(plain, rounds[1])
     seconds = benchmark.stats.stats.min / images
     speed_up = plain_seconds / seconds

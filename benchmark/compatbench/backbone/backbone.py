@@ -21,7 +21,6 @@ from compatbench.backbone.load.backbone_names import read_backbone
 from compatbench.backbone.load.weights import weights_key
 from compatbench.backbone.parts.blocks import BlockUpdates, widen
 from compatbench.backbone.parts.memory import SHARE, free_memory
-from compatbench.backbone.parts.products import fast_products
 from compatbench.backbone.text.prompts import Prompts, pad_rows
 from compatbench.backbone.text.text_anatomy import examine_text_tower
 from compatbench.backbone.text.text_tower import TextTower
@@ -134,7 +133,6 @@ class Backbone:
         """
         return ImageTower(self.model.visual, self.name)  # type: ignore[arg-type]
 
-    @fast_products()
     @torch.no_grad()
     def encode_images(self, images: Tensor, image_input: ImageInput = FEATURES) -> Tensor:
         """Return image features, not normalised, ``[batch, e]`` for ``[batch, 3, H, W]``.
@@ -183,7 +181,6 @@ class Backbone:
         """Return the token ids of a text, without start and end."""
         return self.text_tokens.encode(text)
 
-    @fast_products()
     def embed(self, ids: Tensor) -> Tensor:
         """Return the token embeddings ``[..., D]`` of ids ``[...]``, without gradients."""
         with torch.no_grad():
@@ -271,7 +268,6 @@ class Backbone:
         lengths = tuple(len(row) - shared for row in ids)
         return Prompts(prefix, suffix, lengths, start=len(self.text_tokens.start))
 
-    @fast_products()
     def encode_prompts(
         self,
         prompts: Prompts,
@@ -291,7 +287,6 @@ class Backbone:
             return prompts.prefix.new_zeros(0, len(prompts.lengths), self.embed_dim)
         return self.text.encode(prompts, weights, block_updates)
 
-    @fast_products()
     @torch.no_grad()
     def text_features(self, texts: tuple[str, ...]) -> Tensor:
         """Return features of plain texts, not normalised, ``[n, e]``; computed once per backbone.
@@ -303,7 +298,6 @@ class Backbone:
             self._text_features[texts] = self.encode_prompts(self.text_prompts(texts))
         return self._text_features[texts]
 
-    @fast_products()
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Return features of any number of plain texts, not normalised, ``[n, e]``, not cached."""
@@ -339,7 +333,6 @@ class Backbone:
                 break
         return " ".join(parts)
 
-    @fast_products()
     def describe(self, labels: Labels) -> tuple[Tensor, ...]:
         """Return features of each class's descriptions, normalised, ``[texts, e]``, cached.
 
@@ -358,12 +351,10 @@ class Backbone:
         counts = [len(texts) for texts in labels.descriptions]
         return features.split(counts)  # type: ignore[return-value]
 
-    @fast_products()
     def zero_shot(self, labels: Labels, template: str | None = None) -> Tensor:
         """Return the zero-shot classifier of one hand-written template, normalised, ``[C, e]``."""
         return F.normalize(self.text_features(labels.fill(template)), dim=-1)
 
-    @fast_products()
     def zero_shot_ensemble(self, labels: Labels) -> Tensor:
         """Return the mean of the normalised features of all templates, normalised, ``[C, e]``."""
         features = [self.zero_shot(labels, template) for template in labels.templates]

@@ -12,7 +12,6 @@ from compatbench.backbone.backbone import Backbone
 from compatbench.backbone.image.image_tower import FEATURES, ImageInput, ImageTower
 from compatbench.backbone.parts.blocks import BlockUpdates
 from compatbench.backbone.parts.parameters import change_tower
-from compatbench.backbone.parts.products import fast_products
 from compatbench.backbone.text.prompts import Prompts
 from compatbench.backbone.text.text_tower import TextTower
 from compatbench.files.hashes import sha256_json
@@ -41,7 +40,6 @@ class RotatedBackbone(Backbone):
         self.rotation = rotation.float().to(backbone.device)
         self.weights_key = sha256_json([backbone.weights_key, fingerprint({"r": self.rotation})])
 
-    @fast_products()
     def rotate(self, features: Tensor) -> Tensor:
         """Return features of the unrotated backbone ``[..., e_t]`` in these coordinates."""
         return features @ self.rotation.T.to(features)
@@ -56,7 +54,6 @@ class RotatedBackbone(Backbone):
         """Return the image tower, with its features rotated."""
         return change_tower(self.unrotated.image, _rotation=self.rotation)
 
-    @fast_products()
     @torch.no_grad()
     def encode_images(self, images: Tensor, image_input: ImageInput = FEATURES) -> Tensor:
         """Return encoded images as ``Backbone`` does; rotate those in the embedding space."""
@@ -65,7 +62,6 @@ class RotatedBackbone(Backbone):
             return self.rotate(encoded)
         return encoded
 
-    @fast_products()
     @torch.no_grad()
     def text_features(self, texts: tuple[str, ...]) -> Tensor:
         """Return text features as ``Backbone`` does; rotate the features that it has cached."""
@@ -73,7 +69,6 @@ class RotatedBackbone(Backbone):
             self._text_features[texts] = self.rotate(self.unrotated.text_features(texts))
         return self._text_features[texts]
 
-    @fast_products()
     def encode_prompts(
         self,
         prompts: Prompts,

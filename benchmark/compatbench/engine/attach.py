@@ -14,7 +14,6 @@ from torch import Tensor
 
 from compatbench.backbone import FEATURES, Backbone, ImageInput, Labels
 from compatbench.backbone.device import wait_for
-from compatbench.backbone.parts.products import fast_products
 from compatbench.backbone.words import WordFeatures
 from compatbench.data.draws import draw_first
 from compatbench.data.images.source import Sample
@@ -69,7 +68,6 @@ class Carried:
         with torch.no_grad():
             return self.method.attach(self.module, self.source, self.labels)
 
-    @fast_products()
     @torch.no_grad()
     def old_answers(
         self, test_set: Task, samples: Sequence[Sample], split: str | None = None
@@ -91,7 +89,6 @@ class Carried:
             order = torch.arange(len(inputs))  # training images come in a drawn order
         return OldAnswers(run_classifier(self._on_source, inputs, order, together), zero_shot)
 
-    @fast_products()
     def data(
         self, transfer: Transfer, words: WordFeatures, source_words: Tensor | None = None
     ) -> TransferData:
@@ -159,7 +156,6 @@ class Carried:
         draw = draw_first(images.task, shots, images.seed, images.training.val_shots)
         return images.few_shot(draw, shots, self.target, self.method, self.teacher)
 
-    @fast_products()
     @torch.no_grad()
     def attach(self, transfer: Transfer, data: TransferData, diversity: bool = False) -> Attached:
         """Attach the module through a transfer. Measure ``prompt_diversity`` only if requested.
@@ -213,7 +209,6 @@ class Attached:
             return error.reason
         return ""
 
-    @fast_products()
     def to_others(self, labels: Labels) -> Attached:
         """Return the same module attached to other classes than those it was fitted for.
 
@@ -233,7 +228,6 @@ class Attached:
         carried = replace(self.carried, labels=labels)
         return carried.attach(self.transfer, self.data, self.diversity is not None)
 
-    @fast_products()
     def predict(self, test_set: Task) -> Predictions:
         """Return the predictions for a test set; raises as ``predict_module``."""
         carried = self.carried

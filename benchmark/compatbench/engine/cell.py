@@ -201,13 +201,8 @@ def provenance() -> dict[str, str]:
     """Return the versions of packages and of Python, and the processor, with the GPU if in use."""
     from torch import cuda
 
-    from compatbench.backbone.parts.products import choose_products
-
     versions = {package: version(package) for package in PACKAGES}
     processor = _name_processor()
-    products = choose_products()
-    if products:
-        processor = f"{processor}, products by {products}"
     if cuda.is_initialized():
         processor = f"{processor}, {cuda.get_device_name()}"
     processor = re.sub(r"[^\w ()@.,+/-]", " ", processor)[:MAX_PROVENANCE]

@@ -14,7 +14,6 @@ from torch import Tensor
 from compatbench.backbone import Backbone, ImageInput, Labels, load_backbone
 from compatbench.backbone.device import resolve_device
 from compatbench.backbone.joint_maps import find_rotation
-from compatbench.backbone.parts.products import fast_products
 from compatbench.backbone.words import WordFeatures, find_words
 from compatbench.data.cache_files import default_cache_folder
 from compatbench.data.cards import COPIED, backbone_cards
@@ -34,7 +33,6 @@ PROBES = 32  # images of noise on which they are compared
 MAX_AXES = 6
 
 
-@fast_products()
 def port(
     module: Module | str | Path,
     backbone: str,

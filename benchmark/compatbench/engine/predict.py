@@ -19,7 +19,6 @@ from torch import Tensor
 from compatbench.backbone import FEATURES, Backbone, ImageInput, RotatedBackbone
 from compatbench.backbone.device import fit_batch
 from compatbench.backbone.parts.memory import current_budget
-from compatbench.backbone.parts.products import fast_products
 from compatbench.data.encoding import BATCH
 from compatbench.data.feature_cache import FeatureCache, StoredRows
 from compatbench.data.task import Task
@@ -33,7 +32,6 @@ PROBE_IMAGES = 8  # classified first, to measure the memory of an image
 SEED_DIGITS = 15  # of a hash, which is then an integer of 60 bits
 
 
-@fast_products()
 @torch.no_grad()
 def predict_module(
     classifier: Classifier,
@@ -82,7 +80,6 @@ def predict_module(
     )
 
 
-@fast_products()
 @torch.no_grad()
 def predict_zero_shot(backbone: Backbone, test_set: Task, cache: FeatureCache) -> Predictions:
     """Return the predictions of a backbone's own zero-shot classifier for a test set."""
@@ -94,7 +91,6 @@ def predict_zero_shot(backbone: Backbone, test_set: Task, cache: FeatureCache) -
     return Predictions(classes.cpu(), confidence.cpu())
 
 
-@fast_products()
 def run_classifier(
     classifier: Callable[..., Tensor],
     inputs: Tensor | StoredRows,

@@ -23,7 +23,6 @@ from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.build import allow_tf32
 from compatbench.backbone.device import PeakMemory, resolve_device, wait_for
 from compatbench.backbone.parts.memory import set_memory_budget
-from compatbench.backbone.parts.products import fast_products
 from compatbench.backbone.words import WordFeatures, save_words
 from compatbench.data.cards import COPIED
 from compatbench.data.draws import draw_shots, load_test_set
@@ -149,7 +148,6 @@ class Worker:
         self._keep = lru_cache(maxsize=BACKBONES_IN_MEMORY)(partial(load_backbone, device=device))
         self._words = WordFeatures(features.folder.parent)
 
-    @fast_products()
     def run(
         self, cell: Cell, on_predicted: Callable[[Outcome], object] = lambda _: None
     ) -> CellRecord:
@@ -275,7 +273,6 @@ class Worker:
         peak = max(record.peak_memory or 0, self._memory.read() or 0)
         return record.model_copy(update={"peak_memory": peak or None})
 
-    @fast_products()
     def fit(self, cell: Cell) -> tuple[CellRecord, Module]:
         """Fit a module and return it with the record of its fit; store neither.
 

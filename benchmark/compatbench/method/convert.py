@@ -14,7 +14,6 @@ import torch
 
 from compatbench.backbone import Labels, load_backbone
 from compatbench.backbone.device import resolve_device
-from compatbench.backbone.parts.products import fast_products
 from compatbench.data.cards import task_cards
 from compatbench.data.cards.names import did_you_mean, half_labels
 from compatbench.data.task import task_labels
@@ -74,7 +73,6 @@ def recognise(file: Checkpoint) -> list[str]:
     return [name for name, cls in builtin_formats().classes.items() if cls().recognise(file)]
 
 
-@fast_products()
 def import_module(
     format: str,
     file: str | Path,

@@ -20,7 +20,6 @@ from compatbench.backbone.parts.parameters import (
     replace_parameters,
     rotate_projection,
 )
-from compatbench.backbone.parts.products import fast_products
 from compatbench.errors import NotTransferable
 
 
@@ -101,7 +100,6 @@ class ImageTower:
         """
         return rotate_projection(self._names.read(), "proj", self._rotation)
 
-    @fast_products()
     def replace(self, weights: Mapping[str, Tensor]) -> ImageTower:
         """Return the tower with some of its ``weights`` replaced; the model does not change."""
         check_weights(weights, self.weights, "image")
@@ -119,7 +117,6 @@ class ImageTower:
             tower._anatomy = examine_image_tower(tower._visual, self._name)
         return tower
 
-    @fast_products()
     def embed(self, images: Tensor, block: int = 0) -> Tensor:
         """Return the tokens that enter a block, ``[batch, tokens, d]``.
 
@@ -143,7 +140,6 @@ class ImageTower:
             x = run(x, {}, self.tokens)
         return x
 
-    @fast_products()
     def enter(self, tokens: Tensor) -> Tensor:
         """Return tokens ``[n, d]`` as they enter the first block.
 
@@ -152,7 +148,6 @@ class ImageTower:
         dtype = next(self._visual.parameters()).dtype
         return self._anatomy.enter(tokens.to(dtype)).to(tokens.dtype)
 
-    @fast_products()
     def encode(
         self,
         hidden: Tensor,
@@ -205,7 +200,6 @@ class ImageTower:
         results = tower._run(finish, hidden, block, prompts, block_updates, last, trained, rng)
         return results[0]
 
-    @fast_products()
     def encode_rows(
         self, hidden: Tensor, *, block: int = 0, prompts: Sequence[Tensor] = ()
     ) -> tuple[Tensor, Tensor]:
@@ -224,7 +218,6 @@ class ImageTower:
         pooled, rows = self._run(finish, hidden, block, prompts)
         return pooled, rows
 
-    @fast_products()
     def run_blocks(self, tokens: Tensor, block: int = 0) -> list[Tensor]:
         """Return the outputs of ``block`` and of all later blocks, each ``[batch, tokens, d]``.
 
@@ -241,7 +234,6 @@ class ImageTower:
             outputs.append(tokens)
         return outputs
 
-    @fast_products()
     def project(self, rows: Tensor) -> Tensor:
         """Return pooled rows ``[..., d]``, projected to the embedding space, ``[..., e]``."""
         dtype = next(self._visual.parameters()).dtype

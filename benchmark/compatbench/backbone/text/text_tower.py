@@ -25,7 +25,6 @@ from compatbench.backbone.parts.blocks import (
 )
 from compatbench.backbone.parts.memory import SelectiveCheckpoint
 from compatbench.backbone.parts.parameters import rotate_projection
-from compatbench.backbone.parts.products import fast_products
 from compatbench.backbone.text.causal import CausalTower, chunk_rows
 from compatbench.backbone.text.prompts import Inserted, Prompts, replace_rows
 from compatbench.backbone.text.text_anatomy import TextAnatomy
@@ -68,7 +67,6 @@ class TextTower:
         """Return token embeddings without positions, ``[..., D]`` for ids ``[...]``."""
         return self._anatomy.token_embedding(ids)
 
-    @fast_products()
     def encode(
         self,
         prompts: Prompts,

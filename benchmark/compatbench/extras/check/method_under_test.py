@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compatbench.backbone.parts.products import fast_products
 from compatbench.data.labels import Labels
 from compatbench.errors import NotTransferable
 from compatbench.extras.check.models import IMAGE_SIZE, forget_texts, synthetic_models
@@ -163,12 +162,10 @@ class MethodUnderTest:
             seen[key] = FeatureSet(features, of_views, targets, inputs)
         return copy.deepcopy(seen[key])
 
-    @fast_products()
     def inputs(self, backbone: Backbone) -> Tensor:
         """Return the unseen images as the method's classifiers take them on a backbone."""
         return self._encode_unseen(backbone, unseen_images())
 
-    @fast_products()
     def many_inputs(self, backbone: Backbone) -> Tensor:
         """Return further unseen images, in the order of their classes, as classifiers take them."""
         return self._encode_unseen(backbone, many_images())
@@ -181,7 +178,6 @@ class MethodUnderTest:
             seen[key] = _encode(backbone, images, image_input)
         return seen[key].clone()
 
-    @fast_products()
     @torch.enable_grad()
     def fit(self, data: FewShotData | None = None, seed: int = 1, steps: int = STEPS) -> Module:
         """Fit a new instance of the method, by default on three shots. Return its module."""
@@ -219,7 +215,6 @@ class MethodUnderTest:
         """The module of three other shots and another seed, to be looked at only."""
         return self.fit(self.draw(seed=1), seed=2)
 
-    @fast_products()
     @torch.no_grad()
     def attach(
         self, backbone: Backbone, module: Module | None = None, labels: Labels = LABELS
@@ -237,7 +232,6 @@ class MethodUnderTest:
         with redirect_stdout(log), redirect_stderr(log):
             yield
 
-    @fast_products()
     @torch.no_grad()
     def logits(
         self, backbone: Backbone, module: Module | None = None, labels: Labels = LABELS

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compatbench.backbone import Backbone
-from compatbench.backbone.parts.products import fast_products
 from compatbench.data.cards import BackboneCard, backbone_cards
 from compatbench.data.feature_cache import FeatureCache
 from compatbench.data.labels import Labels
@@ -127,7 +126,6 @@ def published_labels(task: str, names: Sequence[str]) -> Labels:
     return Labels(tuple(names), templates, "")
 
 
-@fast_products()
 @torch.no_grad()
 def compare_zero_shot(backbone: Backbone, task: Task, cache: FeatureCache) -> list[Comparison]:
     """Measure zero-shot on a task's test images, once for every published figure.

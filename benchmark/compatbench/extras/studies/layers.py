@@ -15,7 +15,6 @@ from torch import Tensor
 
 from compatbench.backbone import Backbone, load_backbone
 from compatbench.backbone.device import resolve_device
-from compatbench.backbone.parts.products import fast_products
 from compatbench.data.cards import SuiteCard, suite_cards, suite_tasks, task_cards
 from compatbench.data.task import Task, load_task
 from compatbench.engine.request import Names
@@ -153,7 +152,6 @@ def analyze_layers(
     return compare_layers(old, new, [load_task(name) for name in names], images, seed)
 
 
-@fast_products()
 def compare_layers(
     source: Backbone, target: Backbone, tasks: Sequence[Task], images: int = 256, seed: int = 1
 ) -> LayersReport:
